@@ -1,0 +1,1 @@
+"""What several benchmarks share: load generation, server processes, machine facts, result files."""

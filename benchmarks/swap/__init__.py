@@ -1,0 +1,1 @@
+"""Hot swap under load."""
