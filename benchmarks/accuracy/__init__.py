@@ -1,0 +1,1 @@
+"""Accuracy on real pictures, beside ONNX Runtime."""
