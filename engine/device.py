@@ -1,0 +1,115 @@
+"""Devices: what one must offer, and finding one by its name. Knows no device and no operator.
+
+A device turns a typed graph into a plan once; the plan runs many times, from many threads. Packages of devices are
+imported on first use only, so `import engine` works where their libraries are missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from engine.errors import DeviceUnavailable
+from engine.ir.graph import Array, Graph, Node
+from engine.limits import Limits
+
+DEVICES: dict[str, str] = {
+    "reference": "engine.reference.device:ReferenceDevice",
+    "cpu": "engine.cpu.device:CpuDevice",
+    "cuda": "engine.cuda.device:CudaDevice",
+}
+
+
+class OperatorTable(Protocol):
+    """Where a device finds operators. `engine.ops.registry.Registry` is the one there is."""
+
+    def lookup(self, domain: str, op: str, version: int, *, node: str = "") -> Any:
+        """Return the operator, or raise `UnsupportedOp`."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a device needs to know beside the graph.
+
+    Attributes:
+        limits: Bounds that the plan enforces while it runs.
+        operators: The operator table; None is the engine's own.
+        precision: "fp32", "bf16", "fp16", "int8" or "auto".
+        threads: Cores that one run may use; None leaves it to the device.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    operators: OperatorTable | None = None
+    precision: str = "fp32"
+    threads: int | None = None
+
+
+class Observer(Protocol):
+    """Is told after every node of a run what it did. Runs are slower while one listens."""
+
+    def __call__(
+        self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+    ) -> None:
+        """Take notice of one executed node."""
+
+
+class RunControl:
+    """The caller's hand on one run: stop it, or watch it. Make one per run; any thread may call `cancel`."""
+
+    __slots__ = ("cancelled", "observer")
+
+    def __init__(self, observer: Observer | None = None) -> None:
+        """Watch the run with `observer`, if given."""
+        self.cancelled = False
+        self.observer = observer
+
+    def cancel(self) -> None:
+        """Make the run raise `RunCancelled` before its next node."""
+        self.cancelled = True
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """A graph made ready for one device. Thread-safe: runs may overlap."""
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        control: RunControl | None = None,
+    ) -> dict[str, Array]:
+        """Compute `fetches` (any names of graph outputs) from a value for every graph input.
+
+        Feeds were checked by the caller. Raises `RunFailed`, `ResourceLimit` or `RunCancelled`.
+        """
+
+    def memory(self) -> Mapping[str, int]:
+        """Return `weights_bytes`, `arena_bytes` and `code_bytes`."""
+
+
+class Device(Protocol):
+    """One kind of machine that runs graphs."""
+
+    name: str
+
+    def compile(self, graph: Graph, options: CompileOptions) -> Plan:
+        """Make a verified graph ready to run. May take long; raises `UnsupportedOp` for what it cannot do."""
+
+
+def get_device(name: str) -> Device:
+    """Return the device called `name`; `DeviceUnavailable` names the known ones or what is missing."""
+    target = DEVICES.get(name)
+    if target is None:
+        known = ", ".join(sorted(DEVICES))
+        raise DeviceUnavailable(f"no device is called {name!r}; known are {known}")
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DeviceUnavailable(
+            f"device {name!r} needs a package that is missing: {error}"
+        ) from error
+    make: Callable[[], Device] = getattr(module, class_name)
+    return make()

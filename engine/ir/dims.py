@@ -1,0 +1,438 @@
+"""Symbolic dimensions: whole numbers that are known only when a model runs, with exact arithmetic.
+
+A `SymDim` is a polynomial with integer coefficients over atoms, always in one normal form, so two equal expressions
+compare equal by structure: `(2*L + 4) // 2 == L + 2`. Atoms are symbols (`N`) and what polynomials cannot say: floor
+division, min and max. Ceil division and mod are written with floor division. Division assumes that symbols used
+as divisors are positive, as dims that divide others are.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd, prod
+from typing import Union
+
+Dim = Union[int, "SymDim"]
+
+MAX_TERMS = 512  # a polynomial beyond this is no dim of a real model; it would only burn time
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """An atom with a name, bound to a number when the model runs."""
+
+    name: str
+
+    def evaluate(self, bindings: Mapping[str, int]) -> int:
+        """Return the number bound to the name."""
+        return bindings[self.name]
+
+    def symbols(self) -> frozenset[str]:
+        """Return the names that the value depends on."""
+        return frozenset((self.name,))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Call:
+    """An atom that applies floor division, min or max to dims."""
+
+    function: str  # "//", "min" or "max"
+    arguments: tuple[Dim, ...]
+
+    def evaluate(self, bindings: Mapping[str, int]) -> int:
+        """Return the number that the call comes to."""
+        return _FUNCTIONS[self.function](*(evaluate(a, bindings) for a in self.arguments))
+
+    def symbols(self) -> frozenset[str]:
+        """Return the names that the value depends on."""
+        return frozenset().union(*(symbols_of(a) for a in self.arguments))
+
+    def substitute(self, values: Mapping[str, Dim]) -> Dim:
+        """Return the dim with symbols replaced."""
+        replaced = [substitute(a, values) for a in self.arguments]
+        return _BUILDERS[self.function](*replaced)
+
+    def __str__(self) -> str:
+        if self.function == "//":
+            return f"{_grouped(self.arguments[0])}//{_grouped(self.arguments[1])}"
+        return f"{self.function}({', '.join(map(str, self.arguments))})"
+
+
+Atom = Symbol | Call
+Monomial = tuple[Atom, ...]  # a product of atoms, sorted by their text; () is the constant term
+
+
+@dataclass(frozen=True, eq=False)
+class SymDim:
+    """A dimension that depends on symbols. Build it with `symbol`, `parse_dim` and arithmetic, not directly."""
+
+    terms: tuple[tuple[Monomial, int], ...]  # sorted, no coefficient zero, never a lone constant
+
+    def evaluate(self, bindings: Mapping[str, int]) -> int:
+        """Return the number for these values of the symbols; KeyError names a missing one."""
+        return sum(c * prod(a.evaluate(bindings) for a in atoms) for atoms, c in self.terms)
+
+    @cached_property
+    def symbols(self) -> frozenset[str]:
+        """The names that the value depends on."""
+        return frozenset().union(*(a.symbols() for atoms, _ in self.terms for a in atoms))
+
+    @property
+    def is_symbol(self) -> bool:
+        """Whether this is one bare symbol."""
+        (atoms, coefficient), *rest = self.terms
+        return not rest and coefficient == 1 and len(atoms) == 1 and isinstance(atoms[0], Symbol)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.terms)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, SymDim) and self.terms == other.terms
+
+    def __add__(self, other: Dim) -> Dim:
+        return _from_terms(itertools.chain(self.terms, _terms(other)))
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + (-other)
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return -self + other
+
+    def __mul__(self, other: Dim) -> Dim:
+        return _from_terms(
+            (tuple(sorted(a + b, key=str)), c * d) for a, c in self.terms for b, d in _terms(other)
+        )
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: int) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __rmod__(self, other: int) -> Dim:
+        return mod(other, self)
+
+    @cached_property
+    def _text(self) -> str:
+        pieces: list[str] = []
+        for atoms, coefficient in sorted(self.terms, key=lambda t: (not t[0], -len(t[0]))):
+            factors = [_factor(a) for a in atoms]
+            if abs(coefficient) != 1 or not factors:
+                factors.insert(0, str(abs(coefficient)))
+            sign = "-" if coefficient < 0 else "+" if pieces else ""
+            pieces.append(sign + "*".join(factors))
+        if len(self.terms) == 1 and len(factors) == 1 and coefficient == 1:
+            return str(atoms[0])
+        return "".join(pieces)
+
+    def __str__(self) -> str:
+        return self._text
+
+    __repr__ = __str__
+
+
+def symbol(name: str) -> SymDim:
+    """Return the dim called `name`."""
+    return SymDim((((Symbol(name),), 1),))
+
+
+_counter = itertools.count()
+
+
+def fresh_symbol(hint: str = "d") -> SymDim:
+    """Return a symbol that no other call in this process returns, named after `hint`."""
+    return symbol(f"{hint}_{next(_counter)}")
+
+
+def is_static(dim: Dim) -> bool:
+    """Whether the dim is a number already."""
+    return not isinstance(dim, SymDim)
+
+
+def evaluate(dim: Dim, bindings: Mapping[str, int]) -> int:
+    """Return the dim as a number, for these values of the symbols."""
+    return dim.evaluate(bindings) if isinstance(dim, SymDim) else dim
+
+
+def symbols_of(dim: Dim) -> frozenset[str]:
+    """Return the names that the dim depends on."""
+    return dim.symbols if isinstance(dim, SymDim) else frozenset()
+
+
+def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
+    """Return the dim with the named symbols replaced, in normal form again."""
+    if not isinstance(dim, SymDim) or dim.symbols.isdisjoint(values):
+        return dim
+    total: Dim = 0
+    for atoms, coefficient in dim.terms:
+        product: Dim = coefficient
+        for atom in atoms:
+            product = product * _substitute_atom(atom, values)
+        total = total + product
+    return total
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """Return `a // b`, rounded down. What divides exactly leaves the division: `(4*L+3)//4 == L`."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if b == 1 or a == 0:
+        return a
+    whole, rest = _split_multiples(a, b)
+    return whole + _floor_atom(rest, b)
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """Return `a / b` rounded up, for a positive `b`."""
+    return floordiv(a + b - 1, b)
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """Return `a - b * (a // b)`: the remainder with the sign of `b`."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b
+    return a - b * floordiv(a, b)
+
+
+def dim_min(*dims: Dim) -> Dim:
+    """Return the smallest of the dims; dims that differ by a number are compared now."""
+    return _extremum("min", min, dims)
+
+
+def dim_max(*dims: Dim) -> Dim:
+    """Return the largest of the dims; dims that differ by a number are compared now."""
+    return _extremum("max", max, dims)
+
+
+def parse_dim(text: str) -> Dim:
+    """Read what `str(dim)` wrote. Text that is no such expression is the name of a symbol, as in ONNX files."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        return _parse(tree)
+    except (
+        SyntaxError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ZeroDivisionError,
+        RecursionError,
+        MemoryError,
+    ):
+        return symbol(text)
+
+
+# ------------------------------------------------------------------------------------------ normal form
+
+
+def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    if isinstance(dim, SymDim):
+        return dim.terms
+    return (((), int(dim)),) if dim else ()
+
+
+def _from_terms(
+    terms: Iterator[tuple[Monomial, int]] | itertools.chain[tuple[Monomial, int]],
+) -> Dim:
+    collected: dict[Monomial, int] = {}
+    for atoms, coefficient in terms:
+        collected[atoms] = collected.get(atoms, 0) + coefficient
+        if len(collected) > MAX_TERMS:
+            raise OverflowError(f"a dimension expression has more than {MAX_TERMS} terms")
+    kept = [(atoms, c) for atoms, c in collected.items() if c]
+    if not kept:
+        return 0
+    if len(kept) == 1 and not kept[0][0]:
+        return kept[0][1]
+    kept.sort(key=lambda term: (len(term[0]), [str(a) for a in term[0]]))
+    return SymDim(tuple(kept))
+
+
+def _divide_term(
+    atoms: Monomial, coefficient: int, by: tuple[Monomial, int]
+) -> tuple[Monomial, int] | None:
+    """Return the term over `by` when it divides exactly."""
+    divisor_atoms, divisor = by
+    if coefficient % divisor:
+        return None
+    left = list(atoms)
+    for atom in divisor_atoms:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return tuple(left), coefficient // divisor
+
+
+def _split_multiples(a: Dim, b: Dim) -> tuple[Dim, Dim]:
+    """Return (whole, rest) with `a == whole * b + rest`, taking out the terms that divide exactly."""
+    if a == b:
+        return 1, 0
+    divisor = _terms(b)
+    if len(divisor) != 1:
+        quotient = _exact_quotient(a, b)
+        return (0, a) if quotient is None else (quotient, 0)
+    whole: list[tuple[Monomial, int]] = []
+    rest: list[tuple[Monomial, int]] = []
+    for atoms, coefficient in _terms(a):
+        quotient_term = _divide_term(atoms, coefficient, divisor[0])
+        if quotient_term is not None:
+            whole.append(quotient_term)
+            continue
+        only = divisor[0][1] if not divisor[0][0] else 0
+        if only and coefficient // only:  # 7*L // 4 == L + 3*L//4
+            whole.append((atoms, coefficient // only))
+            coefficient %= only
+        rest.append((atoms, coefficient))
+    return _from_terms(iter(whole)), _from_terms(iter(rest))
+
+
+def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
+    """Return q with `a == q * b` for a divisor of several terms, found by long division, or None."""
+    lead = max(_terms(b), key=_leading)
+    left, quotient = a, _from_terms(iter(()))
+    for _ in range(len(_terms(a))):
+        if left == 0:
+            break
+        step = _divide_term(*max(_terms(left), key=_leading), lead)
+        if step is None:
+            return None
+        quotient = quotient + _from_terms(iter((step,)))
+        left = left - _from_terms(iter((step,))) * b
+    return quotient if left == 0 else None
+
+
+def _leading(term: tuple[Monomial, int]) -> tuple[int, list[str]]:
+    return len(term[0]), [str(a) for a in term[0]]
+
+
+def _floor_atom(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and (isinstance(b, int) or a == 0):
+        return a // b if isinstance(b, int) else 0
+    # A common factor of all coefficients leaves both sides; a constant only rounds down with it.
+    if isinstance(b, int) and b > 0 and isinstance(a, SymDim):
+        shared = gcd(b, *(c for atoms, c in a.terms if atoms))
+        if shared > 1:
+            return floordiv(_from_terms((t, c // shared) for t, c in a.terms), b // shared)
+        nested = _nested_division(a, b)
+        if nested is not None:
+            return nested
+    return SymDim((((Call("//", (a, b)),), 1),))
+
+
+def _nested_division(a: SymDim, b: int) -> Dim | None:
+    """(x//c + d) // b == (x + d*c) // (b*c) for positive numbers b and c."""
+    variable = [(atoms, c) for atoms, c in a.terms if atoms]
+    constant = sum(c for atoms, c in a.terms if not atoms)
+    if len(variable) != 1 or variable[0][1] != 1 or len(variable[0][0]) != 1:
+        return None
+    inner = variable[0][0][0]
+    if not isinstance(inner, Call) or inner.function != "//":
+        return None
+    numerator, divisor = inner.arguments
+    if not isinstance(divisor, int) or divisor <= 0:
+        return None
+    return floordiv(numerator + constant * divisor, b * divisor)
+
+
+def _extremum(name: str, choose: Callable[..., int], dims: tuple[Dim, ...]) -> Dim:
+    candidates: list[Dim] = []
+    for dim in _flattened(name, dims):
+        for i, known in enumerate(candidates):
+            difference = dim - known
+            if isinstance(difference, int):  # comparable: keep one of the two
+                candidates[i] = known + choose(0, difference)
+                break
+        else:
+            candidates.append(dim)
+    if len(candidates) == 1:
+        return candidates[0]
+    candidates.sort(key=str)
+    return SymDim((((Call(name, tuple(candidates)),), 1),))
+
+
+def _flattened(name: str, dims: tuple[Dim, ...]) -> Iterator[Dim]:
+    for dim in dims:
+        if isinstance(dim, SymDim) and len(dim.terms) == 1:
+            ((atoms, coefficient),) = dim.terms
+            if coefficient == 1 and len(atoms) == 1:
+                atom = atoms[0]
+                if isinstance(atom, Call) and atom.function == name:
+                    yield from atom.arguments
+                    continue
+        yield dim
+
+
+def _substitute_atom(atom: Atom, values: Mapping[str, Dim]) -> Dim:
+    if isinstance(atom, Call):
+        return atom.substitute(values)
+    return values.get(atom.name, symbol(atom.name))
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+def _factor(atom: Atom) -> str:
+    """Write an atom so that it can stand in a product."""
+    is_division = isinstance(atom, Call) and atom.function == "//"
+    return f"({atom})" if is_division else str(atom)
+
+
+def _grouped(dim: Dim) -> str:
+    text = str(dim)
+    return text if text.replace("_", "").isalnum() else f"({text})"
+
+
+_FUNCTIONS: dict[str, Callable[..., int]] = {"//": lambda a, b: a // b, "min": min, "max": max}
+_BUILDERS: dict[str, Callable[..., Dim]] = {"//": floordiv, "min": dim_min, "max": dim_max}
+_OPERATORS: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: floordiv,
+    ast.Mod: mod,
+}
+_CALLS: dict[str, Callable[..., Dim]] = {
+    "min": dim_min,
+    "max": dim_max,
+    "floor": lambda a: a,
+    "ceildiv": ceildiv,
+}
+
+
+def _parse(tree: ast.expr) -> Dim:
+    match tree:
+        case ast.Constant(value=bool()):
+            raise ValueError("a truth value is no dimension")
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name):
+            return symbol(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_parse(operand)
+        case ast.BinOp(left=left, op=operation, right=right):
+            return _OPERATORS[type(operation)](_parse(left), _parse(right))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if arguments:
+            return _CALLS[name](*map(_parse, arguments))
+    raise ValueError("not a dimension expression")
