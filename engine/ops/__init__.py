@@ -1,0 +1,8 @@
+"""The operators: every fact about each in one block. Importing this package fills `registry.REGISTRY`.
+
+To add a family, write its file and name it here; nothing else needs to know.
+"""
+
+from engine.ops.registry import REGISTRY, Operator, Registry
+
+__all__ = ["REGISTRY", "Operator", "Registry"]
