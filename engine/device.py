@@ -1,7 +1,8 @@
 """Devices: what one must offer, and finding one by its name. Knows no device and no operator.
 
-A device turns a typed graph into a plan once; the plan runs many times, from many threads. Packages of devices are
-imported on first use only, so `import engine` works where their libraries are missing.
+A device turns a typed graph into a plan once; the plan runs many times, from many threads. Packages
+of devices are imported on first use only, so `import engine` works where their libraries are
+missing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ class Observer(Protocol):
 
 
 class RunControl:
-    """The caller's hand on one run: stop it, or watch it. Make one per run; any thread may call `cancel`."""
+    """The caller's hand on one run: stop it, or watch it.
+
+    Make one per run; any thread may call `cancel`.
+    """
 
     __slots__ = ("cancelled", "observer")
 
@@ -95,11 +99,14 @@ class Device(Protocol):
     name: str
 
     def compile(self, graph: Graph, options: CompileOptions) -> Plan:
-        """Make a verified graph ready to run. May take long; raises `UnsupportedOp` for what it cannot do."""
+        """Make a verified graph ready to run.
+
+        May take long; raises `UnsupportedOp` for what it cannot do.
+        """
 
 
 def get_device(name: str) -> Device:
-    """Return the device called `name`; `DeviceUnavailable` names the known ones or what is missing."""
+    """Return the device called `name`; `DeviceUnavailable` says what is known or missing."""
     target = DEVICES.get(name)
     if target is None:
         known = ", ".join(sorted(DEVICES))

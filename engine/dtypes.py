@@ -1,6 +1,7 @@
 """Element types: one enum with ONNX's names, their numpy types, and what kind of number each is.
 
-Imports nothing of the engine but errors. The types numpy lacks come from `ml_dtypes`, which onnx itself uses.
+Imports nothing of the engine but errors. The types numpy lacks come from `ml_dtypes`, which onnx
+itself uses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from engine.errors import InvalidModel
 
 
 class DType(Enum):
-    """An element type. The value is its ONNX (and numpy) name; `bool` and `string` are BOOL and STRING."""
+    """An element type.
+
+    The value is its ONNX (and numpy) name; `bool` and `string` are BOOL and STRING.
+    """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -44,7 +48,7 @@ class DType(Enum):
     COMPLEX64 = "complex64"
     COMPLEX128 = "complex128"
 
-    # cached_property, not a table lookup per use: these sit on paths that run once per node and call.
+    # cached_property, not a table lookup per use: these are read once per node and call.
 
     @cached_property
     def numpy(self) -> np.dtype:
@@ -85,7 +89,7 @@ class DType(Enum):
 
     @cached_property
     def is_narrow_float(self) -> bool:
-        """Whether arithmetic happens in float32 and rounds back: fp16, bf16 and the smaller ones."""
+        """Whether arithmetic happens in float32 and rounds back: fp16, bf16 and smaller."""
         return self.is_float and self not in (DType.FLOAT32, DType.FLOAT64)
 
     @cached_property
@@ -103,8 +107,8 @@ class DType(Enum):
 
     @classmethod
     def from_numpy(cls, dtype: object) -> DType:
-        """Return the element type of a numpy dtype (anything `np.dtype` takes), or raise `TypeError`."""
-        as_dtype = np.dtype(dtype)  # type: ignore[call-overload]  # numpy's own argument type is private
+        """Return the element type of a numpy dtype, or raise `TypeError`."""
+        as_dtype = np.dtype(dtype)  # type: ignore[call-overload]  # numpy keeps the type private
         if as_dtype.kind in "OUST":
             return cls.STRING
         try:

@@ -11,7 +11,8 @@
     ├── ModelClosed          the caller: the model was closed before the call
     └── GraphInvalid         the engine itself: a pass or an importer built a wrong graph
 
-Every class takes its message first or builds it from its facts; the facts stay readable as attributes.
+Every class takes its message first or builds it from its facts; the facts stay readable as
+attributes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class EngineError(Exception):
 
 
 class InvalidModel(EngineError):
-    """The model file is malformed or breaks ONNX's rules; the message names the node or the field."""
+    """The model file is malformed or breaks ONNX's rules; the message names the place."""
 
 
 class UnsupportedOp(InvalidModel):
@@ -55,11 +56,11 @@ class ResourceLimit(EngineError):
 
 
 class InvalidInput(EngineError):
-    """Feeds or fetches do not fit the model; the message names the input, what was expected and what came."""
+    """Feeds or fetches do not fit the model; the message says what was expected, what came."""
 
 
 class DeviceUnavailable(EngineError):
-    """The device has no such name, or what it needs is missing on this machine; the message says what."""
+    """No device has this name, or what it needs is missing here; the message says what."""
 
 
 class RunFailed(EngineError):

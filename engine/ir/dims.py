@@ -1,9 +1,10 @@
 """Symbolic dimensions: whole numbers that are known only when a model runs, with exact arithmetic.
 
-A `SymDim` is a polynomial with integer coefficients over atoms, always in one normal form, so two equal expressions
-compare equal by structure: `(2*L + 4) // 2 == L + 2`. Atoms are symbols (`N`) and what polynomials cannot say: floor
-division, min and max. Ceil division and mod are written with floor division. Division assumes that symbols used
-as divisors are positive, as dims that divide others are.
+A `SymDim` is a polynomial with integer coefficients over atoms, always in one normal form, so two
+equal expressions compare equal by structure: `(2*L + 4) // 2 == L + 2`. Atoms are symbols (`N`) and
+what polynomials cannot say: floor division, min and max. Ceil division and mod are written with
+floor division. Division assumes that symbols used as divisors are positive, as dims that divide
+others are.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ Monomial = tuple[Atom, ...]  # a product of atoms, sorted by their text; () is t
 
 @dataclass(frozen=True, eq=False)
 class SymDim:
-    """A dimension that depends on symbols. Build it with `symbol`, `parse_dim` and arithmetic, not directly."""
+    """A dimension that depends on symbols.
+
+    Build it with `symbol`, `parse_dim` and arithmetic, not directly.
+    """
 
     terms: tuple[tuple[Monomial, int], ...]  # sorted, no coefficient zero, never a lone constant
 
@@ -196,7 +200,10 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
-    """Return `a // b`, rounded down. What divides exactly leaves the division: `(4*L+3)//4 == L`."""
+    """Return `a // b`, rounded down.
+
+    What divides exactly leaves the division: `(4*L+3)//4 == L`.
+    """
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if b == 1 or a == 0:
@@ -228,7 +235,10 @@ def dim_max(*dims: Dim) -> Dim:
 
 
 def parse_dim(text: str) -> Dim:
-    """Read what `str(dim)` wrote. Text that is no such expression is the name of a symbol, as in ONNX files."""
+    """Read what `str(dim)` wrote.
+
+    Text that is no such expression is the name of a symbol, as in ONNX files.
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         return _parse(tree)
@@ -244,7 +254,7 @@ def parse_dim(text: str) -> Dim:
         return symbol(text)
 
 
-# ------------------------------------------------------------------------------------------ normal form
+# ------------------------------------------------------------------------------------------ the normal form
 
 
 def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
@@ -286,7 +296,7 @@ def _divide_term(
 
 
 def _split_multiples(a: Dim, b: Dim) -> tuple[Dim, Dim]:
-    """Return (whole, rest) with `a == whole * b + rest`, taking out the terms that divide exactly."""
+    """Return (whole, rest) with `a == whole * b + rest`; what divides exactly is whole."""
     if a == b:
         return 1, 0
     divisor = _terms(b)
@@ -309,7 +319,7 @@ def _split_multiples(a: Dim, b: Dim) -> tuple[Dim, Dim]:
 
 
 def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
-    """Return q with `a == q * b` for a divisor of several terms, found by long division, or None."""
+    """Return q with `a == q * b` for a `b` of several terms, or None. Long division."""
     lead = max(_terms(b), key=_leading)
     left, quotient = a, _from_terms(iter(()))
     for _ in range(len(_terms(a))):

@@ -1,7 +1,8 @@
-"""Graphs: nodes, values and what is known of them. Everything here is immutable; a rewrite builds a new graph.
+"""Graphs: nodes, values and what is known of them, all immutable; a rewrite builds a new graph.
 
-Names are ONNX's: strings, each assigned once (SSA), and the empty string is an absent optional input or output. A body
-(the graph inside an If, Loop or Scan node) may read names of the graphs around it.
+Names are ONNX's: strings, each assigned once (SSA), and the empty string is an absent optional
+input or output. A body (the graph inside an If, Loop or Scan node) may read names of the graphs
+around it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Union
 
 import numpy as np
@@ -31,8 +31,6 @@ Attribute = Union[
     np.ndarray,
     "Graph",
 ]
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Node:
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, Attribute] = _NOTHING
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
     domain: str = ""
     version: int = 1
     name: str = ""
@@ -106,7 +104,8 @@ class Graph:
         nodes: Each reads only names defined before it.
         initializers: Fixed values that the model file carries (weights).
         types: A type for every name: inputs, initializers, constants and nodes' outputs.
-        constants: Fixed values found while compiling: of Constant nodes and of folding. Same standing as initializers.
+        constants: Fixed values found while compiling: of Constant nodes and of folding. Same
+            standing as initializers.
         metadata: Free text that the model file carries.
     """
 
@@ -114,10 +113,10 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
-    initializers: Mapping[str, Array] = _NOTHING
-    types: Mapping[str, TensorType] = _NOTHING
-    constants: Mapping[str, Array] = _NOTHING
-    metadata: Mapping[str, str] = field(default=_NOTHING)
+    initializers: Mapping[str, Array] = field(default_factory=dict)
+    types: Mapping[str, TensorType] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Graph:
         """Return a copy with some fields changed."""
@@ -145,7 +144,10 @@ class Graph:
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:
-        """Which nodes read a name, in order, bodies' captures included; () is left out. Outputs do not count."""
+        """Which nodes read a name, in order, bodies' captures included; () is left out.
+
+        Outputs do not count.
+        """
         found: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.reads):

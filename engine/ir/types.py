@@ -52,7 +52,10 @@ Shape = tuple[Dim, ...]
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What is known of a value before anything runs. A `shape` of None means that even the rank is unknown."""
+    """What is known of a value before anything runs.
+
+    A `shape` of None means that even the rank is unknown.
+    """
 
     dtype: DType
     shape: Shape | None = None
@@ -95,8 +98,9 @@ def element_count(shape: Shape) -> Dim:
 def broadcast_dims(a: Dim, b: Dim) -> Dim:
     """Return the dim that two aligned dims broadcast to.
 
-    A symbol beside a number other than 1 must be that number (or 1) when the model runs, so the number wins. Two
-    different symbols stay open: either may turn out to be 1; the result is their maximum.
+    A symbol beside a number other than 1 must be that number (or 1) when the model runs, so the
+    number wins. Two different symbols stay open: either may turn out to be 1; the result is their
+    maximum.
     """
     if a == b or b == 1:
         return a

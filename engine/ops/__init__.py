@@ -1,4 +1,5 @@
-"""The operators: every fact about each in one block. Importing this package fills `registry.REGISTRY`.
+"""The operators: every fact about each in one block. Importing this package fills
+`registry.REGISTRY`.
 
 To add a family, write its file and name it here; nothing else needs to know.
 """

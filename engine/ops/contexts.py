@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,10 +27,12 @@ class InferContext:
         types: The type of every input; None when the input is absent.
         attributes: Stated attributes over the operator's defaults.
         constants: Fixed values of inputs; None where the value is not fixed or the input is absent.
-        symbolic: Integer inputs known by value, as object arrays of `int` and `SymDim`; None elsewhere. Fixed small
-            integer inputs are among them, so a rule need not look at `constants` too.
+        symbolic: Integer inputs known by value, as object arrays of `int` and `SymDim`; None
+            elsewhere. Fixed small integer inputs are among them, so a rule need not look at
+            `constants` too.
         version: The opset that the model declares for the operator's domain.
-        infer_body: Types a body graph's outputs from its inputs' types (None keeps what the body declares).
+        infer_body: Types a body graph's outputs from its inputs' types (None keeps what the body
+            declares).
     """
 
     node: Node
@@ -70,7 +72,7 @@ class InferContext:
         return self.constants[i] if i < len(self.constants) else None
 
     def value(self, i: int) -> tuple[Dim, ...] | None:
-        """Return the integers that input `i` holds, flat and maybe symbolic, or None when not known."""
+        """Return the integers of input `i`, flat and maybe symbolic, or None when not known."""
         known = self.symbolic[i] if i < len(self.symbolic) else None
         return None if known is None else tuple(known.reshape(-1).tolist())
 
@@ -96,18 +98,21 @@ class InferContext:
 
 @dataclass(frozen=True)
 class ComputeContext:
-    """What `compute` and `bind` may look at. Made once per node when a plan is built, not once per call.
+    """What `compute` and `bind` may look at. Made once per node when a plan is built, not once per
+    call.
 
     Attributes:
         xp: The array namespace: numpy, or cupy on a GPU.
         node: The node.
         attributes: Stated attributes over the operator's defaults.
         version: The opset that the model declares for the operator's domain.
-        types: Types of the inputs, None when absent. Empty when a node runs outside of a typed graph.
+        types: Types of the inputs, None when absent. Empty when a node runs outside of a typed
+            graph.
         outputs: Types of the outputs. Empty likewise.
         constants: Fixed values of inputs on the device, None elsewhere. Empty likewise.
         limits: Bounds of the run.
-        bodies: Runs the graph held by an attribute: inputs -> outputs, captured names already provided.
+        bodies: Runs the graph held by an attribute: inputs -> outputs, captured names already
+            provided.
         check_cancel: Raises when the run was cancelled; long loops call it.
     """
 
@@ -118,7 +123,7 @@ class ComputeContext:
     types: Sequence[TensorType | None] = ()
     outputs: Sequence[TensorType] = ()
     constants: Sequence[Array | None] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     bodies: Mapping[str, BodyRun] | None = None
     check_cancel: Callable[[], None] | None = None
 

@@ -4,32 +4,40 @@ A structured operator is a class of static methods; nothing is instantiated::
 
     @operator("Conv", since=(1, 11, 22))
     class Conv:
-        attributes = {"group": 1, "strides": (), "auto_pad": "NOTSET"}       # every attribute, with its default
+        attributes = {"group": 1, "strides": (), "auto_pad": "NOTSET"}       # every attribute, with
+        its default
 
         @staticmethod
-        def infer(ctx: InferContext) -> Sequence[TensorType]: ...            # one type per output the node names
+        def infer(ctx: InferContext) -> Sequence[TensorType]: ...            # one type per output
+        the node names
 
         @staticmethod
-        def compute(ctx: ComputeContext, x: Array, w: Array, b: Array | None = None) -> Sequence[Array]: ...
+        def compute(ctx: ComputeContext, x: Array, w: Array, b: Array | None = None) ->
+        Sequence[Array]: ...
 
         @staticmethod
-        def rows(ctx: RowContext) -> Sequence[RowState]: ...                 # optional; default: everything mixes
+        def rows(ctx: RowContext) -> Sequence[RowState]: ...                 # optional; default:
+        everything mixes
 
         @staticmethod
         def flops(ctx: InferContext) -> Dim: ...                             # optional
 
         @staticmethod
-        def values(ctx: InferContext) -> Sequence[np.ndarray | None]: ...    # optional: outputs known by value
+        def values(ctx: InferContext) -> Sequence[np.ndarray | None]: ...    # optional: outputs
+        known by value
 
         @staticmethod
-        def bind(ctx: ComputeContext) -> Kernel | None: ...                  # optional: specialise once per node
+        def bind(ctx: ComputeContext) -> Kernel | None: ...                  # optional: specialise
+        once per node
 
-An attribute default of `REQUIRED` makes the attribute obligatory, `None` means absent. `moves = True` says that the operator
-only moves elements (Gather, Concat, Reshape, ...), so that `compute` also works on object arrays and symbolic shape
-values travel through it by themselves. `deterministic = False` keeps folding away (RandomNormal). One class covers all
-opset versions from its `since` on, told apart by `ctx.version`; another class may take a later range of the same name.
+An attribute default of `REQUIRED` makes the attribute obligatory, `None` means absent. `moves =
+True` says that the operator only moves elements (Gather, Concat, Reshape, ...), so that `compute`
+also works on object arrays and symbolic shape values travel through it by themselves.
+`deterministic = False` keeps folding away (RandomNormal). One class covers all opset versions from
+its `since` on, told apart by `ctx.version`; another class may take a later range of the same name.
 
-Elementwise and reduction operators are defined once as expressions; see `elementwise` and `reduction`.
+Elementwise and reduction operators are defined once as expressions; see `elementwise` and
+`reduction`.
 """
 
 from __future__ import annotations
@@ -47,6 +55,19 @@ from engine.ir.graph import Array, Node
 from engine.ir.types import Dim, TensorType
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.rows import RowContext, RowState, depends_on_everything
+
+__all__ = [
+    "REGISTRY",
+    "REQUIRED",
+    "ComputeContext",
+    "InferContext",
+    "Operator",
+    "Registry",
+    "RowContext",
+    "RowState",
+    "make_operator",
+    "operator",
+]
 
 Infer = Callable[[InferContext], Sequence[TensorType]]
 Compute = Callable[..., Sequence[Array]]
@@ -73,7 +94,8 @@ class Operator:
     Attributes:
         name: ONNX's name.
         domain: "" is ONNX's own.
-        since: Opset versions at which the operator changed, oldest first; it is known from the first on.
+        since: Opset versions at which the operator changed, oldest first; it is known from the
+            first on.
         until: First opset version that no longer has it, or None.
         attributes: Every attribute with its default.
         infer: Types of the outputs.
@@ -103,12 +125,13 @@ class Operator:
     definition: Any = None
 
     def complete(self, node: Node) -> Mapping[str, Any]:
-        """Return the node's attributes over the defaults; unknown or missing ones are an `InvalidModel`."""
+        """Return attributes over defaults; an unknown or missing one is an `InvalidModel`."""
         unknown = node.attributes.keys() - self.attributes.keys()
         if unknown:
             known = ", ".join(sorted(self.attributes)) or "none"
             raise InvalidModel(
-                f"node {node.label!r} ({node.op}): unknown attribute {min(unknown)!r}; known are {known}"
+                f"node {node.label!r} ({node.op}): unknown attribute {min(unknown)!r}; "
+                f"known are {known}"
             )
         merged = {**self.attributes, **node.attributes}
         for name, value in merged.items():
@@ -119,7 +142,7 @@ class Operator:
         return MappingProxyType(merged)
 
     def kernel(self, ctx: ComputeContext) -> Kernel:
-        """Return what computes this one node: the specialised form, or `compute` bound to the context."""
+        """Return what computes this one node: specialised, or `compute` with the context."""
         bound = self.bind(ctx) if self.bind is not None else None
         return partial(self.compute, ctx) if bound is None else bound
 
@@ -168,7 +191,7 @@ class Registry:
             yield from self._table[key]
 
     def extended(self, operators: Iterable[Operator]) -> Registry:
-        """Return a copy with more operators; one with the same name and first version replaces the old one."""
+        """Return a copy with more operators; same name and first version replaces the old."""
         new = Registry()
         new._table = {key: list(entries) for key, entries in self._table.items()}
         for each in operators:
@@ -214,7 +237,7 @@ def operator(
     domain: str = "",
     until: int | None = None,
 ) -> Callable[[C], C]:
-    """Register a structured operator, described by a class of static methods (see the module's docstring)."""
+    """Register a structured operator: a class of static methods, see the module's docstring."""
 
     def register(cls: C) -> C:
         REGISTRY.add(make_operator(cls, name, since, domain=domain, until=until))

@@ -3,12 +3,13 @@
 A batch stacks items along axis 0 of some graph inputs. For every value one of four states holds:
 
     SHARED            the same for any batch: does not depend on the batched inputs at all
-    SIZES             depends on how many items there are, not on what is in them (`Shape` of a batched value)
-    ROWS(axis, block) `axis` has `block` entries per item, items in order; entries of an item depend on that item only
-    MIXED(reason)     anything else: what one item gets may depend on another
+    SIZES             depends on how many items there are, not on what is in them (`Shape`)
+    ROWS(axis, block) `axis` has `block` entries per item, items in order; entries of an item depend
+    on that item only MIXED(reason)     anything else: what one item gets may depend on another
 
-An operator's `rows` maps the states of its inputs to the states of its outputs. It is asked only when some
-input is not SHARED and none is MIXED. Saying MIXED is always sound; saying ROWS must be right.
+An operator's `rows` maps the states of its inputs to the states of its outputs. It is asked only
+when some input is not SHARED and none is MIXED. Saying MIXED is always sound; saying ROWS must be
+right.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def depends_on_everything(ctx: RowContext) -> tuple[RowState, ...]:
 
 
 def broadcasting(ctx: RowContext) -> tuple[RowState, ...]:
-    """The rule of elementwise operators: aligned rows stay rows, as long as all inputs agree on where they lie."""
+    """The rule of elementwise operators: rows stay rows if all inputs agree on where they lie."""
     kinds = {state.kind for state in ctx.rows if state is not None}
     if RowKind.ROWS not in kinds:
         return ctx.all_outputs(SIZES)
