@@ -1,0 +1,19 @@
+"""Where work runs that must not run on the event loop, and how its faults are told.
+
+The only place beside the repository's loader that knows the engine, and it knows nothing but the
+engine's errors. It may not know batches, models or requests.
+"""
+
+from server.execution.faults import as_server_error
+from server.execution.mailbox import LoopMailbox
+from server.execution.pool import WorkerPool
+from server.execution.tuning import limit_blas_threads, lower_priority, set_switch_interval
+
+__all__ = [
+    "LoopMailbox",
+    "WorkerPool",
+    "as_server_error",
+    "limit_blas_threads",
+    "lower_priority",
+    "set_switch_interval",
+]

@@ -1,0 +1,175 @@
+"""The threads that run batches and everything heavy.
+
+Three crews, so that none waits behind another: *batches* of a model, *heavy* work of a request
+(decoding pictures, parsing large bodies) and *background* work (loading models). They may use more
+threads than there are cores; the operating system shares the cores, and every crew stands behind
+the event loop in priority. What each hand-over costs: docs/batching.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar, TypeVarTuple
+
+from server.errors import QueueFull, ServerDraining
+from server.execution.mailbox import LoopMailbox
+from server.execution.tuning import lower_priority
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+Done = Callable[[Any, BaseException | None], None]
+
+BATCH_NICE = 1
+HEAVY_NICE = 3
+BACKGROUND_NICE = 5
+BACKGROUND_THREADS = 2
+MAX_WAITING = 512  # heavy jobs; each may hold a whole request body
+GUESSED_JOB_S = 0.05  # until the first job has been measured
+SMOOTHING = 0.1
+
+
+class WorkerPool:
+    """OS threads in three crews; everything but the jobs themselves happens on one event loop."""
+
+    def __init__(self, threads: int, *, max_waiting: int = MAX_WAITING) -> None:
+        """Allow `threads` batches and `threads` heavy jobs at a time; threads start when needed."""
+        if threads < 1:
+            raise ValueError(f"a worker pool needs at least 1 thread, got {threads}")
+        self.threads = threads
+        self.max_waiting = max_waiting
+        self._mailbox: LoopMailbox | None = None
+        self._batches = _Crew("batch", threads, BATCH_NICE)
+        self._heavy = _Crew("heavy", threads, HEAVY_NICE)
+        self._background = _Crew("background", BACKGROUND_THREADS, BACKGROUND_NICE)
+        self._unfinished = 0  # heavy jobs, waiting or running
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Heavy jobs that no thread has taken yet."""
+        return max(0, self._unfinished - self.threads)
+
+    def submit(self, fn: Callable[[*Ts], R], *args: *Ts, done: Done) -> None:
+        """Run a batch: `fn(*args)` in a thread, then `done(result, error)` on the calling loop."""
+        self._refuse_if_closed()
+        mailbox = self._mailbox_here()
+
+        def job() -> None:
+            result, error = _outcome(fn, args)
+            mailbox.post(lambda: done(result, error))
+
+        self._batches.put(job)
+
+    async def run(self, fn: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Run heavy work of a request; cancelling the caller drops it if it has not started.
+
+        Raises:
+            QueueFull: `max_waiting` jobs are waiting; carries `retry_after_s`.
+        """
+        if self.waiting >= self.max_waiting:
+            wait_s = self._heavy.job_s * self.waiting / self.threads
+            raise QueueFull(
+                f"{self.waiting} bodies wait to be decoded, the most there may be; "
+                f"send it again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        self._unfinished += 1
+        try:
+            return await self._await(self._heavy, fn, args)
+        finally:
+            self._unfinished -= 1
+
+    async def run_background(self, fn: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Run something long that no request waits for, such as loading a model."""
+        return await self._await(self._background, fn, args)
+
+    def close(self) -> None:
+        """Finish what was handed over and join the threads; blocks until then."""
+        self._closed = True
+        for crew in (self._batches, self._heavy, self._background):
+            crew.close()
+
+    async def _await(self, crew: _Crew, fn: Callable[[*Ts], R], args: tuple[*Ts]) -> R:
+        self._refuse_if_closed()
+        mailbox = self._mailbox_here()
+        future: asyncio.Future[R] = mailbox.loop.create_future()
+
+        def job() -> None:
+            if future.cancelled():
+                return
+            result, error = _outcome(fn, args)
+            mailbox.post(lambda: _resolve(future, result, error))
+
+        crew.put(job)
+        return await future
+
+    def _mailbox_here(self) -> LoopMailbox:
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = LoopMailbox(loop)
+        return self._mailbox
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ServerDraining("the server is shutting down and takes no new work")
+
+
+class _Crew:
+    """Threads behind one queue, started one by one as there is work for them."""
+
+    def __init__(self, name: str, size: int, nice: int) -> None:
+        self._name = name
+        self._size = size
+        self._nice = nice
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self.job_s = GUESSED_JOB_S  # smoothed
+        self._unfinished = 0  # a hint for starting threads: only put() and work() touch it
+
+    def put(self, job: Callable[[], None]) -> None:
+        self._unfinished += 1
+        if len(self._threads) < min(self._size, self._unfinished):
+            name = f"millrace-{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        lower_priority(self._nice)
+        while (job := self._jobs.get()) is not None:
+            started = time.perf_counter()
+            job()
+            self.job_s += SMOOTHING * (time.perf_counter() - started - self.job_s)
+            self._unfinished -= 1
+            del job  # or the last batch's tensors live until the next one comes
+
+
+def _outcome(
+    fn: Callable[[*Ts], R], args: tuple[*Ts]
+) -> tuple[R | None, BaseException | None]:
+    try:
+        return fn(*args), None
+    except StopIteration as error:  # the one exception that a future refuses
+        return None, RuntimeError(f"the job raised {error!r}")
+    except BaseException as error:
+        return None, error
+
+
+def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():  # cancelled while it ran
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
