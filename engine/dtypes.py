@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -51,11 +52,12 @@ class DType(Enum):
     # cached_property, not a table lookup per use: these are read once per node and call.
 
     @cached_property
-    def numpy(self) -> np.dtype:
+    def numpy(self) -> np.dtype[Any]:
         """The numpy type that arrays of this element type have; strings are arrays of object."""
         if self is DType.STRING:
             return np.dtype(object)
-        return np.dtype(getattr(ml_dtypes, self.value, self.value))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.value, self.value))
+        return found
 
     @cached_property
     def onnx(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd, prod
@@ -19,6 +19,17 @@ from typing import Union
 
 Dim = Union[int, "SymDim"]
 
+MAX_TEXT = 1000  # characters of a dim's text that are worth reading as an expression
+# Whatever reading odd text as an expression may raise; ast.parse alone knows most of them.
+UNREADABLE = (
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 MAX_TERMS = 512  # a polynomial beyond this is no dim of a real model; it would only burn time
 
 
@@ -239,22 +250,16 @@ def parse_dim(text: str) -> Dim:
 
     Text that is no such expression is the name of a symbol, as in ONNX files.
     """
+    if len(text) > MAX_TEXT:
+        return symbol(text)
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         return _parse(tree)
-    except (
-        SyntaxError,
-        ValueError,
-        KeyError,
-        TypeError,
-        ZeroDivisionError,
-        RecursionError,
-        MemoryError,
-    ):
+    except UNREADABLE:
         return symbol(text)
 
 
-# ------------------------------------------------------------------------------------------ the normal form
+# ---------------------------------------------------------------------- the normal form
 
 
 def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
@@ -263,9 +268,7 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
     return (((), int(dim)),) if dim else ()
 
 
-def _from_terms(
-    terms: Iterator[tuple[Monomial, int]] | itertools.chain[tuple[Monomial, int]],
-) -> Dim:
+def _from_terms(terms: Iterable[tuple[Monomial, int]]) -> Dim:
     collected: dict[Monomial, int] = {}
     for atoms, coefficient in terms:
         collected[atoms] = collected.get(atoms, 0) + coefficient
@@ -315,21 +318,21 @@ def _split_multiples(a: Dim, b: Dim) -> tuple[Dim, Dim]:
             whole.append((atoms, coefficient // only))
             coefficient %= only
         rest.append((atoms, coefficient))
-    return _from_terms(iter(whole)), _from_terms(iter(rest))
+    return _from_terms(whole), _from_terms(rest)
 
 
 def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
     """Return q with `a == q * b` for a `b` of several terms, or None. Long division."""
     lead = max(_terms(b), key=_leading)
-    left, quotient = a, _from_terms(iter(()))
+    left, quotient = a, _from_terms(())
     for _ in range(len(_terms(a))):
         if left == 0:
             break
         step = _divide_term(*max(_terms(left), key=_leading), lead)
         if step is None:
             return None
-        quotient = quotient + _from_terms(iter((step,)))
-        left = left - _from_terms(iter((step,))) * b
+        quotient = quotient + _from_terms((step,))
+        left = left - _from_terms((step,)) * b
     return quotient if left == 0 else None
 
 
@@ -400,7 +403,7 @@ def _substitute_atom(atom: Atom, values: Mapping[str, Dim]) -> Dim:
     return values.get(atom.name, symbol(atom.name))
 
 
-# ------------------------------------------------------------------------------------------ text
+# ---------------------------------------------------------------------- text
 
 
 def _factor(atom: Atom) -> str:

@@ -4,31 +4,25 @@ A structured operator is a class of static methods; nothing is instantiated::
 
     @operator("Conv", since=(1, 11, 22))
     class Conv:
-        attributes = {"group": 1, "strides": (), "auto_pad": "NOTSET"}       # every attribute, with
-        its default
+        attributes = {"group": 1, "strides": (), ...}            # every one, with its default
 
         @staticmethod
-        def infer(ctx: InferContext) -> Sequence[TensorType]: ...            # one type per output
-        the node names
+        def infer(ctx: InferContext) -> Sequence[TensorType]: ...          # a type per output
 
         @staticmethod
-        def compute(ctx: ComputeContext, x: Array, w: Array, b: Array | None = None) ->
-        Sequence[Array]: ...
+        def compute(ctx: ComputeContext, x, w, b=None) -> Sequence[Array]: ...
 
         @staticmethod
-        def rows(ctx: RowContext) -> Sequence[RowState]: ...                 # optional; default:
-        everything mixes
+        def rows(ctx: RowContext) -> Sequence[RowState]: ...     # or else: everything mixes
 
         @staticmethod
-        def flops(ctx: InferContext) -> Dim: ...                             # optional
+        def flops(ctx: InferContext) -> Dim: ...                 # or else: only moves data
 
         @staticmethod
-        def values(ctx: InferContext) -> Sequence[np.ndarray | None]: ...    # optional: outputs
-        known by value
+        def values(ctx: InferContext) -> Sequence[np.ndarray | None]: ...  # outputs by value
 
         @staticmethod
-        def bind(ctx: ComputeContext) -> Kernel | None: ...                  # optional: specialise
-        once per node
+        def bind(ctx: ComputeContext) -> Kernel | None: ...      # specialise once per node
 
 An attribute default of `REQUIRED` makes the attribute obligatory, `None` means absent. `moves =
 True` says that the operator only moves elements (Gather, Concat, Reshape, ...), so that `compute`

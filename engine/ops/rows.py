@@ -2,10 +2,11 @@
 
 A batch stacks items along axis 0 of some graph inputs. For every value one of four states holds:
 
-    SHARED            the same for any batch: does not depend on the batched inputs at all
-    SIZES             depends on how many items there are, not on what is in them (`Shape`)
-    ROWS(axis, block) `axis` has `block` entries per item, items in order; entries of an item depend
-    on that item only MIXED(reason)     anything else: what one item gets may depend on another
+    SHARED      the same for any batch: does not depend on the batched inputs at all
+    SIZES       depends on how many items there are, not on what is in them (`Shape`)
+    ROWS        its `axis` has `block` entries per item, items in order, and the entries of an
+                item depend on that item only
+    MIXED       anything else: what one item gets may depend on another
 
 An operator's `rows` maps the states of its inputs to the states of its outputs. It is asked only
 when some input is not SHARED and none is MIXED. Saying MIXED is always sound; saying ROWS must be
