@@ -1,0 +1,18 @@
+"""Pictures from outside become arrays: limits, decoding, and the declared transform.
+
+Knows Pillow and numpy, and nothing of HTTP, tasks or models. `server.tasks` stands above it,
+`server.errors` below.
+"""
+
+from .decode import FORMATS, Picture, decode_image
+from .limits import ImageLimits
+from .transform import ImageTransform, build_transform
+
+__all__ = [
+    "FORMATS",
+    "ImageLimits",
+    "ImageTransform",
+    "Picture",
+    "build_transform",
+    "decode_image",
+]
