@@ -1,0 +1,322 @@
+"""Runs a graph of portable definitions over any array namespace, within limits.
+
+Everything that does not depend on values is settled once, when the plan is built: operators are
+looked up and specialised, names become slots of a list, and each step knows which slots are dead
+after it. A call walks the steps. Folding, control flow and the reference device all run through
+here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from engine.device import Observer, RunControl
+from engine.errors import EngineError, InvalidInput, ResourceLimit, RunCancelled, RunFailed
+from engine.ir.graph import Array, Graph, Node
+from engine.limits import Limits
+from engine.ops.contexts import BodyRun, ComputeContext
+from engine.ops.registry import REGISTRY, Kernel, Operator, Registry
+from engine.size_guard import SizeGuard, node_guard
+
+NEVER = RunControl()  # the control of a run that nobody holds
+
+
+@dataclass(slots=True)
+class RunState:
+    """What one run shares with the bodies that it enters."""
+
+    control: RunControl
+    alive_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One node made ready: which slots it reads and writes, what computes it, what dies after."""
+
+    node: Node
+    kernel: Kernel
+    inputs: tuple[int, ...]  # slots; slot 0 always holds None, the absent input
+    outputs: tuple[int, ...]  # slots; 0 for an output that nobody wants
+    dead: tuple[int, ...]
+    gather: Callable[[list[Any]], Any] | None  # reads the inputs out of the slots, tuple if several
+    enters_body: bool  # the kernel takes the RunState first
+    guard: Callable[[Sequence[Array | None]], None] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """The steps that one set of fetches needs."""
+
+    steps: tuple[Step, ...]
+    fetched: tuple[tuple[str, int], ...]
+
+
+class GraphPlan:
+    """A graph ready to run over one array namespace.
+
+    Thread-safe: a run keeps its state to itself.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        xp: Any = np,
+        registry: Registry = REGISTRY,
+        limits: Limits | None = None,
+    ) -> None:
+        self.graph = graph
+        self._xp = xp
+        self._registry = registry
+        self._limits = limits or Limits()
+        self._limit_bytes = self._limits.effective_run_bytes
+        captured = sorted(graph.free_names)
+        self._slots = _number_slots(graph, captured)
+        self._template: list[Any] = [None] * (len(self._slots) + 1)
+        for name in (*graph.initializers, *graph.constants):
+            self._template[self._slots[name]] = _frozen(graph.constant(name), xp)
+        self._feeds = tuple((name, self._slots[name]) for name in graph.input_names)
+        self._captured = tuple(self._slots[name] for name in captured)
+        self._kernels = {id(node): self._prepare(node) for node in graph.nodes}
+        self._sizes = SizeGuard(graph, self._limit_bytes)
+        self._schedules: dict[tuple[str, ...], Schedule] = {}
+        self._whole = self._schedule(graph.output_names)
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str] | None = None,
+        control: RunControl | None = None,
+    ) -> dict[str, Array]:
+        """Compute `fetches` (default: every output) from a value for every input."""
+        schedule = self._whole if fetches is None else self._schedule(tuple(fetches))
+        slots = self._template.copy()
+        try:
+            for name, slot in self._feeds:
+                slots[slot] = feeds[name]
+        except KeyError as error:
+            raise InvalidInput(f"input {error} is missing") from None
+        self._sizes.check(feeds)
+        state = RunState(control or NEVER)
+        # Overflow and division by zero give inf and NaN, as ONNX wants, without a word.
+        with np.errstate(all="ignore"):
+            self._walk(schedule.steps, slots, state)
+        return {name: slots[slot] for name, slot in schedule.fetched}
+
+    def run_body(
+        self, state: RunState, captured: Sequence[Array], inputs: Sequence[Array]
+    ) -> list[Array]:
+        """Run as a body: positional inputs, values of the captured names, the state of the run."""
+        slots = self._template.copy()
+        for (_, slot), value in zip(self._feeds, inputs, strict=True):
+            slots[slot] = value
+        for slot, value in zip(self._captured, captured, strict=True):
+            slots[slot] = value
+        before = state.alive_bytes
+        self._walk(self._whole.steps, slots, state)
+        state.alive_bytes = before
+        return [slots[slot] for _, slot in self._whole.fetched]
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes of fixed values; this plan has neither an arena nor code of its own."""
+        weights = sum(value.nbytes for value in self._template if value is not None)
+        return {"weights_bytes": weights, "arena_bytes": 0, "code_bytes": 0}
+
+    # ------------------------------------------------------------------------------ the walk
+
+    def _walk(self, steps: Sequence[Step], slots: list[Any], state: RunState) -> None:
+        control, limit, alive = state.control, self._limit_bytes, state.alive_bytes
+        observer = control.observer
+        step = None
+        try:
+            for step in steps:
+                if control.cancelled:
+                    raise RunCancelled(f"cancelled before node {step.node.label!r}")
+                if observer is not None or step.guard is not None or step.enters_body:
+                    state.alive_bytes = alive
+                    results = _watched(step, slots, state, observer)
+                elif step.gather is None:
+                    results = step.kernel(*[slots[i] for i in step.inputs])
+                elif len(step.inputs) == 1:
+                    results = step.kernel(step.gather(slots))
+                else:
+                    results = step.kernel(*step.gather(slots))
+                for slot, value in zip(step.outputs, results, strict=False):
+                    slots[slot] = value
+                    alive += value.nbytes if slot else 0
+                if alive > limit:
+                    raise ResourceLimit(_where(step.node), f"{alive} bytes", f"run_bytes={limit}")
+                slots[0] = None
+                for slot in step.dead:
+                    alive -= slots[slot].nbytes
+                    slots[slot] = None
+        except EngineError:
+            raise
+        except MemoryError as error:
+            assert step is not None
+            raise ResourceLimit(_where(step.node), error, "the memory there is") from error
+        except Exception as error:
+            if step is None:
+                raise
+            raise _failure(step, error) from error
+        state.alive_bytes = alive
+
+    # ------------------------------------------------------------------------------ building
+
+    def _prepare(self, node: Node) -> tuple[Kernel, Operator]:
+        op = self._registry.find(node)
+        types = self.graph.types
+        ctx = ComputeContext(
+            xp=self._xp,
+            node=node,
+            attributes=op.complete(node),
+            version=node.version,
+            types=tuple(types.get(name) for name in node.inputs),
+            outputs=tuple(types[name] for name in node.outputs if name in types),
+            constants=tuple(self._fixed(name) for name in node.inputs),
+            limits=self._limits,
+        )
+        bodies = {
+            name: GraphPlan(body, xp=self._xp, registry=self._registry, limits=self._limits)
+            for name, body in node.bodies
+        }
+        return (_body_kernel(op, ctx, bodies) if bodies else op.kernel(ctx)), op
+
+    def _fixed(self, name: str) -> Array | None:
+        is_fixed = name in self.graph.initializers or name in self.graph.constants
+        return self._template[self._slots[name]] if is_fixed else None
+
+    def _schedule(self, fetches: tuple[str, ...]) -> Schedule:
+        found = self._schedules.get(fetches)
+        if found is None:
+            # Two threads may both build it; they build the same.
+            found = self._schedules[fetches] = self._build_schedule(fetches)
+        return found
+
+    def _build_schedule(self, fetches: tuple[str, ...]) -> Schedule:
+        known = set(self.graph.output_names)
+        for name in fetches:
+            if name not in known:
+                listed = ", ".join(self.graph.output_names)
+                raise InvalidInput(f"no output is called {name!r}; there are {listed}")
+        needed = set(fetches)
+        kept: list[Node] = []
+        for node in reversed(self.graph.nodes):
+            if not needed.isdisjoint(node.outputs):
+                kept.append(node)
+                needed.update(node.reads)
+        return Schedule(self._steps(kept, set(fetches)), self._fetched(fetches))
+
+    def _fetched(self, fetches: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+        return tuple((name, self._slots[name]) for name in fetches)
+
+    def _steps(self, backwards: Sequence[Node], live: set[str]) -> tuple[Step, ...]:
+        """Build steps from the last node to the first: a name dies at the first reader met."""
+        produced = {name for node in backwards for name in node.outputs if name}
+        steps = []
+        for node in backwards:
+            used = {name for name in node.outputs if name in live}
+            dying = {n for n in (*node.reads, *node.outputs) if n in produced and n not in live}
+            live.update(node.reads)
+            steps.append(self._step(node, used | dying, tuple(sorted(dying))))
+        return tuple(reversed(steps))
+
+    def _step(self, node: Node, wanted: set[str], dying: Sequence[str]) -> Step:
+        kernel, op = self._kernels[id(node)]
+        names = (*node.inputs, *node.captured)
+        inputs = tuple(self._slots[name] if name else 0 for name in names)
+        return Step(
+            node=node,
+            kernel=kernel,
+            inputs=inputs,
+            outputs=tuple(self._slots[n] if n and n in wanted else 0 for n in node.outputs),
+            dead=tuple(self._slots[name] for name in dying),
+            gather=itemgetter(*inputs) if inputs else None,
+            enters_body=any(True for _ in node.bodies),
+            guard=node_guard(op, node, self.graph, self._limit_bytes),
+        )
+
+
+def run_graph(
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    *,
+    xp: Any = np,
+    limits: Limits | None = None,
+    fetches: Sequence[str] | None = None,
+    observer: Observer | None = None,
+    registry: Registry = REGISTRY,
+) -> dict[str, Array]:
+    """Run a graph once. Who runs it again keeps a `GraphPlan`."""
+    plan = GraphPlan(graph, xp=xp, registry=registry, limits=limits)
+    return plan.run(feeds, fetches, RunControl(observer) if observer is not None else None)
+
+
+def _watched(
+    step: Step, slots: list[Any], state: RunState, observer: Observer | None
+) -> Sequence[Array]:
+    """Compute a step that needs more than its kernel: a guard, a body, or somebody who watches."""
+    inputs = [slots[i] for i in step.inputs]
+    if step.guard is not None:
+        step.guard(inputs)
+    start = time.perf_counter()
+    results = step.kernel(state, *inputs) if step.enters_body else step.kernel(*inputs)
+    if observer is not None:
+        observer(step.node, time.perf_counter() - start, inputs, results)
+    return results
+
+
+def _body_kernel(op: Operator, ctx: ComputeContext, plans: Mapping[str, GraphPlan]) -> Kernel:
+    """Return a kernel that gives the operator its bodies, with captured values already in place."""
+    node = ctx.node
+    count = len(node.inputs)
+    places = {name: i for i, name in enumerate(node.captured)}
+    wanted = {key: [places[n] for n in sorted(p.graph.free_names)] for key, p in plans.items()}
+
+    def kernel(state: RunState, *values: Array | None) -> Sequence[Array]:
+        captured = values[count:]
+
+        def body(key: str) -> BodyRun:
+            mine = [captured[i] for i in wanted[key]]
+            return lambda inputs: plans[key].run_body(state, mine, inputs)
+
+        def check_cancel() -> None:
+            if state.control.cancelled:
+                raise RunCancelled(f"cancelled in node {node.label!r}")
+
+        bound = replace(ctx, bodies={key: body(key) for key in plans}, check_cancel=check_cancel)
+        return op.compute(bound, *values[:count])
+
+    return kernel
+
+
+def _number_slots(graph: Graph, captured: Sequence[str]) -> dict[str, int]:
+    """Give every name a slot, from 1 on."""
+    names = dict.fromkeys(
+        (*captured, *graph.input_names, *graph.initializers, *graph.constants, *graph.producers)
+    )
+    return {name: slot for slot, name in enumerate(names, start=1)}
+
+
+def _frozen(value: Array, xp: Any) -> Array:
+    """Return a fixed value on the device, read-only where possible: outputs may be views of it."""
+    if xp is not np:
+        return xp.asarray(value)
+    protected = np.asarray(value).view()
+    protected.flags.writeable = False
+    return protected
+
+
+def _where(node: Node) -> str:
+    return f"node {node.label!r} ({node.op})"
+
+
+def _failure(step: Step, error: Exception) -> RunFailed:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    return RunFailed(step.node.label, step.node.op, reason)

@@ -1,0 +1,28 @@
+"""The device called "reference": a graph's meaning, against which other devices are tested."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.device import CompileOptions
+from engine.errors import DeviceUnavailable
+from engine.interpreter import GraphPlan
+from engine.ir.graph import Graph
+from engine.ops.registry import REGISTRY, Registry
+
+
+class ReferenceDevice:
+    """Runs the portable definitions over numpy."""
+
+    name = "reference"
+
+    def compile(self, graph: Graph, options: CompileOptions) -> GraphPlan:
+        """Return a plan that walks the graph node by node."""
+        if options.precision not in ("fp32", "auto"):
+            raise DeviceUnavailable(
+                f"device {self.name!r} computes what the model states; precision "
+                f"{options.precision!r} needs another device, expected 'fp32' or 'auto'"
+            )
+        table = options.operators
+        registry = table if isinstance(table, Registry) else REGISTRY
+        return GraphPlan(graph, xp=np, registry=registry, limits=options.limits)

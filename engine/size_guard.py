@@ -1,0 +1,122 @@
+"""Refuses runs that would need too much memory, before anything is allocated.
+
+Sizes that follow from the shapes of the inputs are summed up once per combination of input shapes;
+sizes that only values tell are worked out by the operator's own type rule, right before its node
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from engine.dtypes import DType
+from engine.errors import ResourceLimit
+from engine.ir.graph import Array, Graph, Node
+from engine.ir.types import SymDim, TensorType, element_count, evaluate, symbols_of
+from engine.ops.contexts import InferContext
+from engine.ops.registry import Operator
+
+REMEMBERED_SHAPES = 4096  # combinations of input shapes known to fit; beyond that, start over
+SMALL_VALUES = 1024  # elements of an integer input that may decide about output sizes
+
+Guard = Callable[[Sequence[Array | None]], None]
+
+
+class SizeGuard:
+    """Knows for which input shapes every single value of a graph, and all outputs together, fit."""
+
+    def __init__(self, graph: Graph, limit_bytes: int) -> None:
+        self._graph = graph
+        self._limit = limit_bytes
+        self._names = graph.input_names
+        self._symbols = _bound_symbols(graph)
+        self._fits: set[tuple[tuple[int, ...], ...]] = set()
+
+    def check(self, feeds: Mapping[str, Array]) -> None:
+        """Raise `ResourceLimit`, naming the node, when a value cannot fit for these inputs."""
+        key = tuple([feeds[name].shape for name in self._names])
+        if key in self._fits:
+            return
+        self._check_all(feeds)
+        if len(self._fits) >= REMEMBERED_SHAPES:
+            self._fits.clear()
+        self._fits.add(key)
+
+    def _check_all(self, feeds: Mapping[str, Array]) -> None:
+        bindings = {
+            symbol: int(feeds[name].shape[axis])
+            for symbol, (name, axis) in self._symbols.items()
+            if axis < feeds[name].ndim
+        }
+        for node in self._graph.nodes:
+            for name in filter(None, node.outputs):
+                need = _known_bytes(self._graph.types.get(name), bindings)
+                if need is not None and need > self._limit:
+                    where = f"node {node.label!r} ({node.op})"
+                    raise ResourceLimit(where, f"{need} bytes", f"run_bytes={self._limit}")
+
+
+def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guard | None:
+    """Return a check to make before a node runs; None when `SizeGuard` sees its sizes."""
+    known = frozenset(_bound_symbols(graph))
+    kinds = [graph.types.get(name) for name in node.outputs if name]
+    if all(kind is not None and _is_bound(kind, known) for kind in kinds):
+        return None
+    if any(True for _ in node.bodies):
+        return None  # bodies check their own nodes
+    attributes = op.complete(node)
+
+    def guard(inputs: Sequence[Array | None]) -> None:
+        ctx = InferContext(
+            node=node,
+            types=[_type_of(v) for v in inputs],
+            attributes=attributes,
+            constants=inputs,
+            symbolic=[_as_integers(v) for v in inputs],
+            version=node.version,
+        )
+        for kind in op.infer(ctx):
+            need = _known_bytes(kind, {})
+            if need is not None and need > limit_bytes:
+                where = f"node {node.label!r} ({node.op})"
+                raise ResourceLimit(where, f"{need} bytes", f"run_bytes={limit_bytes}")
+
+    return guard
+
+
+def _bound_symbols(graph: Graph) -> dict[str, tuple[str, int]]:
+    """Return which input and axis tells the number of a symbol."""
+    found: dict[str, tuple[str, int]] = {}
+    for value in graph.inputs:
+        for axis, dim in enumerate(value.type.shape or ()):
+            if isinstance(dim, SymDim) and dim.is_symbol:
+                found.setdefault(str(dim), (value.name, axis))
+    return found
+
+
+def _is_bound(kind: TensorType, known: frozenset[str]) -> bool:
+    return kind.shape is not None and all(symbols_of(dim) <= known for dim in kind.shape)
+
+
+def _known_bytes(kind: TensorType | None, bindings: Mapping[str, int]) -> int | None:
+    if kind is None or kind.shape is None:
+        return None
+    try:
+        return evaluate(element_count(kind.shape), bindings) * kind.dtype.itemsize
+    except (KeyError, ZeroDivisionError):
+        return None
+
+
+def _type_of(value: Array | None) -> TensorType | None:
+    if value is None:
+        return None
+    return TensorType(DType.from_numpy(value.dtype), tuple(map(int, value.shape)))
+
+
+def _as_integers(value: Array | None) -> np.ndarray | None:
+    if value is None or value.dtype.kind not in "iu" or value.size > SMALL_VALUES:
+        return None
+    known: np.ndarray = np.array(value.tolist(), dtype=object).reshape(value.shape)
+    return known
