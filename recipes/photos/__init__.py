@@ -1,0 +1,1 @@
+"""The recipe of `photos`: a residual net on CIFAR-10."""
