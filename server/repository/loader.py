@@ -1,0 +1,217 @@
+"""Turn a version's files into a model that is compiled, warm, and gives its golden answers.
+
+Blocking, and meant for a background thread. The only part of the repository that knows the engine;
+every failure leaves here as `LoadFailed` with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import Model
+from server.errors import LoadCrashed, LoadFailed
+from server.model_config import ModelConfig
+from server.repository import warmup
+from server.repository.config import ConfigInvalid, VersionConfig, version_config
+from server.repository.golden import GoldenMismatch, Sample, check_samples, read_samples
+from server.repository.manifest import (
+    ManifestInvalid,
+    VersionIncomplete,
+    check_hashes,
+    read_manifest,
+)
+from server.repository.scan import ModelSnapshot, VersionSnapshot, rescan_version
+
+__all__ = ["LoadOptions", "LoadedVersion", "Model", "load_version"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How this server loads models."""
+
+    device: str = "cpu"
+    threads: int | None = None
+    isolate: bool = True
+    cache_dir: Path | None = None
+    load_timeout_s: float = 120.0
+    model_bytes: int = 8 << 30
+
+
+@dataclass
+class LoadedVersion:
+    """A model that is ready to serve."""
+
+    engine_model: Model
+    config: ModelConfig
+    labels: tuple[str, ...] | None
+    seconds: dict[str, float] = field(default_factory=dict)  # per stage
+
+    def close(self) -> None:
+        """Free the model."""
+        self.engine_model.close()
+
+
+def load_version(
+    model: ModelSnapshot, version: VersionSnapshot, options: LoadOptions, progress: Progress
+) -> LoadedVersion:
+    """Load, warm and check one version.
+
+    Args:
+        model: the model as it was last seen on disk.
+        version: the version's own files.
+        options: how to load.
+        progress: told the name of every stage as it begins.
+
+    Raises:
+        LoadFailed: the version cannot be served; the message names it and says why.
+    """
+    try:
+        loaded = _load(model, version, options, progress)
+        _check_unchanged(model, version, loaded)
+    except (ManifestInvalid, VersionIncomplete) as error:
+        raise load_failed(model.name, version.version, f"incomplete: {error}") from error
+    except (ConfigInvalid, GoldenMismatch, engine.EngineError) as error:
+        raise load_failed(model.name, version.version, str(error)) from error
+    except Exception as error:  # a fault of ours must not take the server's loader down
+        logger.exception("loading %s version %s broke", model.name, version.version)
+        reason = f"{type(error).__name__}: {error}"
+        raise LoadCrashed(_message(model.name, version.version, reason), reason=reason) from error
+    return loaded
+
+
+def load_failed(model: str, version: str, reason: str) -> LoadFailed:
+    """Return the error that says why a version cannot be served."""
+    return LoadFailed(_message(model, version, reason), model=model, version=version, reason=reason)
+
+
+def _message(model: str, version: str, reason: str) -> str:
+    return f"model {model!r} version {version!r} cannot be loaded: {reason}"
+
+
+def _load(
+    model: ModelSnapshot, version: VersionSnapshot, options: LoadOptions, progress: Progress
+) -> LoadedVersion:
+    stages = _Stages(progress)
+    with stages("verify"):
+        manifest = read_manifest(version.folder)
+        if manifest is not None:
+            check_hashes(version.folder, manifest)
+    with stages("configuration"):
+        if version.model_file is None:
+            raise ConfigInvalid(
+                f"{version.folder.name}/ has several .onnx files or none; expected model.onnx, "
+                "or a single .onnx file"
+            )
+        how = version_config(dict(model.body), model.folder, version.folder)
+        samples = read_samples(version.folder)
+    with stages("compile"):
+        engine_model = _compile(version.folder / version.model_file, how, samples, options)
+    try:
+        with stages("warm up"):
+            _warm(engine_model, how.config, samples)
+        with stages("golden check"):
+            check_samples(samples, engine_model.run, how.config.golden)
+    except BaseException:
+        engine_model.close()
+        raise
+    return LoadedVersion(engine_model, how.config, how.labels, stages.seconds)
+
+
+def _compile(
+    path: Path, how: VersionConfig, samples: Sequence[Sample], options: LoadOptions
+) -> Model:
+    return engine.load(
+        path,
+        device=how.config.device or options.device,
+        precision=how.config.precision,
+        threads=options.threads,
+        outputs=_kept_values(how.config, samples),
+        limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
+        isolate=options.isolate,
+        cache_dir=options.cache_dir,
+    )
+
+
+def _kept_values(config: ModelConfig, samples: Sequence[Sample]) -> tuple[str, ...] | None:
+    """Return the named values that something will ask for, beside the graph's outputs."""
+    embedding = config.embedding.output if config.embedding else None
+    asked = [embedding, config.classification.output]
+    names = dict.fromkeys([*asked, *(name for sample in samples for name in sample.outputs)])
+    return tuple(name for name in names if name is not None) or None
+
+
+def _warm(model: Model, config: ModelConfig, samples: Sequence[Sample]) -> None:
+    """Run once alone, and once with the largest batch, as real requests will."""
+    sizes = [1]
+    if model.batch is not None and config.batching.enabled:
+        sizes.append(config.batching.max_batch_size)
+    for rows in dict.fromkeys(sizes):
+        feeds = _warm_feeds(model, samples, rows)
+        if feeds is None:
+            return
+        try:
+            model.run(feeds)
+        except (engine.ResourceLimit, MemoryError) as error:
+            if rows == 1:
+                raise
+            logger.info("%s is not warmed up with %d rows: %s", model.name, rows, error)
+
+
+def _warm_feeds(model: Model, samples: Sequence[Sample], rows: int) -> Feeds | None:
+    batched = model.batch.inputs if model.batch is not None else frozenset[str]()
+    if samples:
+        return warmup.with_rows(samples[0].inputs, batched, rows)
+    return warmup.zeros(model.inputs, batched, rows)
+
+
+def _check_unchanged(model: ModelSnapshot, version: VersionSnapshot, loaded: LoadedVersion) -> None:
+    # Files without a manifest may be written to while they are read: what came out is then
+    # neither the old content nor the new one.
+    fresh = rescan_version(version, model)
+    if fresh is None or fresh.key != version.key:
+        loaded.close()
+        raise ConfigInvalid("its files changed while they were being loaded")
+
+
+class _Stages:
+    """Names the stages of a load and times them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._name = ""
+        self._start = 0.0
+
+    def __call__(self, name: str) -> _Stages:
+        self._name, self._start = name, time.perf_counter()
+        self._progress(name)
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._name] = time.perf_counter() - self._start
+
+
+def memory_of(model: Model) -> Mapping[str, int]:
+    """Return the bytes that a loaded model holds, by kind."""
+    report = model.memory()
+    return {
+        "weights_bytes": report.weights_bytes,
+        "arena_bytes": report.arena_bytes,
+        "code_bytes": report.code_bytes,
+    }
