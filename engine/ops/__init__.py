@@ -4,6 +4,29 @@
 To add a family, write its file and name it here; nothing else needs to know.
 """
 
+from engine.ops import (
+    conv,
+    indexing,
+    joining,
+    linalg,
+    normalization,
+    pooling,
+    shape,
+    slicing,
+    softmax,
+)
 from engine.ops.registry import REGISTRY, Operator, Registry
 
-__all__ = ["REGISTRY", "Operator", "Registry"]
+FAMILIES = (
+    conv,
+    indexing,
+    joining,
+    linalg,
+    normalization,
+    pooling,
+    shape,
+    slicing,
+    softmax,
+)
+
+__all__ = ["FAMILIES", "REGISTRY", "Operator", "Registry"]

@@ -1,0 +1,300 @@
+"""Normalization by statistics: of training (BatchNormalization) or of the input itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from engine.ir.types import Dim, TensorType, element_count
+from engine.ops.common import Array, narrow, normalize_axis, widen
+from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.registry import REQUIRED, Kernel, operator
+from engine.ops.row_rules import follow, leading
+from engine.ops.rows import RowContext, RowState
+
+
+def same_type(ctx: InferContext) -> Sequence[TensorType]:
+    """The first output is like the first input."""
+    return [ctx.type(0)]
+
+
+def _flops(ctx: InferContext) -> Dim:
+    shape = ctx.shape(0)
+    return 0 if shape is None else 8 * element_count(shape)
+
+
+def _per_channel(values: Array, x: Array) -> Array:
+    """Shape one value per channel (axis 1) so that it broadcasts over `x`."""
+    return values.reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else values
+
+
+@operator("BatchNormalization", since=(1, 6, 7, 9, 14, 15))
+class BatchNormalization:
+    """Shift and scale each channel by statistics from training."""
+
+    # `is_test`, `spatial` and `consumed_inputs` belong to the oldest versions.
+    attributes = {
+        "consumed_inputs": (),
+        "epsilon": 1e-5,
+        "is_test": 1,
+        "momentum": 0.9,
+        "spatial": 1,
+        "training_mode": 0,
+    }
+    flops = staticmethod(_flops)
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Like the input; running statistics like those given, in training mode."""
+        if not ctx.attributes["spatial"]:
+            ctx.unsupported("spatial=0 (statistics per position) is not supported")
+        if ctx.attributes["training_mode"]:
+            return [ctx.type(0), ctx.type(3), ctx.type(4)][: ctx.n_outputs]
+        if ctx.n_outputs > 1:
+            ctx.unsupported("running statistics as outputs need training_mode=1 (opset 14)")
+        return [ctx.type(0)]
+
+    @staticmethod
+    def compute(
+        ctx: ComputeContext, x: Array, scale: Array, bias: Array, mean: Array, var: Array
+    ) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp = ctx.xp
+        if not ctx.attributes["training_mode"]:
+            return [_shift_scale(ctx, x, *_folded(ctx, scale, bias, mean, var))]
+        axes = tuple(a for a in range(x.ndim) if a != 1)
+        wide = widen(xp, x)
+        own = [wide.mean(axis=axes), wide.var(axis=axes)]
+        y = _shift_scale(ctx, x, *_folded(ctx, scale, bias, *own))
+        keep = float(ctx.attributes["momentum"])
+        running = [
+            narrow(widen(xp, old) * keep + new * (1 - keep), old.dtype)
+            for old, new in zip((mean, var), own, strict=True)
+        ]
+        return [y, *running][: ctx.n_outputs]
+
+    @staticmethod
+    def bind(ctx: ComputeContext) -> Kernel | None:
+        """Fold fixed statistics into one factor and one summand per channel."""
+        fixed = [ctx.constant(i) for i in range(1, 5)]
+        if ctx.attributes["training_mode"] or any(value is None for value in fixed):
+            return None
+        factor, summand = _folded(ctx, *fixed)
+        return lambda x, *_: [_shift_scale(ctx, x, factor, summand)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Channels are shared; in training mode the statistics mix the items."""
+        if ctx.attributes["training_mode"]:
+            return ctx.mixed("training mode takes statistics over the batch")
+        return follow(ctx, lambda axis: None if axis == 1 else axis)
+
+
+def _folded(
+    ctx: ComputeContext, scale: Array, bias: Array, mean: Array, var: Array
+) -> tuple[Array, Array]:
+    """One factor and one summand per channel."""
+    scale, bias, mean, var = (widen(ctx.xp, v) for v in (scale, bias, mean, var))
+    factor = scale / ctx.xp.sqrt(var + var.dtype.type(ctx.attributes["epsilon"]))
+    return factor, bias - mean * factor
+
+
+def _shift_scale(ctx: ComputeContext, x: Array, factor: Array, summand: Array) -> Array:
+    wide = widen(ctx.xp, x)
+    y = wide * _per_channel(factor, x).astype(wide.dtype)
+    y += _per_channel(summand, x).astype(wide.dtype)
+    return narrow(y, x.dtype)
+
+
+def standardize(xp: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    """`x` with mean 0 and variance 1 over `axes`."""
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = (centred * centred).mean(axis=axes, keepdims=True)
+    centred /= xp.sqrt(variance + variance.dtype.type(epsilon))
+    return centred
+
+
+@operator("InstanceNormalization", since=(1, 6, 22))
+class InstanceNormalization:
+    """Standardize each channel of each image, then shift and scale it."""
+
+    attributes = {"consumed_inputs": (), "epsilon": 1e-5}
+    infer, rows, flops = staticmethod(same_type), staticmethod(leading), staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array, scale: Array, bias: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp = ctx.xp
+        y = standardize(xp, widen(xp, x), tuple(range(2, x.ndim)), ctx.attributes["epsilon"])
+        y = y * _per_channel(widen(xp, scale), x) + _per_channel(widen(xp, bias), x)
+        return [narrow(y, x.dtype)]
+
+
+@operator("GroupNormalization", since=(18, 21))
+class GroupNormalization:
+    """Standardize groups of channels of each image, then shift and scale."""
+
+    attributes = {"epsilon": 1e-5, "num_groups": REQUIRED, "stash_type": 1}
+    infer, rows, flops = staticmethod(same_type), staticmethod(leading), staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array, scale: Array, bias: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32. Version 18 scales per group, 21 per channel."""
+        xp, groups = ctx.xp, int(ctx.attributes["num_groups"])
+        if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+            raise ValueError(f"{x.shape} does not divide into {groups} groups of channels")
+        grouped = widen(xp, x).reshape(x.shape[0], groups, -1)
+        y = standardize(xp, grouped, (2,), ctx.attributes["epsilon"]).reshape(x.shape)
+        repeats = x.shape[1] // scale.shape[0] if scale.shape[0] else 1
+        factor, summand = (xp.repeat(widen(xp, v), repeats) for v in (scale, bias))
+        return [narrow(y * _per_channel(factor, x) + _per_channel(summand, x), x.dtype)]
+
+
+def _trailing(x_rank: int, axis: int) -> tuple[int, ...]:
+    return tuple(range(normalize_axis(axis, x_rank), x_rank))
+
+
+def _trailing_rows(ctx: RowContext) -> Sequence[RowState]:
+    """Items must lie on an axis in front of those that are normalized."""
+    rank = ctx.rank(0)
+    if not rank:
+        return ctx.mixed("its rank is unknown")
+    axis = normalize_axis(int(ctx.attributes["axis"]), rank)
+    return follow(ctx, lambda a: a if a < axis else None)
+
+
+@operator("LayerNormalization", since=17)
+class LayerNormalization:
+    """Standardize over the axes from `axis` on, then scale and shift."""
+
+    attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1}
+    rows, flops = staticmethod(_trailing_rows), staticmethod(_flops)
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Like the input; mean and inverse deviation have 1 on the normalized axes."""
+        x = ctx.type(0)
+        if x.shape is None:
+            return [x, x.with_dtype(x.dtype.compute), x.with_dtype(x.dtype.compute)][
+                : ctx.n_outputs
+            ]
+        axis = ctx.normal_axis(ctx.attributes["axis"], len(x.shape))
+        statistics = (*x.shape[:axis], *(1,) * (len(x.shape) - axis))
+        kind = TensorType(x.dtype.compute, statistics)
+        return [x, kind, kind][: ctx.n_outputs]
+
+    @staticmethod
+    def compute(
+        ctx: ComputeContext, x: Array, scale: Array, bias: Array | None = None
+    ) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp = ctx.xp
+        axes = _trailing(x.ndim, ctx.attributes["axis"])
+        wide = widen(xp, x)
+        mean = wide.mean(axis=axes, keepdims=True)
+        y = wide - mean
+        variance = (y * y).mean(axis=axes, keepdims=True)
+        inverse = 1 / xp.sqrt(variance + variance.dtype.type(ctx.attributes["epsilon"]))
+        y *= inverse
+        y = y * widen(xp, scale)
+        if bias is not None:
+            y = y + widen(xp, bias)
+        return [narrow(y, x.dtype), mean, inverse][: ctx.n_outputs]
+
+
+@operator("RMSNormalization", since=23)
+class RMSNormalization:
+    """Divide by the root mean square over the axes from `axis` on, then scale."""
+
+    attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1}
+    infer, rows = staticmethod(same_type), staticmethod(_trailing_rows)
+    flops = staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array, scale: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp = ctx.xp
+        wide = widen(xp, x)
+        axes = _trailing(x.ndim, ctx.attributes["axis"])
+        mean_square = (wide * wide).mean(axis=axes, keepdims=True)
+        y = wide / xp.sqrt(mean_square + mean_square.dtype.type(ctx.attributes["epsilon"]))
+        return [narrow(y * widen(xp, scale), x.dtype)]
+
+
+@operator("LpNormalization", since=(1, 22))
+class LpNormalization:
+    """Divide by the p-norm along one axis."""
+
+    attributes = {"axis": -1, "p": 2}
+    infer, flops = staticmethod(same_type), staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
+        """A norm of zero leaves zeros."""
+        xp, axis = ctx.xp, normalize_axis(ctx.attributes["axis"], x.ndim)
+        wide = widen(xp, x)
+        power = xp.abs(wide) if ctx.attributes["p"] == 1 else wide * wide
+        norm = power.sum(axis=axis, keepdims=True)
+        norm = norm if ctx.attributes["p"] == 1 else xp.sqrt(norm)
+        return [narrow(wide / xp.where(norm == 0, norm.dtype.type(1), norm), x.dtype)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items must not lie on the normalized axis."""
+        rank = ctx.rank(0)
+        if not rank:
+            return ctx.mixed("its rank is unknown")
+        axis = normalize_axis(ctx.attributes["axis"], rank)
+        return follow(ctx, lambda a: None if a == axis else a)
+
+
+@operator("MeanVarianceNormalization", since=(9, 13))
+class MeanVarianceNormalization:
+    """Standardize over `axes`."""
+
+    attributes = {"axes": (0, 2, 3)}
+    infer, flops = staticmethod(same_type), staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
+        """`(x - mean) / (deviation + 1e-9)`, as ONNX defines it."""
+        xp = ctx.xp
+        wide = widen(xp, x)
+        axes = tuple(normalize_axis(a, x.ndim) for a in ctx.attributes["axes"])
+        mean = wide.mean(axis=axes, keepdims=True)
+        square = (wide * wide).mean(axis=axes, keepdims=True)
+        deviation = xp.sqrt(square - mean * mean)
+        return [narrow((wide - mean) / (deviation + deviation.dtype.type(1e-9)), x.dtype)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items must not lie on a normalized axis."""
+        rank = ctx.rank(0)
+        if not rank:
+            return ctx.mixed("its rank is unknown")
+        axes = {normalize_axis(a, rank) for a in ctx.attributes["axes"]}
+        return follow(ctx, lambda a: None if a in axes else a)
+
+
+@operator("LRN", since=(1, 13))
+class LRN:
+    """Divide by a power of the mean square over neighbouring channels."""
+
+    attributes = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, "size": REQUIRED}
+    infer, rows, flops = staticmethod(same_type), staticmethod(leading), staticmethod(_flops)
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp, size = ctx.xp, int(ctx.attributes["size"])
+        wide = widen(xp, x)
+        square = wide * wide
+        total = xp.zeros_like(square)
+        channels = x.shape[1]
+        for offset in range(-((size - 1) // 2), math.ceil((size - 1) / 2) + 1):
+            low, high = max(0, -offset), min(channels, channels - offset)
+            if low < high:
+                total[:, low:high] += square[:, low + offset : high + offset]
+        alpha, beta, bias = (float(ctx.attributes[k]) for k in ("alpha", "beta", "bias"))
+        return [narrow(wide / (bias + alpha / size * total) ** beta, x.dtype)]
