@@ -15,21 +15,25 @@ MAX_BATCH_SIZES = 1024  # distinct sizes kept apart in `statistics`; further one
 
 
 class Phase(IntEnum):
-    """The stages of a request, in their order; the label `phase` is the name in lower case."""
+    """The stages of a request, in their order; `label` is what Prometheus sees."""
 
-    PARSE = 0
-    DECODE = 1
-    PREPROCESS = 2
-    QUEUE = 3
-    BATCH = 4
-    COMPUTE = 5
-    POSTPROCESS = 6
-    SERIALIZE = 7
+    PARSE = 0, "parse"
+    DECODE = 1, "decode"
+    PREPROCESS = 2, "preprocess"
+    QUEUE = 3, "queue"
+    BATCH = 4, "batch"
+    COMPUTE = 5, "compute"
+    POSTPROCESS = 6, "postprocess"
+    SERIALIZE = 7, "serialize"
 
-    @property
-    def label(self) -> str:
-        """The value of the Prometheus label."""
-        return self.name.lower()
+    label: str  # the value of the Prometheus label; kept, because it is read for every request
+
+    def __new__(cls, value: int, label: str) -> Phase:
+        """Make the member an integer that indexes `ModelMetrics.phases`."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.label = label
+        return member
 
 
 class _BatchCost:
