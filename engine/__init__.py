@@ -1,0 +1,48 @@
+"""Compiles ONNX models for this machine and runs them: `engine.load(path).run(feeds)`.
+
+The public surface. Everything else in the package is internal and may change.
+"""
+
+import engine.ops  # noqa: F401  (fills the operator registry)
+from engine.compiler import ALL
+from engine.device import RunControl
+from engine.errors import (
+    DeviceUnavailable,
+    EngineError,
+    InvalidInput,
+    InvalidModel,
+    ModelClosed,
+    ResourceLimit,
+    RunCancelled,
+    RunFailed,
+    UnsupportedOp,
+)
+from engine.limits import Limits
+from engine.loading import load
+from engine.lowering.batch_axes import BatchAxes
+from engine.ops.registry import Operator
+from engine.profiler import NodeProfile, ProfileReport
+from engine.session import MemoryReport, Model, TensorSpec
+
+__all__ = [
+    "ALL",
+    "BatchAxes",
+    "DeviceUnavailable",
+    "EngineError",
+    "InvalidInput",
+    "InvalidModel",
+    "Limits",
+    "MemoryReport",
+    "Model",
+    "ModelClosed",
+    "NodeProfile",
+    "Operator",
+    "ProfileReport",
+    "ResourceLimit",
+    "RunCancelled",
+    "RunControl",
+    "RunFailed",
+    "TensorSpec",
+    "UnsupportedOp",
+    "load",
+]

@@ -1,0 +1,37 @@
+"""The child's side of `isolate`: bind itself, compile one file into one artifact, report as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from engine.artifact import write_artifact
+from engine.compiler import compile_model
+from engine.errors import EngineError, InvalidModel, ResourceLimit
+from engine.isolate import enter_limits, error_to_json
+from engine.request_json import read_request
+
+
+def main(source: Path, artifact: Path) -> int:
+    """Compile `source` as the JSON on stdin asks; return the exit status, errors go to stdout."""
+    order = json.load(sys.stdin)
+    enter_limits(order["memory_bytes"], order["cpu_s"])
+    try:
+        write_artifact(compile_model(source, read_request(order)), artifact)
+    except EngineError as error:
+        return _report(error)
+    except MemoryError:
+        return _report(
+            ResourceLimit(
+                f"compiling {source.name}", "more memory", f"{order['memory_bytes']} bytes"
+            )
+        )
+    except Exception as error:  # a fault of ours on this file: the file is not usable either way
+        return _report(InvalidModel(f"compiling failed: {type(error).__name__}: {error}"))
+    return 0
+
+
+def _report(error: EngineError) -> int:
+    sys.stdout.buffer.write(error_to_json(error))
+    return 1

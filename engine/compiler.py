@@ -1,0 +1,146 @@
+"""From a model file to an artifact: import, give it a batch dimension, optimise, prove what may be batched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from engine.artifact import Artifact
+from engine.errors import EngineError, InvalidInput
+from engine.frontend.onnx_importer import read_model
+from engine.ir.graph import Graph, Value
+from engine.limits import Deadline, Limits
+from engine.lowering.batch_axes import BatchVerdict, find_batch_axes
+from engine.lowering.batch_symbol import propose_batched
+from engine.ops.registry import REGISTRY, Registry
+from engine.passes.context import PassContext
+from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
+
+Source = str | os.PathLike[str] | bytes
+
+
+class _All:
+    """The type of `ALL`."""
+
+    def __repr__(self) -> str:
+        return "engine.ALL"
+
+
+ALL: Final = _All()
+Outputs = Sequence[str] | _All | None
+DEFAULT_LEVEL = 2
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """How a model is to be compiled.
+
+    Attributes:
+        outputs: Values to keep; None for the graph's outputs, `ALL` for every one (at O0).
+        level: 0 takes the graph as it is, 1 tidies, 2 optimises.
+        limits: Bounds on the work.
+        registry: The operators.
+    """
+
+    outputs: Outputs = None
+    level: int = DEFAULT_LEVEL
+    limits: Limits = field(default_factory=Limits)
+    registry: Registry = REGISTRY
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The passes of the level; none when every value is kept."""
+        return LEVELS[0] if isinstance(self.outputs, _All) else LEVELS[self.level]
+
+
+def compile_model(
+    source: Source,
+    request: CompileRequest = CompileRequest(),
+    *,
+    base_dir: Path | None = None,
+    watch: Watcher | None = None,
+) -> Artifact:
+    """Compile a model in this process. `watch` is shown the graph after the import and each pass."""
+    deadline = Deadline(request.limits.load_s)
+    imported, external = read_model(
+        source,
+        limits=request.limits,
+        registry=request.registry,
+        base_dir=base_dir,
+        deadline=deadline,
+    )
+    outputs = _default_outputs(imported, request.outputs)
+    graph = _keep(imported, request.outputs)
+    ctx = PassContext(request.registry, request.limits, deadline)
+    optimised, verdict = _optimise(graph, request.pipeline, ctx, outputs, watch)
+    parameters = sum(int(array.size) for array in imported.initializers.values())
+    return Artifact(optimised, outputs, verdict, parameters, external)
+
+
+def _optimise(
+    graph: Graph,
+    pipeline: Pipeline,
+    ctx: PassContext,
+    outputs: Sequence[str],
+    watch: Watcher | None,
+) -> tuple[Graph, BatchVerdict]:
+    """Optimise the first form of the graph whose rows are proved independent, or the graph as it came."""
+    plain = run_pipeline(graph, pipeline, ctx, watch)
+    first = _verdict(plain, ctx, outputs)
+    if first.axes is not None:
+        return plain, first
+    reasons = [first.reason]
+    for proposal in _proposals(graph, ctx):
+        candidate = run_pipeline(proposal, pipeline, ctx, watch)
+        verdict = _verdict(candidate, ctx, outputs)
+        if verdict.axes is not None:
+            return candidate, verdict
+        reasons.append(verdict.reason)
+    return plain, BatchVerdict(None, reasons[min(1, len(reasons) - 1)])
+
+
+def _proposals(graph: Graph, ctx: PassContext) -> Iterator[Graph]:
+    return propose_batched(graph, ctx.registry, ctx.limits, ctx.deadline)
+
+
+def _verdict(graph: Graph, ctx: PassContext, outputs: Sequence[str]) -> BatchVerdict:
+    wanted = tuple(v for v in graph.outputs if v.name in set(outputs))
+    try:
+        return find_batch_axes(
+            graph.replace(outputs=wanted), ctx.registry, ctx.limits, ctx.deadline
+        )
+    except EngineError as error:
+        return BatchVerdict(None, str(error))
+
+
+def _default_outputs(graph: Graph, outputs: Outputs) -> tuple[str, ...]:
+    if outputs is None or isinstance(outputs, _All):
+        return graph.output_names
+    return tuple(dict.fromkeys(outputs))
+
+
+def _keep(graph: Graph, outputs: Outputs) -> Graph:
+    """Make every value that may be fetched an output of the graph, so that passes keep it."""
+    if outputs is None:
+        return graph
+    if isinstance(outputs, _All):
+        computed = [name for node in graph.nodes for name in node.outputs if name]
+        names = list(dict.fromkeys([*graph.output_names, *computed]))
+    else:
+        names = list(dict.fromkeys(outputs))
+    for name in names:
+        if name not in graph.types:
+            raise InvalidInput(f"no value is called {name!r}; {_suggestion(graph, name)}")
+    return graph.replace(outputs=tuple(Value(name, graph.types[name]) for name in names))
+
+
+def _suggestion(graph: Graph, name: str) -> str:
+    computed = [n for node in graph.nodes for n in node.outputs if n]
+    close = [n for n in computed if name.lower() in n.lower()][:8] or computed[-8:]
+    return f"the graph's outputs are {list(graph.output_names)}, other values {close}"
+
+
+__all__ = ["ALL", "CompileRequest", "Outputs", "Source", "compile_model"]

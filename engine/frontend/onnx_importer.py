@@ -1,0 +1,152 @@
+"""ONNX in, typed graph out. Every malformed file is an `InvalidModel` that says what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from engine.errors import InvalidModel, ResourceLimit
+from engine.evaluation import evaluate_graph
+from engine.frontend.graph_reader import GraphReader
+from engine.frontend.safety import ExternalData, read_model_file
+from engine.frontend.value_types import UNTYPED
+from engine.ir.graph import Graph
+from engine.limits import Deadline, Limits
+from engine.ops.registry import Registry
+
+# The oldest opset that a file without opset_import can mean.
+FIRST_OPSET = 1
+
+
+def import_model(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    limits: Limits,
+    registry: Registry,
+    base_dir: Path | None = None,
+    deadline: Deadline | None = None,
+) -> Graph:
+    """Read an ONNX model and return its typed graph; see `read_model`."""
+    return read_model(
+        source, limits=limits, registry=registry, base_dir=base_dir, deadline=deadline
+    ).graph
+
+
+class Imported(NamedTuple):
+    """A typed graph, and whether its weights came from other files too."""
+
+    graph: Graph
+    external: bool
+
+
+def read_model(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    limits: Limits,
+    registry: Registry,
+    base_dir: Path | None = None,
+    deadline: Deadline | None = None,
+) -> Imported:
+    """Read an ONNX model from a path or from bytes.
+
+    Args:
+        source: A path, or the file's bytes.
+        limits: Bounds on bytes, nodes, nesting and time.
+        registry: Where operators are looked up.
+        base_dir: Folder of external data; by default the folder of a path, and none for bytes.
+        deadline: When loading must be over; by default `limits.load_s` from now.
+    """
+    deadline = deadline or Deadline(limits.load_s)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        if len(data) > limits.model_bytes:
+            raise ResourceLimit("model", f"{len(data)} bytes", f"model_bytes={limits.model_bytes}")
+    else:
+        path = Path(source)
+        data = read_model_file(path, limits.model_bytes)
+        base_dir = base_dir or path.parent
+    model = parse_model(data)
+    external = ExternalData(base_dir, limits.model_bytes)
+    try:
+        reader = GraphReader(
+            functions=model.functions,
+            opsets=opset_versions(model),
+            limits=limits,
+            external=external,
+            deadline=deadline,
+        )
+        graph = reader.read_main(model.graph)
+        metadata = read_metadata(model)
+    except UnicodeDecodeError as error:  # a text field that is not UTF-8 fails when it is looked at
+        raise InvalidModel(f"the model holds text that is not UTF-8: {error.reason}") from error
+    typed = evaluate_graph(graph, registry, limits=limits, deadline=deadline).graph
+    check_declared(graph, typed)
+    return Imported(typed.replace(metadata=metadata), external.was_read)
+
+
+def parse_model(data: bytes) -> ModelProto:
+    """Parse the protobuf and check that this is a model of a version that we know."""
+    try:
+        model = ModelProto.FromString(data)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise InvalidModel(f"not an ONNX file: {error}") from error
+    if not model.HasField("graph"):
+        raise InvalidModel("not an ONNX model: it has no graph")
+    if not 1 <= model.ir_version <= onnx.IR_VERSION:
+        raise InvalidModel(f"IR version {model.ir_version}; known are 1 to {onnx.IR_VERSION}")
+    return model
+
+
+def opset_versions(model: ModelProto) -> dict[str, int]:
+    """Return the opset version of every domain that the model imports."""
+    versions = read_opsets(model.opset_import)
+    if not versions and model.ir_version < 3:
+        versions[""] = FIRST_OPSET
+    if not versions:
+        raise InvalidModel("the model imports no opset")
+    return versions
+
+
+def read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Return domain -> version; unknown versions of ONNX's own domain and contradictions are refused."""
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        newest = onnx.defs.onnx_opset_version()
+        if entry.version < 1 or (domain == "" and entry.version > newest):
+            raise InvalidModel(
+                f"opset {entry.version} of domain {domain!r}; known are 1 to {newest}"
+            )
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise InvalidModel(f"opset of domain {domain!r} is imported in two versions")
+    return versions
+
+
+def read_metadata(model: ModelProto) -> dict[str, str]:
+    """Return the model's free-text metadata, and who made it, under keys of their own."""
+    about = {
+        "producer_name": model.producer_name,
+        "producer_version": model.producer_version,
+        "domain": model.domain,
+        "model_version": str(model.model_version) if model.model_version else "",
+        "description": model.doc_string,
+        "graph_name": model.graph.name,
+    }
+    metadata = {key: text for key, text in about.items() if text}
+    metadata.update((entry.key, entry.value) for entry in model.metadata_props)
+    return metadata
+
+
+def check_declared(declared: Graph, inferred: Graph) -> None:
+    """Refuse outputs whose declared element type is not what the graph computes."""
+    for told, found in zip(declared.outputs, inferred.outputs, strict=True):
+        if told.type is not UNTYPED and told.type.dtype is not found.type.dtype:
+            raise InvalidModel(
+                f"output {told.name!r} is declared {told.type.dtype}, the graph computes {found.type.dtype}"
+            )

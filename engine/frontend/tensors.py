@@ -1,0 +1,175 @@
+"""Turns an ONNX TensorProto into an array, whatever way it holds its data, checking sizes before allocating."""
+
+from __future__ import annotations
+
+import sys
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from engine.dtypes import DType
+from engine.errors import InvalidModel, ResourceLimit
+from engine.frontend.safety import ExternalData
+
+MAX_RANK = 64
+# Which field holds the elements when they are not raw, and the elements of it per element of the tensor.
+TYPED_FIELDS: dict[DType, tuple[str, int]] = {
+    DType.FLOAT32: ("float_data", 1),
+    DType.COMPLEX64: ("float_data", 2),
+    DType.FLOAT64: ("double_data", 1),
+    DType.COMPLEX128: ("double_data", 2),
+    DType.INT64: ("int64_data", 1),
+    DType.UINT32: ("uint64_data", 1),
+    DType.UINT64: ("uint64_data", 1),
+}
+DEFAULT_FIELD = ("int32_data", 1)  # every narrower type
+EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
+
+
+def read_tensor(tensor: TensorProto, external: ExternalData, max_bytes: int) -> np.ndarray:
+    """Return the array that `tensor` describes; read-only unless it had to be converted."""
+    where = f"tensor {tensor.name!r}"
+    dtype = DType.from_onnx(tensor.data_type)
+    shape = checked_shape(list(tensor.dims), where)
+    count = prod(shape)
+    if count * dtype.itemsize > max_bytes:
+        raise ResourceLimit(where, f"{count * dtype.itemsize} bytes", f"model_bytes={max_bytes}")
+    if tensor.HasField("segment"):
+        raise InvalidModel(f"{where}: segmented tensors are not part of ONNX any more")
+    if dtype is DType.STRING:
+        return _strings(tensor, count, where).reshape(shape)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return _from_raw(
+            _external_bytes(tensor, dtype, count, external), dtype, count, where
+        ).reshape(shape)
+    if tensor.HasField("raw_data"):
+        return _from_raw(tensor.raw_data, dtype, count, where).reshape(shape)
+    return _typed(tensor, dtype, count, where).reshape(shape)
+
+
+def checked_shape(dims: list[int], where: str) -> tuple[int, ...]:
+    """Return dims as a shape, refusing negative ones and absurd ranks."""
+    if len(dims) > MAX_RANK:
+        raise InvalidModel(f"{where}: rank {len(dims)} is above {MAX_RANK}")
+    if any(d < 0 for d in dims):
+        raise InvalidModel(f"{where}: dims {dims} must not be negative")
+    return tuple(dims)
+
+
+def raw_byte_count(dtype: DType, count: int) -> int:
+    """Return the bytes that `count` elements take in a file, where narrow types are packed."""
+    return (count * dtype.bits + 7) // 8 if _is_packed(dtype) else count * dtype.itemsize
+
+
+def read_sparse_tensor(
+    sparse: onnx.SparseTensorProto, external: ExternalData, max_bytes: int
+) -> np.ndarray:
+    """Return a sparse tensor as a dense array."""
+    where = f"sparse tensor {sparse.values.name!r}"
+    shape = checked_shape(list(sparse.dims), where)
+    values = read_tensor(sparse.values, external, max_bytes)
+    indices = read_tensor(sparse.indices, external, max_bytes)
+    if prod(shape) * values.itemsize > max_bytes:
+        raise ResourceLimit(
+            where, f"{prod(shape) * values.itemsize} bytes", f"model_bytes={max_bytes}"
+        )
+    if indices.ndim == 2 and indices.shape[1] == len(shape):
+        limits = np.asarray(shape, np.int64)
+        if indices.size and (indices.min() < 0 or (indices >= limits).any()):
+            raise InvalidModel(f"{where}: an index lies outside its shape {list(shape)}")
+        indices = (
+            np.ravel_multi_index(tuple(indices.T), shape) if shape else indices[:, :0].sum(axis=1)
+        )
+    if indices.ndim != 1 or values.shape != indices.shape or indices.dtype != np.int64:
+        raise InvalidModel(f"{where}: expected one int64 index per value")
+    if indices.size and (indices.min() < 0 or indices.max() >= prod(shape)):
+        raise InvalidModel(f"{where}: an index lies outside its {prod(shape)} elements")
+    dense = np.zeros(prod(shape), values.dtype)
+    dense[indices] = values
+    return dense.reshape(shape)
+
+
+def _external_bytes(
+    tensor: TensorProto, dtype: DType, count: int, external: ExternalData
+) -> bytearray:
+    where = f"tensor {tensor.name!r}"
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    unknown = entries.keys() - EXTERNAL_KEYS
+    if unknown:
+        raise InvalidModel(f"{where}: unknown external data keys {sorted(unknown)}")
+    if not entries.get("location"):
+        raise InvalidModel(f"{where}: external data names no location")
+    needed = raw_byte_count(dtype, count)
+    offset = _whole_number(entries.get("offset", "0"), "offset", where)
+    length = _whole_number(entries.get("length", str(needed)), "length", where)
+    if length != needed:
+        raise InvalidModel(
+            f"{where}: external length {length}, its type and shape need {needed} bytes"
+        )
+    return external.read(tensor.name, entries["location"], offset, length)
+
+
+def _whole_number(text: str, what: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InvalidModel(f"{where}: external {what} {text[:40]!r} is not a whole number")
+    return int(text)
+
+
+def _from_raw(raw: bytes | bytearray, dtype: DType, count: int, where: str) -> np.ndarray:
+    needed = raw_byte_count(dtype, count)
+    if len(raw) != needed:
+        raise InvalidModel(f"{where}: {len(raw)} bytes of data, its type and shape need {needed}")
+    if _is_packed(dtype):
+        return _unpack(np.frombuffer(raw, np.uint8), dtype, count)
+    array = np.frombuffer(raw, dtype.numpy)
+    if dtype is DType.BOOL:  # any byte but 0 and 1 would be a value that numpy does not know
+        array = np.frombuffer(raw, np.uint8) != 0
+    return array.byteswap() if sys.byteorder == "big" else array  # files are little-endian
+
+
+def _typed(tensor: TensorProto, dtype: DType, count: int, where: str) -> np.ndarray:
+    field, per_element = TYPED_FIELDS.get(dtype, DEFAULT_FIELD)
+    data = getattr(tensor, field)
+    packed = raw_byte_count(dtype, count) if _is_packed(dtype) else count * per_element
+    if len(data) != packed:
+        raise InvalidModel(
+            f"{where}: {len(data)} elements in {field}, its type and shape need {packed}"
+        )
+    if _is_packed(dtype):
+        return _unpack(np.asarray(list(data), np.int64).astype(np.uint8), dtype, count)
+    return numpy_helper.to_array(tensor).reshape(-1).astype(dtype.numpy, copy=False)
+
+
+def _strings(tensor: TensorProto, count: int, where: str) -> np.ndarray:
+    if len(tensor.string_data) != count:
+        raise InvalidModel(f"{where}: {len(tensor.string_data)} strings, its shape needs {count}")
+    texts: list[Any] = [decode_text(item, where) for item in tensor.string_data]
+    return np.array(texts, object)
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """Return bytes as text, or raise `InvalidModel` when they are not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidModel(f"{where}: text is not UTF-8: {error.reason}") from None
+
+
+def _is_packed(dtype: DType) -> bool:
+    return dtype.bits < 8 and dtype is not DType.BOOL
+
+
+def _unpack(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """Spread elements of 2 or 4 bits, lowest bits first, over a byte each."""
+    bits = dtype.bits
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = ((data[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
+    if dtype is DType.FLOAT4E2M1:
+        return codes.view(dtype.numpy)
+    values = codes.astype(np.int8)
+    if dtype.is_signed:
+        values = np.where(values >= 1 << (bits - 1), values - (1 << bits), values).astype(np.int8)
+    return values.astype(dtype.numpy)

@@ -1,0 +1,81 @@
+"""Reads declared types: element type, and dims that are numbers, names or unknown."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from onnx import TypeProto, ValueInfoProto
+
+from engine.dtypes import DType
+from engine.errors import InvalidModel, UnsupportedOp
+from engine.frontend.tensors import MAX_RANK
+from engine.ir.graph import Value
+from engine.ir.types import Dim, SymDim, TensorType, fresh_symbol, symbol
+
+NOT_IN_NAMES = re.compile(r"\W", re.ASCII)
+UNTYPED = TensorType(DType.FLOAT32)  # stands where a file may leave the type out; told by identity
+LIKE_FRESH = re.compile(r"_\d+$")  # how `fresh_symbol` ends its names
+
+
+class DimNames:
+    """One symbol per dim_param of a model, under a name that dimension expressions can hold."""
+
+    def __init__(self) -> None:
+        self._symbols: dict[str, SymDim] = {}
+        self._taken: set[str] = set()
+
+    def symbol(self, dim_param: str) -> SymDim:
+        """Return the symbol of a dim_param; its name differs only where it is no identifier."""
+        known = self._symbols.get(dim_param)
+        if known is None:
+            known = self._symbols[dim_param] = symbol(self._free_name(dim_param))
+        return known
+
+    def _free_name(self, dim_param: str) -> str:
+        name = NOT_IN_NAMES.sub("_", dim_param)
+        if keyword.iskeyword(name) or not name.isidentifier() or LIKE_FRESH.search(name):
+            name = f"{'' if name.isidentifier() else 'd_'}{name}_"
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+def read_value(proto: ValueInfoProto, names: DimNames, *, may_be_untyped: bool = False) -> Value:
+    """Return a graph input or output with its declared type; `UNTYPED` where it may have none."""
+    if not proto.name:
+        raise InvalidModel("a graph input or output has no name")
+    if may_be_untyped and proto.type.WhichOneof("value") is None:
+        return Value(proto.name, UNTYPED)
+    return Value(proto.name, read_type(proto.type, proto.name, names))
+
+
+def read_type(proto: TypeProto, name: str, names: DimNames) -> TensorType:
+    """Return a declared tensor type; other kinds of values are not supported yet."""
+    kind = proto.WhichOneof("value")
+    if kind is None:
+        raise InvalidModel(f"value {name!r} has no type")
+    if kind != "tensor_type":
+        raise UnsupportedOp(
+            name, kind, "", 0, f"value {name!r} is a {kind}; only tensors are supported"
+        )
+    dtype = DType.from_onnx(proto.tensor_type.elem_type)
+    if not proto.tensor_type.HasField("shape"):
+        return TensorType(dtype)
+    dims = proto.tensor_type.shape.dim
+    if len(dims) > MAX_RANK:
+        raise InvalidModel(f"value {name!r}: rank {len(dims)} is above {MAX_RANK}")
+    return TensorType(dtype, tuple(_read_dim(d, name, i, names) for i, d in enumerate(dims)))
+
+
+def _read_dim(proto: object, name: str, axis: int, names: DimNames) -> Dim:
+    kind = proto.WhichOneof("value")  # type: ignore[attr-defined]  # protobuf builds its classes at run time
+    if kind == "dim_param" and proto.dim_param:  # type: ignore[attr-defined]
+        return names.symbol(proto.dim_param)  # type: ignore[attr-defined]
+    if kind != "dim_value":
+        return fresh_symbol("N" if axis == 0 else f"d{axis}")
+    size = int(proto.dim_value)  # type: ignore[attr-defined]
+    if size < 0:
+        raise InvalidModel(f"value {name!r}: dim {axis} is {size}; it must not be negative")
+    return size

@@ -1,0 +1,22 @@
+"""What a pass may use beside the graph, and the shape of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.ir.graph import Graph
+from engine.limits import Deadline, Limits
+from engine.ops.registry import Registry
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """Operators, limits and the deadline of the load that a pass is part of."""
+
+    registry: Registry
+    limits: Limits = field(default_factory=Limits)
+    deadline: Deadline = field(default_factory=lambda: Deadline(Limits().load_s))
+
+
+Pass = Callable[[Graph, PassContext], Graph]

@@ -1,0 +1,181 @@
+"""A loaded model: checks what it is fed, runs it from any thread, tells what it is, and can be closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Condition
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from engine.artifact import Artifact
+from engine.device import Plan, RunControl
+from engine.errors import InvalidInput, ModelClosed
+from engine.feeds import FeedChecker
+from engine.ir.graph import Graph, Value
+from engine.lowering.batch_axes import BatchAxes
+from engine.profiler import ProfileReport, Recorder
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: its name, numpy's name of its type, and a number or a symbol's name per dim.
+
+    A shape of None means that not even the rank is known before a run.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Bytes that a model holds while it is loaded."""
+
+    weights_bytes: int
+    arena_bytes: int
+    code_bytes: int
+
+
+class Model:
+    """A model ready to run. Made by `engine.load`; thread-safe; a context manager that closes it.
+
+    Attributes:
+        name: The graph's name.
+        inputs: What `run` is fed.
+        outputs: What `run` gives when it names no fetches.
+        kept: Every name that may be fetched.
+        batch: Which inputs and outputs hold independent items along axis 0, or None.
+        batch_reason: Why nothing may be batched, naming the node; None when something may.
+        metadata: Free text of the model file.
+    """
+
+    def __init__(self, artifact: Artifact, plan: Plan, device: str) -> None:
+        graph = artifact.graph
+        values = {v.name: v for v in graph.outputs}
+        self.name = graph.name
+        self.device = device
+        self.inputs = tuple(tensor_spec(v) for v in graph.inputs)
+        self.outputs = tuple(tensor_spec(values[name]) for name in artifact.outputs)
+        self.kept = graph.output_names
+        self.batch: BatchAxes | None = artifact.batch.axes
+        self.batch_reason = artifact.batch.reason
+        self.metadata = dict(graph.metadata)
+        self.parameters = artifact.parameters
+        self._graph: Graph | None = graph
+        self._plan: Plan | None = plan
+        self._memory = MemoryReport(**plan.memory())
+        self._check = FeedChecker(graph.inputs)
+        self._default = artifact.outputs
+        self._kept = frozenset(self.kept)
+        # Values that are not computed would be handed out as they are: the caller gets a copy.
+        self._shared = self._kept - graph.producers.keys()
+        self._running = 0
+        self._changed = Condition()
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str] | None = None,
+        *,
+        control: RunControl | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute outputs from inputs.
+
+        Args:
+            feeds: An array for every input; types and shapes must fit exactly.
+            fetches: Names from `kept`; by default `outputs`.
+            control: Lets another thread cancel this run.
+
+        Raises:
+            InvalidInput: Feeds or fetches do not fit; says what was expected and what came.
+            RunFailed: An operator could not compute these values.
+            ResourceLimit: The run needs more than `Limits` allow.
+            ModelClosed: The model was closed before.
+        """
+        self._check(feeds)
+        names = self._default if fetches is None else self._fetches(fetches)
+        plan = self._enter()
+        try:
+            results = plan.run(feeds, names, control)
+        finally:
+            self._leave()
+        if self._shared:
+            for name in self._shared.intersection(results):
+                results[name] = results[name].copy()
+        return results
+
+    def profile(self, feeds: Mapping[str, np.ndarray], *, repeat: int = 5) -> ProfileReport:
+        """Run a few times while measuring every node; the report holds the median time of each."""
+        recorder = Recorder()
+        for _ in range(max(1, repeat) + 1):  # the first warms up and is dropped
+            recorder.start_run()
+            self.run(feeds, control=RunControl(recorder))
+        return recorder.report(self.name, self.device)
+
+    def memory(self) -> MemoryReport:
+        """Return what the model holds in memory."""
+        return self._memory
+
+    def close(self) -> None:
+        """Refuse new runs, wait for those that are running, and free everything. May be called twice."""
+        with self._changed:
+            self._plan = None
+            self._graph = None
+            self._changed.wait_for(lambda: self._running == 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{s.name}: {s.dtype}{list(s.shape or ())}" for s in self.inputs)
+        return f"<engine.Model {self.name!r} on {self.device}: {inputs} -> {list(self._default)}>"
+
+    @property
+    def graph(self) -> Graph:
+        """The optimised graph, for inspection."""
+        if self._graph is None:
+            raise ModelClosed(f"model {self.name!r} is closed")
+        return self._graph
+
+    def _fetches(self, fetches: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(fetches)
+        if isinstance(fetches, str) or not self._kept.issuperset(names):
+            unknown = fetches if isinstance(fetches, str) else sorted(set(names) - self._kept)
+            raise InvalidInput(
+                f"fetches {unknown!r}: expected a list of names out of {list(self.kept)}; other "
+                "values are kept when named in engine.load(..., outputs=...)"
+            )
+        return names
+
+    def _enter(self) -> Plan:
+        with self._changed:
+            plan = self._plan
+            if plan is None:
+                raise ModelClosed(f"model {self.name!r} is closed")
+            self._running += 1
+            return plan
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._running -= 1
+            if self._running == 0 and self._plan is None:
+                self._changed.notify_all()
+
+
+def tensor_spec(value: Value) -> TensorSpec:
+    """Return what a caller needs to know of a value."""
+    shape = value.type.shape
+    dims = None if shape is None else tuple(d if isinstance(d, int) else str(d) for d in shape)
+    return TensorSpec(value.name, value.type.dtype.numpy.name, dims)
