@@ -39,8 +39,6 @@ def resolve_layout(config: PreprocessConfig, shape: ShapeLike, name: str) -> Ima
     Raises:
         LoadFailed: the two contradict each other, or the input can hold no picture.
     """
-    if config.resize is not None and config.resize_short is not None:
-        raise LoadFailed("[preprocess] sets both `resize` and `resize_short`; keep one of them")
     declared = SizePlan(config.resize, config.resize_short, config.crop)
     if len(shape) == 4:
         return _four_axes(config, declared, shape, name)
@@ -84,7 +82,8 @@ def _flat(config: PreprocessConfig, declared: SizePlan, shape: ShapeLike, name: 
         )
     area = prod(declared.final)
     features = shape[1]
-    mode = _mode(config, 1 if features == area else 3, name)
+    set_here = "mode" in config.model_fields_set
+    mode: ColourMode = config.mode if set_here else ("L" if features == area else "RGB")
     count = area * (1 if mode == "L" else 3)
     if isinstance(features, int) and features != count:
         raise LoadFailed(

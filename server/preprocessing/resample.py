@@ -19,6 +19,8 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Kernel = Callable[[Floats], Floats]
 
+_WASTE = 4  # resized pixels for each one that is kept, up to which cutting comes last
+
 FILTERS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -53,6 +55,21 @@ def _pixels(image: Image.Image) -> Array:
 
 
 def _pillow(picture: Picture, geometry: Geometry, how: Image.Resampling) -> Image.Image:
+    """Resize with Pillow and cut the window out."""
+    height, width = geometry.resized
+    top, left, cut_height, cut_width = geometry.window
+    # Pillow's rounding between its two passes depends on the whole: cutting afterwards is what
+    # models were trained with. Only pictures so long that most of the work would be thrown away
+    # are resized in the window alone, and may differ by a rounding.
+    if height * width > _WASTE * cut_height * cut_width:
+        return _pillow_window(picture, geometry, how)
+    resized = picture.image.resize((width, height), how, box=picture.box)
+    if (cut_height, cut_width) == (height, width):
+        return resized
+    return resized.crop((left, top, left + cut_width, top + cut_height))
+
+
+def _pillow_window(picture: Picture, geometry: Geometry, how: Image.Resampling) -> Image.Image:
     """Resize the part of the picture that the window shows; its filter still sees the rest."""
     x0, y0, x1, y1 = picture.box
     scale_y = (y1 - y0) / geometry.resized[0]

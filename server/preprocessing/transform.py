@@ -145,8 +145,8 @@ def _build_affine(
         scale = 1.0  # a model of whole numbers takes the pixels as they are
     mean = _per_channel(config.mean, layout, "mean")
     std = _per_channel(config.std, layout, "std")
-    if not (np.isfinite([scale, *mean, *std]).all() and (std != 0).all()):
-        raise LoadFailed("[preprocess] needs finite `scale`, `mean` and `std`, and no 0 in `std`")
+    if not np.isfinite([scale, *mean, *std]).all():
+        raise LoadFailed("[preprocess] needs finite numbers for `scale`, `mean` and `std`")
     factor, offset = scale / std, -mean / std
     _check_range(factor, offset, dtype, name)
     shape = (-1,) if layout.channels_last else (-1, 1, 1)

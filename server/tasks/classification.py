@@ -124,11 +124,7 @@ def best_of(scores: Scores, top_k: int | None) -> np.ndarray[tuple[int, ...], np
 
 
 def _activation(config: ClassificationConfig) -> str:
-    if not config.multi_label:
-        return config.activation
-    if "activation" not in config.model_fields_set:
-        return "sigmoid"
-    if config.activation == "softmax":
+    if config.multi_label and config.activation == "softmax":
         raise LoadFailed(
             "[classification] multi_label needs scores that do not compete; "
             'set activation to "sigmoid", or to "none" if the model ends with it'
