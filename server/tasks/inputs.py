@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from server.errors import InvalidInput
+from server.errors import InvalidInput, LoadFailed
 from server.tensors import TensorSpecLike
 
 from .base import Arrays, BatchAxesLike, Prepared, TensorItem
@@ -28,7 +28,7 @@ class InputReader:
     def __init__(self, spec: TensorSpecLike, runs_over_rows: bool) -> None:
         """Keep what reading needs of the spec."""
         self.name = spec.name
-        self.dtype = np.dtype(_NUMPY_NAMES.get(spec.dtype, spec.dtype))
+        self.dtype = _numpy_type(spec)
         self.shape = spec.shape
         self.rank = len(spec.shape)
         self.runs_over_rows = runs_over_rows
@@ -61,7 +61,14 @@ class InputReader:
         )
 
 
-_NUMPY_NAMES = {"string": "object", "str": "object", "bytes": "object"}
+def _numpy_type(spec: TensorSpecLike) -> np.dtype[Any]:
+    name = "object" if spec.dtype.startswith(("str", "bytes")) else spec.dtype
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise LoadFailed(
+            f"input `{spec.name}` has type {spec.dtype}, which requests cannot carry"
+        ) from None
 
 
 def row_inputs(specs: Sequence[TensorSpecLike], batch: BatchAxesLike | None) -> frozenset[str]:

@@ -25,6 +25,8 @@ def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:
     Raises:
         InvalidInput: ragged lists, elements of another kind, or numbers out of range.
     """
+    if dtype.kind == "O":
+        return _to_strings(value, field)
     found = value if isinstance(value, np.ndarray) else _read(value, dtype, field)
     if found.dtype == dtype:
         return found
@@ -34,9 +36,7 @@ def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:
         return _to_float(found, dtype, field)
     if dtype.kind in "iu":
         return _to_integer(found, dtype, field)
-    if dtype.kind == "b" or found.dtype.kind not in "OUST":
-        raise _wrong_kind(found, dtype, field)
-    return _to_strings(found, field)
+    raise _wrong_kind(found, dtype, field)
 
 
 def _read(value: Any, dtype: np.dtype[Any], field: str) -> Array:
@@ -48,6 +48,8 @@ def _read(value: Any, dtype: np.dtype[Any], field: str) -> Array:
         raise _ragged(value, field) from None
     if found.dtype.kind == "O" and dtype.kind == "f":
         return _with_nulls(found, dtype, field)
+    if found.size and found.dtype.kind in "fO" and dtype.kind in "iu":
+        return _large_integers(np.array(value, object), dtype, field)
     return found
 
 
@@ -65,6 +67,15 @@ def _with_nulls(found: Array, dtype: np.dtype[Any], field: str) -> Array:
             expected=dtype.name,
             got="a larger integer",
         ) from None
+
+
+def _large_integers(found: Array, dtype: np.dtype[Any], field: str) -> Array:
+    """Read integers of which some need 64 bits without a sign; numpy would make them floats."""
+    for element in found.flat:
+        if type(element) is not int:
+            raise _wrong_element(element, dtype, field)
+    _check_bounds(min(found.flat), max(found.flat), dtype, field)
+    return found.astype(dtype)
 
 
 def _to_float(found: Array, dtype: np.dtype[Any], field: str) -> Array:
@@ -97,24 +108,31 @@ def _check_overflow(found: Array, overflowed: Array, dtype: np.dtype[Any], field
 def _to_integer(found: Array, dtype: np.dtype[Any], field: str) -> Array:
     if found.dtype.kind not in "iu":
         raise _wrong_kind(found, dtype, field)
+    if found.size:
+        _check_bounds(int(found.min()), int(found.max()), dtype, field)
+    return found.astype(dtype)
+
+
+def _check_bounds(low: int, high: int, dtype: np.dtype[Any], field: str) -> None:
     bounds = np.iinfo(dtype.name)
-    low, high = (int(found.min()), int(found.max())) if found.size else (0, 0)
     if low < bounds.min or high > bounds.max:
         got = low if low < bounds.min else high
         raise InvalidInput(
             f"{field}: {got} does not fit {dtype.name}",
             field=field,
             expected=f"{bounds.min}..{bounds.max}",
-            got=got,
+            got=str(got) if abs(got) >= 1 << 63 else got,  # JSON writers stop at 64 bits
         )
-    return found.astype(dtype)
 
 
-def _to_strings(found: Array, field: str) -> Array:
-    strings = found.astype(object)
+def _to_strings(value: Any, field: str) -> Array:
+    try:
+        strings = np.array(value, object)  # otherwise numpy would write numbers as text
+    except ValueError:
+        raise _ragged(value, field) from None
     for element in strings.flat:
         if not isinstance(element, str | bytes):
-            raise _wrong_element(element, np.dtype(object), field)
+            raise _wrong_element(element, strings.dtype, field)
     return strings
 
 

@@ -96,7 +96,8 @@ def test_equals_the_slow_twin(size, config, seed):
     assert got.dtype == np.float32
     assert got.flags.c_contiguous
     far = wasteful(config, size)
-    assume(not (far and config.resample in ("box", "nearest")))  # filters with an edge: ties tip
+    # There, ties tip over with filters that have an edge, and what overshoots is clipped twice.
+    assume(not far or config.resample in ("bilinear", "hamming"))
     # Where almost all of a resized picture is cut away, only the window is computed: roundings
     # between Pillow's passes then differ by a step or two of 255.
     steps = 4 if far else 1e-3
