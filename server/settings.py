@@ -86,7 +86,6 @@ class Settings(BaseSettings):
     max_inline_json_bytes: int = Field(
         64 * 1024, ge=0, description="larger JSON is parsed off the event loop"
     )
-    max_json_depth: int = Field(32, ge=1, le=500, description="deepest nesting of JSON")
     max_items: int = Field(1024, ge=1, description="most inputs in one request")
     max_inflight_body_bytes: int = Field(
         1 * GIB, ge=1, description="bodies held in memory at one time, all requests together"
@@ -94,6 +93,9 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(60.0, gt=0, description="default deadline of a request")
     body_timeout_s: float = Field(
         30.0, gt=0, description="longest silence while a body is arriving"
+    )
+    shutdown_delay_s: float = Field(
+        0.0, ge=0, description="how long a server that is to stop still listens, not ready"
     )
     drain_timeout_s: float = Field(
         30.0, ge=0, description="how long shutdown waits for requests in flight"

@@ -1,0 +1,5 @@
+"""`python -m server` is `millrace`."""
+
+from server.cli import main
+
+main()

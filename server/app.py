@@ -1,0 +1,180 @@
+"""The application: every part built from the settings, started and stopped in order.
+
+Requests to the hot routes do not pass FastAPI's routing and middleware; everything else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route as PathRoute
+from starlette.types import ASGIApp
+
+from server import __version__
+from server.errors import NotFound
+from server.execution import WorkerPool
+from server.handlers import Handlers
+from server.metrics import Metrics
+from server.repository.registry import Repository
+from server.routes import health, metadata_v2, models, predict, tensorflow_v1
+from server.routes.answers import Receive, Scope, Send, error_answer, send_answer
+from server.routes.endpoint import Endpoint, Runtime, begin_call
+from server.routes.openapi import build_openapi
+from server.routes.table import MethodSwitch, Route, by_path
+from server.serving import ServingAttachment
+from server.settings import Settings, load_settings
+
+logger = logging.getLogger("millrace.app")
+
+HOT = ("/predict", "/classify", "/embed")
+POOL_CLOSE_S = 2.0
+LEAST_STOP_S = 1.0
+
+
+class Application(FastAPI):
+    """A FastAPI application with a short way to the hot routes."""
+
+    def __init__(self, runtime: Runtime, table: Sequence[Route], **options: Any) -> None:
+        """Mount the table's routes."""
+        super().__init__(
+            title="Millrace",
+            version=__version__,
+            docs_url="/docs",
+            redoc_url=None,
+            **options,
+        )
+        self.runtime = runtime
+        self._table = table
+        self.router.redirect_slashes = False
+        self._hot: dict[str, Endpoint] = {}
+        self._infer: Endpoint | None = None
+        for path, routes in by_path(table).items():
+            switch = MethodSwitch(runtime, routes)
+            self.router.routes.append(PathRoute(path, switch, include_in_schema=False))
+            if path in HOT:
+                self._hot[path] = switch.endpoints["POST"]
+            elif path == "/v2/models/{model}/infer":
+                self._infer = switch.endpoints["POST"]
+        self._front: ASGIApp = self._serve
+        origins = runtime.settings.cors_origins
+        if origins:
+            self._front = CORSMiddleware(
+                self._serve,
+                allow_origins=origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["server-timing", "x-request-id", "retry-after"],
+            )
+        self.add_exception_handler(HTTPException, _not_found)  # type: ignore[arg-type]
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document of every route."""
+        if self.openapi_schema is None:
+            self.openapi_schema = build_openapi(self._table)
+        return self.openapi_schema
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http":
+            await self._front(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            endpoint = self._hot.get(scope["path"]) or self._infer_endpoint(scope)
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    def _infer_endpoint(self, scope: Scope) -> Endpoint | None:
+        path: str = scope["path"]
+        if not (path.startswith("/v2/models/") and path.endswith("/infer")):
+            return None
+        parts = path.split("/")  # "", v2, models, {model}, [versions, {version},] infer
+        if len(parts) == 5 and parts[3]:
+            scope["path_params"] = {"model": parts[3]}
+        elif len(parts) == 7 and parts[3] and parts[4] == "versions" and parts[5]:
+            scope["path_params"] = {"model": parts[3], "version": parts[5]}
+        else:
+            return None
+        return self._infer
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Build the application; nothing is read or started before its lifespan begins."""
+    settings = settings if settings is not None else load_settings()
+    runtime = Runtime(settings)
+    table = [
+        *health.routes(runtime),
+        *predict.routes(runtime),
+        *metadata_v2.routes(runtime),
+        *tensorflow_v1.routes(runtime),
+        *models.routes(runtime),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running(runtime):
+            yield
+
+    return Application(runtime, table, lifespan=lifespan)
+
+
+@asynccontextmanager
+async def _running(runtime: Runtime) -> AsyncIterator[None]:
+    """Start the parts, lowest first; stop them in the reverse order, each within a bound."""
+    settings = runtime.settings
+    pool = WorkerPool(settings.worker_threads)
+    metrics = Metrics()
+    repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))
+    runtime.start(Handlers(repository, pool, metrics, settings))
+    metrics.loop_lag.start()
+    await repository.start()
+    try:
+        yield
+    finally:
+        runtime.draining = True
+        stop_at = runtime.stop_at or time.monotonic() + settings.drain_timeout_s
+        # Requests that outlasted the drain have been cancelled; their leases are back.
+        left_s = max(LEAST_STOP_S, stop_at - time.monotonic())
+        await _bounded(repository.stop(), left_s, "the repository")
+        metrics.loop_lag.stop()
+        # Its threads are daemons: one that hangs in a run does not hold up the exit.
+        closing = asyncio.get_running_loop().run_in_executor(None, pool.close)
+        await _bounded(closing, POOL_CLOSE_S, "the worker threads")
+
+
+async def _bounded(stopping: Any, seconds: float, what: str) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping
+    except TimeoutError:
+        logger.warning("%s did not stop within %.1f s and is left behind", what, seconds)
+
+
+async def _not_found(request: Any, error: HTTPException) -> Any:
+    """Answer what no route matches, in the one shape of an error."""
+    return _Missing(error)
+
+
+class _Missing:
+    """An ASGI answer for a path that is not there."""
+
+    def __init__(self, error: HTTPException) -> None:
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = begin_call(dict(scope["headers"]), receive)
+        path = scope["path"][:200]
+        missing = NotFound(f"there is no {path!r}; see /docs for what there is")
+        await send_answer(send, error_answer(missing, call), call)

@@ -1,0 +1,99 @@
+"""What the commands share: the console, errors for people, and calls to a running server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from server.errors import ServerError
+from server.settings import Settings, SettingsInvalid, load_settings
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+TIMEOUT_S = 600.0  # a push waits for the version to be loaded
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the command with a message."""
+    errors.print(f"[red]error:[/red] {_plain(message)}", highlight=False)
+    raise typer.Exit(status)
+
+
+def _plain(message: str) -> str:
+    return message.replace("[", r"\[")
+
+
+def settings_from(**flags: Any) -> Settings:
+    """Return the settings, or end the command with what is wrong with them."""
+    try:
+        return load_settings(**flags)
+    except SettingsInvalid as error:
+        fail(str(error), 2)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the server's errors into the command's."""
+    try:
+        yield
+    except ServerError as error:
+        fail(error.message)
+
+
+def call(
+    server: str,
+    method: str,
+    path: str,
+    body: bytes | Iterable[bytes] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    token: str | None = None,
+) -> Any:
+    """Call a running server and return its JSON, or end the command with its error."""
+    url = urlsplit(server if "//" in server else f"http://{server}")
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    if url.scheme not in kinds or not url.hostname:
+        fail(f"{server!r} is not a server's address; expected one like {DEFAULT_SERVER}", 2)
+    sent = dict(headers or {})
+    token = token or os.environ.get("MILLRACE_ADMIN_TOKEN")
+    if token:
+        sent["Authorization"] = f"Bearer {token}"
+    try:
+        connection = kinds[url.scheme](url.hostname, url.port, timeout=TIMEOUT_S)
+        try:
+            chunked = body is not None and not isinstance(body, bytes)
+            target = url.path.rstrip("/") + path
+            connection.request(method, target, body, sent, encode_chunked=chunked)
+            response = connection.getresponse()
+            status, data = response.status, response.read()
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        fail(f"{server} does not answer: {error or type(error).__name__}")
+    return _content(server, status, data)
+
+
+def _content(server: str, status: int, data: bytes) -> Any:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        fail(f"{server} answered {status} with something that is not JSON; is it a Millrace?")
+    if status >= 400:
+        fail(f"{content.get('error', content)} ({status})")
+    return content
+
+
+def is_interactive() -> bool:
+    """Say whether a person is watching."""
+    return sys.stderr.isatty()

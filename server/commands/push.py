@@ -1,0 +1,107 @@
+"""`millrace push`: publish a version, into a folder or to a running server."""
+
+from __future__ import annotations
+
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from server.commands.common import call, console, errors, fail, settings_from, told
+from server.repository.publish import publish_path
+
+CHUNK_BYTES = 1 << 20
+CHUNKS_AHEAD = 4
+
+
+def push(
+    path: Annotated[Path, typer.Argument(help="A .onnx file, a version's folder, a tar or zip.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    version: Annotated[str | None, typer.Option(help="Default: the next number.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="Folder to publish into.")] = None,
+    server: Annotated[str | None, typer.Option(help="Server to publish to.")] = None,
+    token: Annotated[str | None, typer.Option(help="Admin token of the server.")] = None,
+) -> None:
+    """Publish a new version of a model, at once and whole."""
+    if not path.exists():
+        fail(f"there is no file or folder {path}", 2)
+    if server is not None and repository is not None:
+        fail("give --server or --repository, not both", 2)
+    if server is not None:
+        _push_to_server(path, name, version, server, token)
+        return
+    settings = settings_from(repository=repository)
+    with told():
+        limit = settings.max_upload_bytes
+        published = publish_path(settings.repository, name, version, path, limit)
+    console.print(f"{name} version {published.version} is in {settings.repository}")
+
+
+def _push_to_server(
+    path: Path, name: str, version: str | None, server: str, token: str | None
+) -> None:
+    target = f"/models/{quote(name, safe='')}/versions"
+    if version is not None:
+        target += f"/{quote(version, safe='')}"
+    total = sum(file.stat().st_size for file in _files(path))
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress("{task.description}", *columns, console=errors, transient=True) as progress:
+        task = progress.add_task(f"pushing {path.name}", total=total)
+
+        def body() -> Iterator[bytes]:
+            for chunk in _tar(path) if path.is_dir() else _file(path):
+                progress.advance(task, len(chunk))
+                yield chunk
+            progress.update(task, description="loading", total=None)
+
+        method = "POST" if version is None else "PUT"
+        answer = call(server, method, target, body(), token=token)
+    console.print(f"{name} version {answer['version']} is served by {server}", highlight=False)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+
+
+def _file(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+class _Pipe:
+    """A file to write to in one thread, read as chunks in another."""
+
+    def __init__(self) -> None:
+        self.chunks: Queue[bytes | BaseException | None] = Queue(CHUNKS_AHEAD)
+
+    def write(self, data: bytes) -> int:
+        self.chunks.put(bytes(data))
+        return len(data)
+
+
+def _tar(folder: Path) -> Iterator[bytes]:
+    """Yield a folder as a tar stream, without a temporary file."""
+    pipe = _Pipe()
+
+    def pack() -> None:
+        try:
+            with tarfile.open(fileobj=pipe, mode="w|", bufsize=CHUNK_BYTES) as archive:  # type: ignore[call-overload]
+                for path in sorted(folder.iterdir()):
+                    if not path.name.startswith("."):
+                        archive.add(path, path.name)
+            pipe.chunks.put(None)
+        except BaseException as error:  # handed to the reader, which raises it
+            pipe.chunks.put(error)
+
+    threading.Thread(target=pack, name="millrace-pack", daemon=True).start()
+    while (chunk := pipe.chunks.get()) is not None:
+        if isinstance(chunk, BaseException):
+            raise chunk
+        yield chunk

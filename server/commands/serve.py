@@ -1,0 +1,93 @@
+"""`millrace serve`: run the server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.app import Application
+from server.commands.common import console, fail, settings_from
+from server.process import run_server
+from server.settings import Settings
+
+POLL_S = 0.1
+
+
+def serve(
+    repository: Annotated[Path | None, typer.Argument(help="Folder of models.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    control: Annotated[str | None, typer.Option(help="`auto` or `explicit`.")] = None,
+    watch: Annotated[bool | None, typer.Option(help="React to file events.")] = None,
+    isolate: Annotated[bool | None, typer.Option(help="Compile in a child process.")] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu` or `reference`.")] = None,
+    worker_threads: Annotated[int | None, typer.Option(help="Threads for requests.")] = None,
+    engine_threads: Annotated[int | None, typer.Option(help="Threads of one run.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="`text` or `json`.")] = None,
+    access_log: Annotated[bool | None, typer.Option(help="One line per request.")] = None,
+    drain_timeout_s: Annotated[float | None, typer.Option(help="Bound of a shutdown.")] = None,
+) -> None:
+    """Serve a folder of models over HTTP.
+
+    Every other setting is an environment variable MILLRACE_* or a key of the --config file.
+    """
+    flags: dict[str, Any] = {
+        "repository": repository,
+        "host": host,
+        "port": port,
+        "config": config,
+        "control": control,
+        "watch": watch,
+        "isolate": isolate,
+        "device": device,
+        "worker_threads": worker_threads,
+        "engine_threads": engine_threads,
+        "log_level": log_level,
+        "log_format": log_format,
+        "access_log": access_log,
+        "drain_timeout_s": drain_timeout_s,
+    }
+    settings = settings_from(**flags)
+    if not settings.repository.is_dir():
+        fail(f"the repository {settings.repository} is not a folder", 2)
+    run_server(settings, lambda url, app: _announce(url, app, settings))
+
+
+def _announce(url: str, app: Application, settings: Settings) -> None:
+    console.print(f"Millrace serves {settings.repository} on {url}", highlight=False)
+    task = asyncio.get_running_loop().create_task(_show_example(url, app))
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    app.state.announcement = task  # keeps it alive
+
+
+async def _show_example(url: str, app: Application) -> None:
+    """Once the models are loaded, print a line that works when it is pasted into a shell."""
+    while not app.runtime.ready:
+        await asyncio.sleep(POLL_S)
+    console.print(f"Ready. Try:\n\n    {example_line(url, app)}\n", highlight=False, soft_wrap=True)
+
+
+def example_line(url: str, app: Application) -> str:
+    """Return a curl line for one of the loaded models, or for the list of models."""
+    for deployment in app.runtime.handlers.repository.deployments():
+        pictures = (".png", ".jpg", ".jpeg")
+        folders = (deployment.folder / "samples", deployment.folder, deployment.folder.parent)
+        for folder in folders:
+            if deployment.config.preprocess is None or not folder.is_dir():
+                continue
+            found = sorted(path for path in folder.iterdir() if path.suffix in pictures)
+            if found:
+                return (
+                    f"curl -s '{url}/predict?model={deployment.model}' "
+                    f"-H 'Content-Type: image/{_kind(found[0])}' --data-binary @{found[0]}"
+                )
+    return f"curl -s {url}/models"
+
+
+def _kind(path: Path) -> str:
+    return "png" if path.suffix == ".png" else "jpeg"

@@ -1,0 +1,36 @@
+"""What the server can do, whatever protocol asks: a layer without HTTP.
+
+Handlers take and return plain objects and raise `ServerError`s; REST and gRPC are thin skins over
+them. One file per noun; `Handlers` is the set of them for one application.
+"""
+
+from __future__ import annotations
+
+from server.execution import WorkerPool
+from server.handlers.admin import AdminHandler
+from server.handlers.flights import Flights
+from server.handlers.infer import InferHandler
+from server.handlers.models import ModelHandler
+from server.handlers.predict import PredictHandler
+from server.metrics import Metrics
+from server.repository.registry import Repository
+from server.settings import Settings
+
+__all__ = ["Handlers"]
+
+
+class Handlers:
+    """Every handler of an application, over one repository and one pool."""
+
+    def __init__(
+        self, repository: Repository, pool: WorkerPool, metrics: Metrics, settings: Settings
+    ) -> None:
+        """Bind the handlers to what they share."""
+        self.repository = repository
+        self.pool = pool
+        self.metrics = metrics
+        self.flights = Flights()
+        self.predict = PredictHandler(repository, pool, self.flights, settings).predict
+        self.infer = InferHandler(repository, pool, self.flights, settings).infer
+        self.models = ModelHandler(repository, metrics)
+        self.admin = AdminHandler(repository)

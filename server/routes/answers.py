@@ -1,0 +1,97 @@
+"""How an answer leaves: its headers, the phases it took, and the one shape of an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+
+from server.errors import RequestCancelled, ServerError, status_of
+from server.handlers.call import Call
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON: Header = (b"content-type", b"application/json")
+CLOSE: Header = (b"connection", b"close")
+
+_ORJSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer, ready to be written."""
+
+    status: int
+    body: bytes
+    headers: list[Header] = field(default_factory=lambda: [JSON])
+    code: str = "ok"  # what the metrics count it as
+
+
+def to_json(value: Any) -> bytes:
+    """Return the JSON of an answer; arrays are nested lists, NaN and infinities are null."""
+    return orjson.dumps(value, default=_plain, option=_ORJSON)
+
+
+def _plain(value: Any) -> Any:
+    # orjson takes arrays only when they are C-contiguous and of a native number type.
+    if isinstance(value, np.ndarray | np.generic):
+        return value.astype(np.float32).tolist() if value.dtype.kind == "V" else value.tolist()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+def json_answer(value: Any, status: int = 200) -> Answer:
+    """Return an answer with a JSON body."""
+    return Answer(status, to_json(value))
+
+
+def error_answer(error: ServerError, call: Call, *, tensor_door: bool = False) -> Answer:
+    """Return the answer to a failed request: `{"error", "code", ...}`, with `Retry-After`."""
+    status = status_of(error, tensor_door=tensor_door)
+    body = error.body()
+    body.setdefault("id", call.id)
+    answer = Answer(status, to_json(body), [JSON], error.code)
+    answer.headers.extend(error_headers(error, status))
+    return answer
+
+
+def error_headers(error: ServerError, status: int) -> list[Header]:
+    """Return what HTTP wants to have said in headers."""
+    if status == 429:
+        seconds = max(1, math.ceil(float(error.extra.get("retry_after_s", 1))))
+        return [(b"retry-after", b"%d" % seconds)]
+    if status == 401:
+        return [(b"www-authenticate", b'Bearer realm="millrace"')]
+    if status == 405 and "allow" in error.extra:
+        return [(b"allow", ", ".join(error.extra["allow"]).encode())]
+    return []
+
+
+def server_timing(call: Call) -> bytes:
+    """Return the `Server-Timing` of a request: each phase and the total, in milliseconds."""
+    parts = [f"{phase};dur={seconds * 1e3:.3f}" for phase, seconds in call.phases.items()]
+    parts.append(f"total;dur={call.elapsed() * 1e3:.3f}")
+    return ", ".join(parts).encode()
+
+
+async def send_answer(send: Send, answer: Answer, call: Call) -> None:
+    """Write the answer; a client that has gone away is written nothing."""
+    if answer.code == RequestCancelled.code:
+        return
+    headers = answer.headers
+    headers.append((b"content-length", b"%d" % len(answer.body)))
+    headers.append((b"x-request-id", call.id.encode()))
+    headers.append((b"server-timing", server_timing(call)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

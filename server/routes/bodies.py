@@ -1,0 +1,168 @@
+"""Reading a request's body: bounded while it streams, unpacked within the same bound."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from server.errors import (
+    MalformedRequest,
+    PayloadTooLarge,
+    QueueFull,
+    RequestCancelled,
+    RequestTimeout,
+    UnsupportedMedia,
+)
+from server.routes.answers import Receive
+from server.settings import Settings
+
+LINGER_S = 2.0
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # "deflate" on the web is zlib's format
+
+
+class BodyReader:
+    """Reads bodies for every route, and bounds what all of them hold together."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start with nothing held."""
+        self._most = settings.max_body_bytes
+        self._most_together = settings.max_inflight_body_bytes
+        self._silence_s = settings.body_timeout_s
+        self._total_s = max(settings.request_timeout_s, settings.body_timeout_s)
+        self._held = 0
+
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """Return the whole body, as it was sent.
+
+        Raises:
+            PayloadTooLarge: it is, or says that it is, longer than `max_body_bytes`.
+            RequestTimeout: it stopped arriving.
+            RequestCancelled: the client went away.
+        """
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or len(declared) > 18:
+            raise MalformedRequest("Content-Length must be a number from 0")
+        if int(declared) > self._most:
+            await self._refuse(headers, receive)
+        message = await receive()  # small bodies are already here
+        if message["type"] == "http.disconnect":
+            raise _gone()
+        if not message.get("more_body", False):
+            body: bytes = message.get("body", b"")
+            if len(body) > self._most:
+                raise self._too_large()
+            return body
+        return await self._read_rest(message.get("body", b""), headers, receive)
+
+    async def _read_rest(
+        self, first: bytes, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> bytes:
+        body = bytearray(first)
+        held = len(body)
+        self._hold(held)
+        end = time.monotonic() + self._total_s
+        try:
+            more = True
+            while more:
+                message = await next_message(receive, min(self._silence_s, end - time.monotonic()))
+                chunk = message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) + len(chunk) > self._most:
+                    body.clear()
+                    await self._refuse(headers, receive)
+                self._hold(len(chunk))
+                held += len(chunk)
+                body += chunk
+            return bytes(body)
+        finally:
+            self._held -= held
+
+    def _hold(self, count: int) -> None:
+        if self._held + count > self._most_together:
+            raise QueueFull(
+                "the server is receiving as many bytes as it can hold; try again later",
+                retry_after_s=1.0,
+            )
+        self._held += count
+
+    async def _refuse(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
+        """Raise, after letting the client finish for a moment, so that it reads the answer."""
+        if b"expect" not in headers:
+            end = time.monotonic() + LINGER_S
+            try:
+                while (await next_message(receive, end - time.monotonic())).get("more_body", False):
+                    pass
+            except RequestTimeout:
+                pass
+        raise self._too_large()
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"the body is larger than {self._most} bytes; send less at a time, or raise "
+            "MILLRACE_MAX_BODY_BYTES",
+            max_body_bytes=self._most,
+        )
+
+    def unpack(self, body: bytes, encoding: bytes) -> bytes:
+        """Undo the `Content-Encoding`, within the same limit as any body."""
+        name = encoding.decode("latin-1").strip().lower()
+        if name in ("", "identity"):
+            return body
+        if name not in _WINDOW_BITS:
+            raise UnsupportedMedia(
+                f"Content-Encoding {name[:40]!r} is not read; use gzip, deflate or none"
+            )
+        unpacker = zlib.decompressobj(_WINDOW_BITS[name])
+        try:
+            plain = unpacker.decompress(body, self._most + 1)
+        except zlib.error as error:
+            raise MalformedRequest(f"the body is not {name} data: {error}") from error
+        if len(plain) > self._most:
+            raise self._too_large()
+        if not unpacker.eof:
+            raise MalformedRequest(f"the {name} data of the body ends too early")
+        return plain
+
+
+async def next_message(receive: Receive, seconds: float) -> Any:
+    """Return the next piece of a body.
+
+    Raises:
+        RequestTimeout: none came within that time.
+        RequestCancelled: the client went away.
+    """
+    try:
+        async with asyncio.timeout(max(seconds, 0.001)):
+            message = await receive()
+    except TimeoutError as error:
+        raise RequestTimeout("the body stopped arriving; send it without pauses") from error
+    if message["type"] == "http.disconnect":
+        raise _gone()
+    return message
+
+
+def _gone() -> RequestCancelled:
+    return RequestCancelled("the client went away while it was sending")
+
+
+def parse_json(body: bytes | memoryview) -> Any:
+    """Return the value of a JSON body; its nesting is bounded by the parser."""
+    if not body:
+        raise MalformedRequest("the body is empty, expected JSON")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not valid JSON: {error}") from error
+
+
+def parse_object(body: bytes | memoryview) -> dict[str, Any]:
+    """Return the JSON object of a body."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise MalformedRequest(f"expected a JSON object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,45 @@
+"""Probes, metrics, and the page at `/`: open to everybody, cheap, never behind the queue."""
+
+from __future__ import annotations
+
+from server import __version__
+from server.handlers.call import Call
+from server.routes.answers import Answer, Receive, Scope, json_answer
+from server.routes.endpoint import Headers, Runtime
+from server.routes.table import Doc, Route
+
+
+def routes(runtime: Runtime) -> list[Route]:
+    """Return the routes of probes and metrics."""
+
+    async def live(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        return json_answer({"live": True})
+
+    async def ready(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        is_ready = runtime.ready
+        return json_answer({"ready": is_ready}, 200 if is_ready else 503)
+
+    async def metrics(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        metrics = runtime.handlers.metrics
+        body = await runtime.handlers.pool.run(metrics.render)
+        return Answer(200, body, [(b"content-type", metrics.content_type.encode())])
+
+    async def index(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        models = {status.name: status.default for status in runtime.handlers.models.status()}
+        return json_answer(
+            {
+                "name": "millrace",
+                "version": __version__,
+                "ready": runtime.ready,
+                "models": models,
+                "docs": "/docs",
+                "routes": ["/predict", "/classify", "/embed", "/v2", "/v1", "/models", "/metrics"],
+            }
+        )
+
+    return [
+        Route("GET", "/", index, Doc("What this server is and which models it has", "service")),
+        Route("GET", "/v2/health/live", live, Doc("Is the process alive?", "health")),
+        Route("GET", "/v2/health/ready", ready, Doc("Can it take requests? 200 or 503", "health")),
+        Route("GET", "/metrics", metrics, Doc("Prometheus metrics", "service")),
+    ]

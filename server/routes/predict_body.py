@@ -1,0 +1,229 @@
+"""What may be sent to the simple door, as a `PredictRequest`: JSON, a form, or one raw item."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import reprlib
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from server.errors import InvalidInput, MalformedRequest, ServerError, UnsupportedMedia
+from server.handlers.call import Call
+from server.handlers.predict import PredictRequest
+from server.routes.bodies import parse_object
+from server.routes.endpoint import read_priority, timeout_seconds
+from server.routes.multipart import Part, parse_multipart
+from server.tasks import ImageItem, Item, TensorItem, TextItem
+
+MAX_QUERY_FIELDS = 64
+BODY_KEYS = (*("id", "inputs", "label", "model", "parameters", "priority", "timeout_s", "version"),)
+_ADDRESS = ("model", "version", "label")
+_FORM_TYPES = (b"application/x-www-form-urlencoded",)  # what `curl -d` says of any body
+
+
+@dataclass(slots=True)
+class _Options:
+    """Everything of a request but its items."""
+
+    fields: dict[str, Any] = field(default_factory=dict)  # model, version, label, timeout_s, ...
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, name: str, text: str) -> None:
+        """Sort a text option, from the query or a form, into its place."""
+        if name in BODY_KEYS and name not in ("inputs", "parameters"):
+            self.fields[name] = text
+        else:
+            self.parameters[name] = _literal(text)
+
+
+def read_request(
+    body: bytes, content_type: bytes, query: bytes, task: str | None, call: Call
+) -> PredictRequest:
+    """Read a request of the simple door; a broken item becomes its error, in its place.
+
+    Raises:
+        MalformedRequest: the body is not what its content type says.
+        InvalidInput: a key that is not known, or has a wrong value.
+        UnsupportedMedia: a content type that this door does not read.
+    """
+    options = _Options()
+    for name, text in _query(query):
+        options.take(name, text)
+    kind = content_type.partition(b";")[0].strip().lower()
+    items: list[Item | ServerError]
+    if not kind or kind.endswith(b"json") or kind in _FORM_TYPES:
+        items = _from_json(parse_object(body), options)
+    elif kind == b"multipart/form-data":
+        items = _from_form(parse_multipart(body, content_type), options)
+    elif kind.startswith(b"image/") or kind == b"application/octet-stream":
+        items = [_image(body)]
+    elif kind == b"text/plain":
+        items = [_text(body)]
+    else:
+        raise UnsupportedMedia(
+            f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send application/json,"
+            " multipart/form-data, image/* or text/plain"
+        )
+    return _request(items, options, task, call)
+
+
+def _request(
+    items: list[Item | ServerError], options: _Options, task: str | None, call: Call
+) -> PredictRequest:
+    fields = options.fields
+    if "timeout_s" in fields:
+        call.timeout_s = timeout_seconds(fields["timeout_s"], "timeout_s")
+    if "priority" in fields:
+        call.priority = read_priority(fields["priority"])
+    if "id" in fields:
+        call.id = _request_id(fields["id"])
+    model, version, label = (_name(fields.get(key), key) for key in _ADDRESS)
+    return PredictRequest(items, model, version, label, options.parameters, task)
+
+
+def _name(value: Any, key: str) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if key == "version" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidInput(
+        f"`{key}` must be a string, got {reprlib.repr(value)}",
+        field=key,
+        expected="a string",
+        got=reprlib.repr(value),
+    )
+
+
+def _request_id(value: Any) -> str:
+    text = str(value) if isinstance(value, str | int) else ""
+    if not (1 <= len(text) <= 128 and text.isascii() and text.isprintable()):
+        raise InvalidInput(
+            "`id` must be 1 to 128 printable ASCII characters",
+            field="id",
+            expected="1 to 128 printable ASCII characters",
+            got=reprlib.repr(value),
+        )
+    return text
+
+
+def _query(query: bytes) -> list[tuple[str, str]]:
+    if not query:
+        return []
+    try:
+        text = query.decode("latin-1")
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        raise MalformedRequest(f"the query has more than {MAX_QUERY_FIELDS} fields") from None
+
+
+def _literal(text: str) -> Any:
+    """Return what a text option means: true, false, a number, or itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            if len(text) <= 40:
+                return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _from_json(body: dict[str, Any], options: _Options) -> list[Item | ServerError]:
+    for key, value in body.items():
+        if key not in BODY_KEYS:
+            raise InvalidInput(
+                f"unknown key {key[:80]!r}; known: {', '.join(BODY_KEYS)}",
+                field=key[:80],
+                expected=list(BODY_KEYS),
+                got=key[:80],
+            )
+        if value is not None and key not in ("inputs", "parameters"):
+            options.fields[key] = value
+    parameters = body.get("parameters") or {}
+    items = body.get("inputs")
+    if not isinstance(parameters, dict):
+        raise _wrong_kind("parameters", "an object", parameters)
+    if not isinstance(items, list):
+        raise _wrong_kind("inputs", "a list of items", items)
+    options.parameters.update(parameters)
+    return [_json_item(item, f"inputs[{place}]") for place, item in enumerate(items)]
+
+
+def _json_item(item: Any, where: str) -> Item | ServerError:
+    try:
+        if not isinstance(item, dict) or len(item) != 1:
+            raise _wrong_kind(where, 'one of {"image"}, {"text"}, {"tensors"}', item)
+        [(kind, value)] = item.items()
+        if kind == "tensors" and isinstance(value, dict):
+            return TensorItem(value)
+        if kind == "text" and isinstance(value, str):
+            return TextItem(value)
+        if kind == "image" and isinstance(value, dict) and set(value) == {"b64"}:
+            return ImageItem(_base64(value["b64"], f"{where}.image.b64"))
+    except ServerError as error:
+        return error
+    forms = {
+        "tensors": '{"tensors": {name: nested list}}',
+        "text": '{"text": "..."}',
+        "image": '{"image": {"b64": "..."}}',
+    }
+    return _wrong_kind(where, forms.get(kind, " or ".join(forms.values())), item)
+
+
+def _base64(text: Any, where: str) -> bytes:
+    try:
+        if not isinstance(text, str):
+            raise TypeError
+        if text.startswith("data:"):  # what a browser's canvas gives
+            text = text.partition(",")[2]
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise _wrong_kind(where, "base64 text", text) from None
+
+
+def _from_form(parts: list[Part], options: _Options) -> list[Item | ServerError]:
+    items: list[Item | ServerError] = []
+    for part in parts:
+        if part.filename is not None or part.name == "file":
+            if part.name != "file":
+                raise InvalidInput(
+                    f"files are sent as `file`, got {part.name[:80]!r}",
+                    field=part.name[:80],
+                    expected="file",
+                    got=part.name[:80],
+                )
+            text = part.content_type.startswith("text/")
+            items.append(_text(part.data) if text else _image(part.data))
+        else:
+            options.take(part.name, part.data.decode("utf-8", "replace"))
+    if not items:
+        raise InvalidInput(
+            "the form holds no `file`", field="file", expected="one or more files", got=0
+        )
+    return items
+
+
+def _image(data: bytes) -> ImageItem:
+    if not data:
+        raise InvalidInput("the picture is empty", field="file", expected="an image", got="0 bytes")
+    return ImageItem(data)
+
+
+def _text(data: bytes) -> TextItem:
+    try:
+        return TextItem(data.decode())
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the text is not UTF-8: {error.reason}") from None
+
+
+def _wrong_kind(field_name: str, expected: str, got: Any) -> InvalidInput:
+    shown = reprlib.repr(got)
+    return InvalidInput(
+        f"`{field_name}` must be {expected}, got {shown}",
+        field=field_name,
+        expected=expected,
+        got=shown,
+    )
