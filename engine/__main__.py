@@ -1,4 +1,4 @@
-"""`python -m engine`: the command line, or a compiling child of `engine.load(..., isolate=True)`."""
+"""`python -m engine`: the command line, or a child of `engine.load(..., isolate=True)`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An artifact: an optimised graph with all that a session needs to run it, in memory or in one file.
+"""An artifact: an optimised graph with all that a session needs to run it, in memory or in one
+file.
 
 The file is a container: a JSON header and the raw weights, mapped read-only when it is read back.
 """

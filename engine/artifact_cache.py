@@ -1,4 +1,6 @@
-"""A folder of artifacts that several processes share: bounded, checked on every read, renamed into place."""
+"""A folder of artifacts that several processes share: bounded, checked on every read, renamed into
+place.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ UNFINISHED_S = 3600.0  # older ones belong to a process that died
 
 
 def cache_key(source: Source, request: Mapping[str, Any], limits: Limits) -> str:
-    """Return a name for what compiling gives: it covers source, request and the versions that take part."""
+    """Return a name for what compiling gives: it covers source, request and the versions that take
+    part.
+    """
     if not isinstance(source, (bytes, bytearray, memoryview)):
         source = read_model_file(Path(source), limits.model_bytes)
     versions = [COMPILER_VERSION, np.__version__, metadata.version("onnx")]

@@ -1,4 +1,4 @@
-"""The child's side of `isolate`: bind itself, compile one file into one artifact, report as JSON."""
+"""The child's side of `isolate`: bind itself, compile one file into an artifact, report as JSON."""
 
 from __future__ import annotations
 

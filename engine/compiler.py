@@ -1,4 +1,6 @@
-"""From a model file to an artifact: import, give it a batch dimension, optimise, prove what may be batched."""
+"""From a model file to an artifact: import, give it a batch dimension, optimise, prove what may be
+batched.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def compile_model(
     base_dir: Path | None = None,
     watch: Watcher | None = None,
 ) -> Artifact:
-    """Compile a model in this process. `watch` is shown the graph after the import and each pass."""
+    """Compile a model in this process.
+
+    `watch` is shown the graph after the import and each pass.
+    """
     deadline = Deadline(request.limits.load_s)
     imported, external = read_model(
         source,
@@ -87,7 +92,9 @@ def _optimise(
     outputs: Sequence[str],
     watch: Watcher | None,
 ) -> tuple[Graph, BatchVerdict]:
-    """Optimise the first form of the graph whose rows are proved independent, or the graph as it came."""
+    """Optimise the first form of the graph whose rows are proved independent, or the graph as it
+    came.
+    """
     plain = run_pipeline(graph, pipeline, ctx, watch)
     first = _verdict(plain, ctx, outputs)
     if first.axes is not None:

@@ -57,6 +57,15 @@ def write_container(path: Path, header: Mapping[str, Any], blobs: Sequence[Buffe
         os.fsync(file.fileno())
 
 
+def is_container(path: Path) -> bool:
+    """Whether the file begins like a container; False when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def map_container(path: Path) -> Container:
     """Map a container read-only and check all of it; anything wrong is an `InvalidModel`."""
     try:

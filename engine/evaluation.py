@@ -1,8 +1,10 @@
-"""Walks a graph in order: types every value, and computes what is fixed and small enough to be known now.
+"""Walks a graph in order: types every value, and computes what is fixed and small enough to be
+known now.
 
-Types come from the operators' own rules, never from what the file claims. Nodes whose inputs are all fixed are
-computed within a budget, so that shape arithmetic that passes through floats is known as well, and an If whose
-condition is fixed becomes its branch. The importer uses it with a small budget, constant folding with a large one.
+Types come from the operators' own rules, never from what the file claims. Nodes whose inputs are
+all fixed are computed within a budget, so that shape arithmetic that passes through floats is known
+as well, and an If whose condition is fixed becomes its branch. The importer uses it with a small
+budget, constant folding with a large one.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class FoldBudget:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a walk found out: the typed graph, what is known by value, and how many nodes were computed."""
+    """What a walk found out: the typed graph, what is known by value, and how many nodes were
+    computed.
+    """
 
     graph: Graph
     scope: Scope
@@ -100,7 +104,9 @@ class _Walk:
         )
 
     def _visit(self, node: Node, scope: Scope, constants: dict[str, Array]) -> Node | None:
-        """Type a node's outputs; return the node to keep, or None when its outputs became constants."""
+        """Type a node's outputs; return the node to keep, or None when its outputs became
+        constants.
+        """
         operator = self.registry.find(node)
         bodies: dict[str, Graph] = {}
         ctx = self._context(operator, node, scope, bodies)
@@ -173,7 +179,7 @@ class _Walk:
     def _is_small(self, operator: Operator, ctx: InferContext, types: Sequence[TensorType]) -> bool:
         inputs = sum(array.nbytes for array in ctx.constants if array is not None)
         if ctx.node.op in BOUNDED_BY_INPUT:
-            return inputs * 8 <= self.budget.bytes
+            return bool(inputs * 8 <= self.budget.bytes)
         if any(not t.is_static or _bytes(t) > self.budget.bytes for t in types):
             return False
         if not self.budget.remove and inputs > self.budget.bytes:
@@ -183,7 +189,9 @@ class _Walk:
 
 
 def typed_outputs(operator: Operator, ctx: InferContext) -> tuple[TensorType, ...]:
-    """Return the types of a node's outputs; whatever its rule meets is an `InvalidModel` naming the node."""
+    """Return the types of a node's outputs; whatever its rule meets is an `InvalidModel` naming the
+    node.
+    """
     node = ctx.node
     where = f"node {node.label!r} ({node.op})"
     try:
@@ -205,7 +213,7 @@ def typed_outputs(operator: Operator, ctx: InferContext) -> tuple[TensorType, ..
 def _follow_values(
     operator: Operator, ctx: InferContext, types: Sequence[TensorType], scope: Scope
 ) -> None:
-    """Note integer outputs that are known by value, and as constants those that hold plain numbers."""
+    """Note integer outputs known by value; those that hold plain numbers count as fixed."""
     try:
         values = infer_values(operator, ctx)
     except (EngineError, ArithmeticError, ValueError, TypeError, IndexError):
@@ -219,7 +227,9 @@ def _follow_values(
 
 
 def _known_outputs(node: Node, scope: Scope) -> list[Array | None] | None:
-    """Return the node's outputs when all of them turned out to be plain numbers (Shape of a static shape)."""
+    """Return the node's outputs when all of them turned out to be plain numbers (Shape of a static
+    shape).
+    """
     if not all(name in scope.constants for name in node.outputs if name):
         return None
     return [scope.constants.get(name) for name in node.outputs]
@@ -253,7 +263,9 @@ def _fixed_branch(node: Node, scope: Scope) -> Graph | None:
 
 
 def _inline(node: Node, branch: Graph, scope: Scope, constants: dict[str, Array]) -> list[Node]:
-    """Return the branch's nodes under names of their own, and identities that give the If's outputs."""
+    """Return the branch's nodes under names of their own, and identities that give the If's
+    outputs.
+    """
     if branch.inputs or len(branch.outputs) < len(node.outputs):
         raise InvalidModel(f"node {node.label!r} (If): a branch needs all outputs and no inputs")
     own = [*branch.initializers, *branch.constants, *branch.producers]

@@ -1,4 +1,7 @@
-"""Checks feeds against a graph's inputs before anything runs. On the path of every call, so it is kept short."""
+"""Checks feeds against a graph's inputs before anything runs.
+
+On the path of every call, so it is kept short.
+"""
 
 from __future__ import annotations
 
@@ -96,13 +99,15 @@ def _explain(value: Value, array: object, bound: dict[str, tuple[int, str]]) -> 
     for axis, (dim, size) in enumerate(zip(kind.shape, array.shape, strict=True)):
         if isinstance(dim, int) and dim != size:
             raise InvalidInput(
-                f"{where}: expected shape {expected}, got {list(array.shape)}: dim {axis} must be {dim}"
+                f"{where}: expected shape {expected}, got {list(array.shape)}: "
+                f"dim {axis} must be {dim}"
             )
         if isinstance(dim, SymDim) and dim.is_symbol:
             first, source = bound.setdefault(str(dim), (size, f"{value.name!r} dim {axis}"))
             if first != size:
                 raise InvalidInput(
-                    f"{where}: dim {axis} ({dim}) is {size}, but {source} is {first}; they must be equal"
+                    f"{where}: dim {axis} ({dim}) is {size}, but {source} is {first}; "
+                    "they must be equal"
                 )
 
 

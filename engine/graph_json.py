@@ -1,4 +1,7 @@
-"""Graphs as JSON, their arrays kept apart as raw bytes: how an artifact holds a graph. No pickle."""
+"""Graphs as JSON, their arrays kept apart as raw bytes: how an artifact holds a graph.
+
+No pickle.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ class GraphWriter:
         known = self._seen.get(id(array))
         if known is None:
             flat = np.ascontiguousarray(array).reshape(-1)
-            self.blobs.append(memoryview(flat.view(np.uint8)))
+            self.blobs.append(flat.view(np.uint8).data)
             known = self._seen[id(array)] = (array, len(self.blobs) - 1)
         return [dtype.value, array.shape, known[1]]
 

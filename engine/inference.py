@@ -1,4 +1,5 @@
-"""Types one node: runs its type rule, and carries small integer values along; `evaluation` walks the graph.
+"""Types one node: runs its type rule, and carries small integer values along; `evaluation` walks
+the graph.
 
 Shape arithmetic (Shape -> Gather -> Mul -> Concat -> Reshape) is known by value long before
 anything runs: integers travel as object arrays of `int` and `SymDim`, through rules of their own

@@ -1,9 +1,10 @@
 """Compiles in a child process, so that a serving process never parses a model file.
 
-The child is niced, limits its own memory and CPU time before it opens the file, inherits no descriptors and
-no MILLRACE_* variables (tokens), and is killed with its group when the wall clock runs out. It writes one artifact;
-errors come back as JSON naming a class of `engine.errors`. Nothing the child writes is trusted: the artifact is
-checked like any other, and of the error text only known classes are rebuilt.
+The child is niced, limits its own memory and CPU time before it opens the file, inherits no
+descriptors and no MILLRACE_* variables (tokens), and is killed with its group when the wall clock
+runs out. It writes one artifact; errors come back as JSON naming a class of `engine.errors`.
+Nothing the child writes is trusted: the artifact is checked like any other, and of the error text
+only known classes are rebuilt.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ChildBudget:
 def run_child(
     source: Path, artifact: Path, request: Mapping[str, Any], budget: ChildBudget
 ) -> None:
-    """Compile `source` into `artifact` in a child process, or raise the error that the child met."""
+    """Compile `source` into `artifact` in a child process, or raise the error it met."""
     body = json.dumps({**request, "memory_bytes": budget.memory_bytes, "cpu_s": budget.wall_s})
     command = [sys.executable, "-P", "-m", "engine", "compile", str(source), "-o", str(artifact)]
     child = subprocess.Popen(
@@ -104,7 +105,7 @@ def enter_limits(memory_bytes: int, cpu_s: float) -> None:
 
 def error_to_json(error: EngineError) -> bytes:
     """Return an error as one line of JSON: its class and the arguments that rebuild it."""
-    _, arguments = error.__reduce__()[:2]  # type: ignore[misc, str-unpack]  # always a tuple here
+    arguments = error.__reduce__()[1]
     plain = [item if isinstance(item, (str, int, float)) else str(item) for item in arguments]
     return json.dumps({"error": type(error).__name__, "arguments": plain}).encode()
 

@@ -1,4 +1,7 @@
-"""What loading and running a model may cost. The lowest layer but errors: imports nothing of the engine else."""
+"""What loading and running a model may cost.
+
+The lowest layer but errors: imports nothing of the engine else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`engine.load`: from a source to a model, in this process or with the compiling done in a child."""
+"""`engine.load`: from a source to a model, compiled in this process or in a child."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def load(
         device: "cpu", "cuda" or "reference" (portable definitions over numpy).
         precision: "fp32", or another one that the device offers.
         threads: Cores that one run may use; None leaves it to the device.
-        outputs: Named values to keep, by default the graph's outputs; `engine.ALL` keeps every value,
+        outputs: Named values to keep, by default the graph's outputs; `engine.ALL` keeps every
+            value,
             unoptimised.
         ops: Operators of your own, beside or instead of the engine's.
         limits: Bounds on loading and running.
@@ -60,9 +61,15 @@ def load(
     request = CompileRequest(outputs=outputs, limits=limits, registry=registry)
     artifact = _artifact(source, request, isolate, None if ops else cache_dir)
     options = CompileOptions(
-        limits=request.limits, operators=registry, precision=precision, threads=threads
+        limits=limits, operators=registry, precision=precision, threads=threads
     )
     return Model(artifact, target.compile(artifact.graph, options), target.name)
+
+
+def model_from_artifact(artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS) -> Model:
+    """Make a compiled artifact ready to run."""
+    target = get_device(device)
+    return Model(artifact, target.compile(artifact.graph, CompileOptions(limits)), target.name)
 
 
 def _artifact(

@@ -112,7 +112,8 @@ class Recorder(Observer):
     def report(self, model: str, device: str) -> ProfileReport:
         """Return the report of all runs but the first."""
         measured = self._runs[1:] or self._runs
-        # Bodies may run a different number of times: nodes are matched by place in the shortest run.
+        # Bodies may run a different number of times: nodes are matched by place in the shortest
+        # run.
         rows = list(zip(*measured, strict=False))
         seconds = [median(sample.seconds for sample in row) for row in rows]
         total = sum(seconds) or 1.0
@@ -140,7 +141,9 @@ class Recorder(Observer):
 
 
 def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) -> int | None:
-    """Return the arithmetic operations of a node on these inputs, or None where the operator does not say."""
+    """Return the arithmetic operations of a node on these inputs, or None where the operator does
+    not say.
+    """
     operator = registry.find(node)
     if operator.flops is None:
         return None

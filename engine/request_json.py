@@ -11,7 +11,10 @@ from engine.limits import Limits
 
 
 def write_request(request: CompileRequest) -> dict[str, Any]:
-    """Return what decides the artifact. Operators are not part of it: a child has the engine's own."""
+    """Return what decides the artifact.
+
+    Operators are not part of it: a child has the engine's own.
+    """
     outputs: Any = request.outputs
     if outputs is ALL:
         outputs = "ALL"

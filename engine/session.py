@@ -1,4 +1,6 @@
-"""A loaded model: checks what it is fed, runs it from any thread, tells what it is, and can be closed."""
+"""A loaded model: checks what it is fed, runs it from any thread, tells what it is, and can be
+closed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from engine.profiler import ProfileReport, Recorder
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: its name, numpy's name of its type, and a number or a symbol's name per dim.
+    """An input or output: its name, numpy's name of its type, and a number or a symbol's name per
+    dim.
 
     A shape of None means that not even the rank is known before a run.
     """
@@ -121,7 +124,10 @@ class Model:
         return self._memory
 
     def close(self) -> None:
-        """Refuse new runs, wait for those that are running, and free everything. May be called twice."""
+        """Refuse new runs, wait for those that are running, and free everything.
+
+        May be called twice.
+        """
         with self._changed:
             self._plan = None
             self._graph = None

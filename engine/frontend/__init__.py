@@ -1,1 +1,4 @@
-"""Reads model files into the IR. The only part of the engine that imports onnx, and never trusts what it reads."""
+"""Reads model files into the IR.
+
+The only part of the engine that imports onnx, and never trusts what it reads.
+"""

@@ -1,4 +1,6 @@
-"""Reads GraphProto into the IR: values, nodes, bodies, and functions, which are expanded where they are called."""
+"""Reads GraphProto into the IR: values, nodes, bodies, and functions, which are expanded where they
+are called.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ FunctionKey = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class _Scope:
-    """What names and attributes mean at one place: in the main graph, a body, or a function's expansion."""
+    """What names and attributes mean at one place: in the main graph, a body, or a function's
+    expansion.
+    """
 
     opsets: Mapping[str, int]
     outer: frozenset[str] = frozenset()
@@ -258,7 +262,9 @@ class GraphReader:
 
 
 def _resolve(attribute: AttributeProto, scope: _Scope) -> AttributeProto | None:
-    """Return the attribute that a reference inside a function means; None when the caller left it out."""
+    """Return the attribute that a reference inside a function means; None when the caller left it
+    out.
+    """
     if not attribute.ref_attr_name:
         return attribute
     return scope.attributes.get(attribute.ref_attr_name)

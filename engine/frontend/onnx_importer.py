@@ -1,4 +1,7 @@
-"""ONNX in, typed graph out. Every malformed file is an `InvalidModel` that says what is wrong with it."""
+"""ONNX in, typed graph out.
+
+Every malformed file is an `InvalidModel` that says what is wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 from onnx import ModelProto
 
 from engine.errors import InvalidModel, ResourceLimit
@@ -93,7 +96,7 @@ def read_model(
 def parse_model(data: bytes) -> ModelProto:
     """Parse the protobuf and check that this is a model of a version that we know."""
     try:
-        model = ModelProto.FromString(data)
+        model: ModelProto = ModelProto.FromString(data)
     except (DecodeError, RecursionError, ValueError) as error:
         raise InvalidModel(f"not an ONNX file: {error}") from error
     if not model.HasField("graph"):
@@ -114,7 +117,9 @@ def opset_versions(model: ModelProto) -> dict[str, int]:
 
 
 def read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """Return domain -> version; unknown versions of ONNX's own domain and contradictions are refused."""
+    """Return domain -> version; unknown versions of ONNX's own domain and contradictions are
+    refused.
+    """
     versions: dict[str, int] = {}
     for entry in imports:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -148,5 +153,6 @@ def check_declared(declared: Graph, inferred: Graph) -> None:
     for told, found in zip(declared.outputs, inferred.outputs, strict=True):
         if told.type is not UNTYPED and told.type.dtype is not found.type.dtype:
             raise InvalidModel(
-                f"output {told.name!r} is declared {told.type.dtype}, the graph computes {found.type.dtype}"
+                f"output {told.name!r} is declared {told.type.dtype}, "
+                f"the graph computes {found.type.dtype}"
             )

@@ -10,14 +10,17 @@ from engine.ir.graph import Node
 
 
 def sort_nodes(nodes: Sequence[Node], available: Set[str], graph: str) -> tuple[Node, ...]:
-    """Return the nodes so that each reads only what comes before it, in file order where that is possible."""
+    """Return the nodes so that each reads only what comes before it, in file order where that is
+    possible.
+    """
     producer = _producers(nodes, available, graph)
     waits = [{producer[n] for n in node.reads if n in producer} for node in nodes]
     for index, node in enumerate(nodes):
         for name in node.reads:
             if name not in producer and name not in available:
                 raise InvalidModel(
-                    f"node {node.label!r} ({node.op}) reads {name!r}, which nothing in graph {graph!r} defines"
+                    f"node {node.label!r} ({node.op}) reads {name!r}, "
+                    f"which nothing in graph {graph!r} defines"
                 )
         if index in waits[index]:
             raise InvalidModel(f"node {node.label!r} ({node.op}) reads its own output")
@@ -32,7 +35,8 @@ def _producers(nodes: Sequence[Node], available: Set[str], graph: str) -> dict[s
         for name in filter(None, node.outputs):
             if name in producer or name in available:
                 raise InvalidModel(
-                    f"node {node.label!r} ({node.op}) defines {name!r} a second time in graph {graph!r}"
+                    f"node {node.label!r} ({node.op}) defines {name!r} a second time "
+                    f"in graph {graph!r}"
                 )
             producer[name] = index
     return producer

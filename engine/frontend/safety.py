@@ -1,8 +1,8 @@
 """Opens model files and their external data without trusting them.
 
-External data stays in the model's folder: every component of a location is opened relative to that folder
-without following links, the file must be a regular one with a single name, and sizes are compared with the
-file before anything is allocated. Knows nothing of ONNX.
+External data stays in the model's folder: every component of a location is opened relative to that
+folder without following links, the file must be a regular one with a single name, and sizes are
+compared with the file before anything is allocated. Knows nothing of ONNX.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_model_file(path: Path, max_bytes: int) -> bytes:
 
 
 class ExternalData:
-    """The folder whose files a model's tensors may name, and how many bytes they may take in all."""
+    """The folder whose files a model's tensors may name, and a bound on all they take."""
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self.folder = folder
@@ -56,7 +56,8 @@ class ExternalData:
             size = _regular_size(descriptor, where)
             if offset + length > size:
                 raise InvalidModel(
-                    f"{where}: bytes {offset}..{offset + length} are beyond the {size} bytes of {location!r}"
+                    f"{where}: bytes {offset}..{offset + length} are beyond "
+                    f"the {size} bytes of {location!r}"
                 )
             self._left -= length
             self.was_read = True
@@ -99,7 +100,7 @@ def safe_components(where: str, location: str) -> list[str]:
 
 
 def read_range(descriptor: int, offset: int, length: int, where: str) -> bytearray:
-    """Read exactly `length` bytes at `offset`; a file that shrinks meanwhile is an `InvalidModel`."""
+    """Read exactly `length` bytes at `offset`; a file that shrinks is an `InvalidModel`."""
     data = bytearray(length)
     view = memoryview(data)
     done = 0

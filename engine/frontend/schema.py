@@ -1,4 +1,6 @@
-"""Checks a node against ONNX's own schemas: attribute kinds, and how many inputs and outputs there may be."""
+"""Checks a node against ONNX's own schemas: attribute kinds, and how many inputs and outputs there
+may be.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Schema:
 
 @lru_cache(maxsize=4096)
 def find_schema(op: str, version: int, domain: str) -> Schema | None:
-    """Return the schema of an operator of an ONNX domain at an opset version, or None when it has none."""
+    """Return the schema of an operator of an ONNX domain at an opset version, or None when it has
+    none.
+    """
     if domain not in ONNX_DOMAINS or not defs.has(op, domain):
         return None
     try:
@@ -35,7 +39,7 @@ def find_schema(op: str, version: int, domain: str) -> Schema | None:
         return None
     attributes = found.attributes
     return Schema(
-        kinds={name: int(a.type.value) for name, a in attributes.items()},
+        kinds={n: int(a.type.value) for n, a in attributes.items()},  # type: ignore[attr-defined]  # stub lacks it
         required=frozenset(name for name, a in attributes.items() if a.required),
         inputs=(found.min_input, found.max_input),
         outputs=(found.min_output, found.max_output),
@@ -44,7 +48,9 @@ def find_schema(op: str, version: int, domain: str) -> Schema | None:
 
 
 def check_node(proto: NodeProto, label: str, version: int, domain: str) -> None:
-    """Raise `InvalidModel` when the node breaks its schema; operators without one are left to their own rules."""
+    """Raise `InvalidModel` when the node breaks its schema; operators without one are left to their
+    own rules.
+    """
     schema = find_schema(proto.op_type, version, domain)
     if schema is None:
         return
@@ -65,7 +71,8 @@ def check_node(proto: NodeProto, label: str, version: int, domain: str) -> None:
             raise InvalidModel(f"{where}: unknown attribute {name!r}; known are {known}")
         if not attribute.ref_attr_name and attribute_kind(attribute) != expected:
             raise InvalidModel(
-                f"{where}: attribute {name!r} has kind {attribute_kind(attribute)}, expected {expected}"
+                f"{where}: attribute {name!r} has kind {attribute_kind(attribute)}, "
+                f"expected {expected}"
             )
     missing = schema.required - seen
     if missing:

@@ -1,4 +1,6 @@
-"""Turns an ONNX TensorProto into an array, whatever way it holds its data, checking sizes before allocating."""
+"""Turns an ONNX TensorProto into an array, whatever way it holds its data, checking sizes before
+allocating.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from engine.errors import InvalidModel, ResourceLimit
 from engine.frontend.safety import ExternalData
 
 MAX_RANK = 64
-# Which field holds the elements when they are not raw, and the elements of it per element of the tensor.
+# Which field holds the elements when they are not raw, and the elements of it per element of the
+# tensor.
 TYPED_FIELDS: dict[DType, tuple[str, int]] = {
     DType.FLOAT32: ("float_data", 1),
     DType.COMPLEX64: ("float_data", 2),

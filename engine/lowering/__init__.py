@@ -1,1 +1,4 @@
-"""Decisions about a whole optimised graph that devices share. Generates no code and runs nothing."""
+"""Decisions about a whole optimised graph that devices share.
+
+Generates no code and runs nothing.
+"""

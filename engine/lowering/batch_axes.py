@@ -1,7 +1,8 @@
 """Proves which outputs depend, row by row, only on the same row of which inputs.
 
-Every operator says how rows travel through it (`engine.ops.rows`); this file follows them from the inputs whose
-leading dim is one symbol to the outputs. What cannot be proved is not batched, and the verdict names the node.
+Every operator says how rows travel through it (`engine.ops.rows`); this file follows them from the
+inputs whose leading dim is one symbol to the outputs. What cannot be proved is not batched, and the
+verdict names the node.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from engine.ops.rows import SHARED, RowContext, RowKind, RowState, mixed, rows_o
 
 @dataclass(frozen=True)
 class BatchAxes:
-    """Axis 0 of each named input and output counts independent items; other inputs must be equal within a batch."""
+    """Axis 0 of each named input and output counts independent items; other inputs must be equal
+    within a batch.
+    """
 
     inputs: frozenset[str]
     outputs: frozenset[str]
@@ -56,7 +59,7 @@ def find_batch_axes(
 def follow_rows(
     graph: Graph, registry: Registry, scope: Scope, batch: SymDim
 ) -> Mapping[str, RowState]:
-    """Return the row state of every value when the inputs whose leading dim is `batch` carry items."""
+    """Return every value's row state when inputs whose leading dim is `batch` carry items."""
     states: dict[str, RowState] = {}
     for value in graph.inputs:
         states[value.name] = _input_state(value.name, value.type, batch)

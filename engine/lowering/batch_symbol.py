@@ -1,6 +1,7 @@
 """Gives a model that was exported for one item a batch dimension: a leading 1 becomes a symbol.
 
-Only a proposal: the result counts if every shape rule still holds and `batch_axes` proves the rows independent.
+Only a proposal: the result counts if every shape rule still holds and `batch_axes` proves the rows
+independent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ NAMES = ("N", "batch", "batch_size")
 def propose_batched(
     graph: Graph, registry: Registry, limits: Limits, deadline: Deadline
 ) -> Iterator[Graph]:
-    """Yield forms of the graph with a symbol as leading dim: separate symbols made one, then ones made symbols."""
+    """Yield forms of the graph with a symbol as leading dim: separate symbols made one, then ones
+    made symbols.
+    """
     for inputs in _input_choices(graph):
         proposal = _with_free_reshapes(graph).replace(inputs=inputs)
         try:
@@ -67,17 +70,20 @@ def _free_symbol(graph: Graph) -> SymDim:
 
 
 def _same_for_one(before: Graph, after: Graph) -> bool:
-    """Whether the outputs' shapes are what they were when all symbols of the batch are one again."""
+    """Whether the outputs have their old shapes when the symbols of the batch are one again."""
     batch = {str(v.type.shape[0]): 1 for v in after.inputs if v.type.shape}
     for old, new in zip(before.outputs, after.outputs, strict=True):
-        if old.type.is_static and new.type.shape is not None:
-            if tuple(substitute(d, batch) for d in new.type.shape) != old.type.shape:
-                return False
+        if new.type.shape is None or not old.type.is_static:
+            continue
+        if tuple(substitute(d, batch) for d in new.type.shape) != old.type.shape:
+            return False
     return True
 
 
 def _with_free_reshapes(graph: Graph) -> Graph:
-    """Let Reshapes to a fixed shape take their leading dim from what they are given; for one item nothing changes."""
+    """Let Reshapes to a fixed shape take their leading dim from what they are given; for one item
+    nothing changes.
+    """
     nodes: list[Node] = []
     for node in graph.nodes:
         target = _free_target(graph, node)
@@ -91,7 +97,9 @@ def _with_free_reshapes(graph: Graph) -> Graph:
 
 
 def _free_target(graph: Graph, node: Node) -> list[int] | None:
-    """Return the target shape with its leading dim left open, when that means the same for one item."""
+    """Return the target shape with its leading dim left open, when that means the same for one
+    item.
+    """
     if (
         node.op != "Reshape"
         or node.domain

@@ -1,4 +1,5 @@
-"""Conv + BatchNormalization, and Conv + a bias added per channel, become one Conv with other weights.
+"""Conv + BatchNormalization, and Conv + a bias added per channel, become one Conv with other
+weights.
 
 The new weights are computed in float64 and rounded once.
 """
@@ -17,7 +18,9 @@ EPSILON = 1e-5  # ONNX's default
 
 
 def fuse_conv_bn(graph: Graph, ctx: PassContext) -> Graph:
-    """Fold what follows a Conv into its weights, as long as the weights are fixed and nobody else reads between."""
+    """Fold what follows a Conv into its weights, as long as the weights are fixed and nobody else
+    reads between.
+    """
     for node in graph.nodes:
         conv = _conv_before(graph, node)
         if conv is None:
@@ -44,7 +47,7 @@ def _conv_before(graph: Graph, node: Node) -> Node | None:
 def _affine(
     graph: Graph, node: Node, conv: Node, ctx: PassContext
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return scale and shift per channel, in float64, that the node applies to the Conv's output."""
+    """Return the scale and shift per channel, in float64, that follow the Conv."""
     weight = fixed(graph, conv.inputs[1])
     assert weight is not None
     if node.op == "Add":

@@ -15,7 +15,9 @@ from engine.renaming import rename_node
 
 
 def eliminate_identity(graph: Graph, ctx: PassContext) -> Graph:
-    """Let readers of a no-op's output read its input; outputs and inputs of the graph keep their names."""
+    """Let readers of a no-op's output read its input; outputs and inputs of the graph keep their
+    names.
+    """
     names: dict[str, str] = {}
     removed: set[int] = set()
     for node in graph.nodes:
@@ -26,7 +28,9 @@ def eliminate_identity(graph: Graph, ctx: PassContext) -> Graph:
 
 
 def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
-    """A no-op that gives a graph output goes too when the node before it can give that name instead."""
+    """A no-op that gives a graph output goes too when the node before it can give that name
+    instead.
+    """
     names: dict[str, str] = {}
     removed: set[int] = set()
     for node in graph.nodes:

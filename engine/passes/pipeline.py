@@ -1,4 +1,6 @@
-"""The optimisation levels: each a list of named passes, run in this order, the graph verified after each."""
+"""The optimisation levels: each a list of named passes, run in this order, the graph verified after
+each.
+"""
 
 from __future__ import annotations
 

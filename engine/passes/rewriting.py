@@ -1,4 +1,6 @@
-"""Small tools that passes share: replacing nodes and values in a graph, fresh names, constant operands."""
+"""Small tools that passes share: replacing nodes and values in a graph, fresh names, constant
+operands.
+"""
 
 from __future__ import annotations
 

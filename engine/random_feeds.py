@@ -1,0 +1,35 @@
+"""Random inputs for a model: for warming up, profiling and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.session import TensorSpec
+
+DEFAULT_SIZE = 1
+
+
+def random_feeds(
+    inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return an array for every input: normal floats, small integers; symbols without a size are 1.
+    """
+    generator = np.random.default_rng(seed)
+    return {spec.name: _random(spec, sizes or {}, generator) for spec in inputs}
+
+
+def _random(spec: TensorSpec, sizes: Mapping[str, int], generator: Any) -> np.ndarray:
+    shape = tuple(
+        dim if isinstance(dim, int) else sizes.get(dim, DEFAULT_SIZE) for dim in spec.shape or ()
+    )
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "O":
+        return np.full(shape, "text", object)
+    if dtype.kind == "b":
+        return np.asarray(generator.integers(0, 2, shape), bool)
+    if dtype.kind in "iu":
+        return np.asarray(generator.integers(0, 2, shape), dtype)
+    return np.asarray(generator.standard_normal(shape), np.float32).astype(dtype)
