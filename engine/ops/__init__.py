@@ -5,12 +5,18 @@ To add a family, write its file and name it here; nothing else needs to know.
 """
 
 from engine.ops import (
+    attention,
     conv,
+    conv_transpose,
+    generating,
+    image,
     indexing,
     joining,
     linalg,
     normalization,
     pooling,
+    quantization,
+    selecting,
     shape,
     slicing,
     softmax,
@@ -18,12 +24,18 @@ from engine.ops import (
 from engine.ops.registry import REGISTRY, Operator, Registry
 
 FAMILIES = (
+    attention,
     conv,
+    conv_transpose,
+    generating,
+    image,
     indexing,
     joining,
     linalg,
     normalization,
     pooling,
+    quantization,
+    selecting,
     shape,
     slicing,
     softmax,

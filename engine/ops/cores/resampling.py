@@ -90,6 +90,8 @@ def _coordinates(xp: Any, plan: AxisPlan, mode: str) -> Array:  # (output,) floa
 
 def _nearest(xp: Any, position: Array, plan: AxisPlan, rounding: str) -> Array:
     """The input index that each position reads."""
+    if rounding == "simple":
+        rounding = "ceil" if plan.scale < 1 else "floor"
     if rounding == "floor":
         index = xp.floor(position)
     elif rounding == "ceil":

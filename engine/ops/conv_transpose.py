@@ -1,0 +1,104 @@
+"""The transpose of convolution: every input position spreads a filter over the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.ir.types import Dim, Shape, TensorType, element_count
+from engine.ops.common import Array, check_size, int_value, narrow, widen
+from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.conv import CONV_ATTRIBUTES, with_bias
+from engine.ops.cores.convolution import convolve_transposed
+from engine.ops.cores.windows import Window
+from engine.ops.registry import operator
+from engine.ops.row_rules import leading
+
+
+def transposed_axis(
+    attributes: Mapping[str, Any], axis: int, rank: int, size: Dim, kernel: int
+) -> tuple[Dim, Dim]:
+    """Output positions of one spatial axis, and how many are cropped at its beginning."""
+    stride = (tuple(attributes["strides"]) or (1,) * rank)[axis]
+    dilation = (tuple(attributes["dilations"]) or (1,) * rank)[axis]
+    extra = (tuple(attributes["output_padding"]) or (0,) * rank)[axis]
+    full = stride * (size - 1) + extra + (kernel - 1) * dilation + 1
+    auto_pad, pads = attributes["auto_pad"], tuple(attributes["pads"])
+    output: Dim
+    if attributes["output_shape"]:
+        output = tuple(attributes["output_shape"])[-rank:][axis]
+    elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        output = size * stride
+    else:
+        stated = pads if pads and auto_pad != "VALID" else (0,) * (2 * rank)
+        return full - stated[axis] - stated[axis + rank], stated[axis]
+    total = full - output
+    if isinstance(total, int):
+        total = max(total, 0)
+    half = total // 2
+    return output, (half if auto_pad == "SAME_UPPER" else total - half)
+
+
+@operator("ConvTranspose", since=(1, 11, 22))
+class ConvTranspose:
+    """Transposed convolution, in groups."""
+
+    attributes = {**CONV_ATTRIBUTES, "output_padding": (), "output_shape": ()}
+    rows = staticmethod(leading)
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """One channel per filter and group."""
+        return [TensorType(ctx.dtype(0), ConvTranspose.shape(ctx))]
+
+    @staticmethod
+    def shape(ctx: InferContext) -> Shape | None:
+        """The shape of the result."""
+        x, w, attributes = ctx.shape(0), ctx.shape(1), ctx.attributes
+        if x is None or w is None:
+            return None
+        if len(x) < 3 or len(x) != len(w):
+            ctx.fail(f"input and filter must have the same rank, 3 or more; got {x} and {w}")
+        channels, filters = int_value(x[1]), int_value(w[0])
+        if channels is not None and filters is not None and channels != filters:
+            ctx.fail(f"the input has {channels} channels, the filter takes {filters}")
+        rank = len(x) - 2
+        kernel = tuple(attributes["kernel_shape"]) or tuple(map(int_value, w[2:]))
+        sizes = tuple(
+            ctx.fresh_dim("out")
+            if kernel[k] is None
+            else transposed_axis(attributes, k, rank, x[2 + k], kernel[k] or 1)[0]
+            for k in range(rank)
+        )
+        return (x[0], w[1] * attributes["group"], *sizes)
+
+    @staticmethod
+    def compute(
+        ctx: ComputeContext, x: Array, w: Array, bias: Array | None = None
+    ) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        attributes, rank = ctx.attributes, x.ndim - 2
+        group = int(attributes["group"])
+        if rank < 1 or x.ndim != w.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
+            raise ValueError(f"input {x.shape} does not fit filter {w.shape} in {group} groups")
+        axes = [
+            transposed_axis(attributes, k, rank, x.shape[2 + k], w.shape[2 + k])
+            for k in range(rank)
+        ]
+        outputs, begins = (tuple(int(a[i]) for a in axes) for i in (0, 1))  # type: ignore[arg-type]
+        window = Window(
+            kernel=w.shape[2:],
+            strides=tuple(attributes["strides"]) or (1,) * rank,
+            dilations=tuple(attributes["dilations"]) or (1,) * rank,
+            begins=begins,
+            ends=(0,) * rank,
+        )
+        check_size(ctx, (x.shape[0], w.shape[1] * group, *outputs), "float32")
+        y = convolve_transposed(ctx.xp, widen(ctx.xp, x), widen(ctx.xp, w), window, outputs, group)
+        return [narrow(with_bias(y, bias), x.dtype)]
+
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """Two per multiply-add."""
+        x, w = ctx.shape(0), ctx.shape(1)
+        return 0 if x is None or w is None else 2 * element_count(x) * element_count(w[1:])
