@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.common import console, errors, fail, settings_from
+from server.commands.common import console, errors, fail, settings_from, until_ready
 from server.commands.models import table_of
 from server.execution import WorkerPool
 from server.metrics import Metrics
@@ -17,8 +17,6 @@ from server.repository.registry import Repository
 from server.repository.status import ModelStatus, State
 from server.serving import ServingAttachment
 from server.settings import Settings
-
-POLL_S = 0.05
 
 
 def check(
@@ -49,8 +47,7 @@ async def _load_all(settings: Settings) -> list[ModelStatus]:
     repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))
     try:
         await repository.start()
-        while not repository.ready:
-            await asyncio.sleep(POLL_S)
+        await until_ready(lambda: repository.ready)
         return repository.status()
     finally:
         await repository.stop()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from server.errors import ServerError
 from server.settings import Settings, SettingsInvalid, load_settings
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+POLL_S = 0.05
 TIMEOUT_S = 600.0  # a push waits for the version to be loaded
 
 console = Console()
@@ -97,3 +99,10 @@ def _content(server: str, status: int, data: bytes) -> Any:
 def is_interactive() -> bool:
     """Say whether a person is watching."""
     return sys.stderr.isatty()
+
+
+async def until_ready(is_ready: Callable[[], bool]) -> None:
+    """Wait until every model has been loaded or has failed."""
+    # Readiness has no event: it ends with the settling of files, which is a time, too.
+    while not is_ready():  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)

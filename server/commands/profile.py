@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.common import console, settings_from, told
+from server.commands.common import console, settings_from, told, until_ready
 from server.errors import InvalidInput
 from server.metrics import Metrics
 from server.repository.deployment import Deployment
@@ -34,8 +34,7 @@ async def _profile(settings: Settings, model: str, version: str | None, rows: in
     repository = Repository(settings, Metrics())
     try:
         await repository.start()
-        while not repository.ready:
-            await asyncio.sleep(0.05)
+        await until_ready(lambda: repository.ready)
         with repository.lease(model, version) as lease:
             return await asyncio.to_thread(_run, lease.deployment, rows)
     finally:

@@ -9,11 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from server.app import Application
-from server.commands.common import console, fail, settings_from
+from server.commands.common import console, fail, settings_from, until_ready
 from server.process import run_server
 from server.settings import Settings
-
-POLL_S = 0.1
 
 
 def serve(
@@ -67,8 +65,7 @@ def _announce(url: str, app: Application, settings: Settings) -> None:
 
 async def _show_example(url: str, app: Application) -> None:
     """Once the models are loaded, print a line that works when it is pasted into a shell."""
-    while not app.runtime.ready:
-        await asyncio.sleep(POLL_S)
+    await until_ready(lambda: app.runtime.ready)
     console.print(f"Ready. Try:\n\n    {example_line(url, app)}\n", highlight=False, soft_wrap=True)
 
 
