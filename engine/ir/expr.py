@@ -422,7 +422,7 @@ def _check_type(op: str, dtype: DType) -> None:
         (op in _FLOAT_ONLY and not dtype.is_float)
         or (op in _BOOL_ONLY and dtype is not DType.BOOL)
         or (op in _INTEGER_ONLY and not dtype.is_integer)
-        or dtype is DType.STRING
+        or (dtype is DType.STRING and op not in ("eq", "ne"))
     )
     if is_wrong:
         raise TypeError(f"{op} is not defined on {dtype}")

@@ -6,8 +6,10 @@ To add a family, write its file and name it here; nothing else needs to know.
 
 from engine.ops import (
     attention,
+    casting,
     conv,
     conv_transpose,
+    elementwise,
     generating,
     image,
     indexing,
@@ -25,8 +27,10 @@ from engine.ops.registry import REGISTRY, Operator, Registry
 
 FAMILIES = (
     attention,
+    casting,
     conv,
     conv_transpose,
+    elementwise,
     generating,
     image,
     indexing,
