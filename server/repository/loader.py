@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,24 +134,33 @@ def _load(
 def _compile(
     path: Path, how: VersionConfig, samples: Sequence[Sample], options: LoadOptions
 ) -> Model:
-    return engine.load(
+    load = partial(
+        engine.load,
         path,
         device=how.config.device or options.device,
         precision=how.config.precision,
         threads=options.threads,
-        outputs=_kept_values(how.config, samples),
         limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
         isolate=options.isolate,
         cache_dir=options.cache_dir,
     )
+    model = load()
+    inner = [name for name in _asked_values(how.config, samples) if name not in model.kept]
+    if not inner:
+        return model
+    # Values inside the graph are lost to optimisation unless they are named; naming them replaces
+    # the graph's own outputs, which only the first load tells.
+    outputs = [spec.name for spec in model.outputs]
+    model.close()
+    return load(outputs=(*outputs, *inner))
 
 
-def _kept_values(config: ModelConfig, samples: Sequence[Sample]) -> tuple[str, ...] | None:
-    """Return the named values that something will ask for, beside the graph's outputs."""
+def _asked_values(config: ModelConfig, samples: Sequence[Sample]) -> Iterable[str]:
+    """Return the names that requests or samples will ask for."""
     embedding = config.embedding.output if config.embedding else None
     asked = [embedding, config.classification.output]
-    names = dict.fromkeys([*asked, *(name for sample in samples for name in sample.outputs)])
-    return tuple(name for name in names if name is not None) or None
+    golden = [name for sample in samples for name in sample.outputs]
+    return dict.fromkeys(name for name in [*asked, *golden] if name is not None)
 
 
 def _warm(model: Model, config: ModelConfig, samples: Sequence[Sample]) -> None:

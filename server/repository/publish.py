@@ -334,7 +334,7 @@ def _is_abandoned(folder: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Locking comes just after creating; a young folder without a lock may be between the two.
-        empty = next(os.scandir(descriptor), None) is None
+        empty = not any(folder.iterdir())
         return not empty or time.time() - os.fstat(descriptor).st_mtime > YOUNG_S
     except OSError:
         return False

@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from server.errors import Conflict, DeadlineExceeded, InvalidInput, VersionNotFound
+from server.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    LoadFailed,
+    VersionNotFound,
+)
 from server.repository import layout, policy, publish
 from server.repository.background import in_background
 from server.repository.catalog import Catalog
@@ -41,7 +47,8 @@ class Repository(Catalog):
     async def load(self, model: str, version: str | None = None) -> None:
         """Load a model, or one version of it, and wait until it serves.
 
-        Versions that failed are tried again. Without a version: those that the policy chooses.
+        Versions that failed are tried again. Without a version: those that the policy chooses;
+        where the newest of them fails, an older one serves, and the error tells.
 
         Raises:
             ModelNotFound, VersionNotFound: it is not in the repository.
@@ -53,9 +60,22 @@ class Repository(Catalog):
             for each in versions:
                 served.failures.pop(each, None)
             await self.refresh()
-            for each in versions:
-                await self._loaded(served, each)
-            await self._change(served, lambda state: self._with_loaded(served, state, versions))
+            outcomes = [await self._outcome(served, each) for each in versions]
+            done = [each for each, error in zip(versions, outcomes, strict=True) if error is None]
+            if done or version is None:
+                await self._change(
+                    served, lambda state: self._with_loaded(served, state, version, done)
+                )
+        for error in filter(None, outcomes):
+            await self._wait(served, lambda: not served.jobs)
+            raise error
+
+    async def _outcome(self, served: ServedModel, version: str) -> LoadFailed | None:
+        try:
+            await self._loaded(served, version)
+        except LoadFailed as error:
+            return error
+        return None
 
     def _versions_to_load(self, served: ServedModel, version: str | None) -> list[str]:
         present = served.versions()
@@ -69,13 +89,13 @@ class Repository(Catalog):
         return list(wanted.versions)
 
     def _with_loaded(
-        self, served: ServedModel, state: DesiredState, versions: Iterable[str]
+        self, served: ServedModel, state: DesiredState, version: str | None, done: Iterable[str]
     ) -> DesiredState:
-        chosen = set(versions)
+        chosen = set(done)
         changed = state.model_copy(
             update={
                 "loaded": True if self._host.explicit else None,
-                "excluded": _without(state.excluded, chosen),
+                "excluded": () if version is None else _without(state.excluded, {version}),
             }
         )
         if not self._host.explicit and served.snapshot is not None:

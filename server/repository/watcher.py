@@ -75,6 +75,8 @@ class Watcher:
         return min(self._reconcile_s, max(sooner, MIN_WAIT_S))
 
     async def _listen(self) -> None:
+        # One line per event at level INFO would drown the log; what it leads to is logged anyway.
+        logging.getLogger("watchfiles.main").setLevel(logging.WARNING)
         try:
             async for _ in awatch(
                 self._root,

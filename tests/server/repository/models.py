@@ -1,0 +1,68 @@
+"""Small real models for the tests: `y = x * scale + bias`, rows of four numbers."""
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+WIDTH = 4
+
+
+def affine(scale: float, bias: float = 0.0, *, padding: int = 0) -> bytes:
+    """Return an ONNX file whose answers tell which model gave them.
+
+    Args:
+        scale: the factor.
+        bias: the summand.
+        padding: extra bytes of weights, for tests of memory.
+    """
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scaled"], name="multiply"),
+        helper.make_node("Add", ["scaled", "bias"], ["y"], name="shift"),
+    ]
+    weights = [
+        numpy_helper.from_array(np.full(WIDTH, scale, np.float32), "scale"),
+        numpy_helper.from_array(np.full(WIDTH, bias, np.float32), "bias"),
+    ]
+    if padding:
+        rng = np.random.default_rng(0)
+        rows = max(1, padding // (4 * WIDTH))
+        matrix = rng.standard_normal((WIDTH, rows), np.float32)
+        weights.append(numpy_helper.from_array(matrix, "wide"))
+        nodes[1].output[0] = "shifted"
+        nodes.append(helper.make_node("MatMul", ["shifted", "wide"], ["many"], name="widen"))
+        nodes.append(helper.make_node("Mul", ["many", "zero"], ["zeros"], name="erase"))
+        nodes.append(
+            helper.make_node("ReduceSum", ["zeros", "axis"], ["rest"], name="sum", keepdims=1)
+        )
+        nodes.append(helper.make_node("Add", ["shifted", "rest"], ["y"], name="join"))
+        weights.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
+        weights.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
+    return _model(nodes, weights)
+
+
+def _model(nodes: list, weights: list) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "affine",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", WIDTH])],
+        weights,
+    )
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+def write_version(root: Path, model: str, version: str, content: bytes) -> Path:
+    """Write a version as `cp` would: no manifest, not atomic."""
+    folder = root / model / version
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(content)
+    return folder
+
+
+def write_sample(folder: Path, scale: float, bias: float = 0.0, *, rows: int = 3) -> None:
+    """Write a golden sample of an affine model."""
+    x = np.random.default_rng(1).standard_normal((rows, WIDTH), np.float32)
+    (folder / "samples").mkdir(exist_ok=True)
+    np.savez(folder / "samples" / "0.npz", **{"input:x": x, "output:y": x * scale + bias})

@@ -1,0 +1,298 @@
+"""Publishing: atomic, contained, bounded, and safe against being killed."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from server.errors import Conflict, InvalidInput, PayloadTooLarge
+from server.repository.manifest import check_hashes, check_lengths, read_manifest, write_manifest
+from server.repository.publish import (
+    Incoming,
+    publish_path,
+    publish_stream,
+    remove,
+    sweep,
+    taken_versions,
+)
+from tests.server.repository.test_archive import gzip_tar_of, tar_of, zip_of
+from tests.server.repository.unprivileged import run_unprivileged
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"\x08\x09graph")
+    return path
+
+
+async def stream(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+def assert_whole(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest is not None and "model.onnx" in manifest
+    check_lengths(folder, manifest)
+    check_hashes(folder, manifest)
+
+
+def hidden(root: Path) -> list[Path]:
+    return list(root.glob("*/.*"))
+
+
+def test_a_file_becomes_version_1_then_2(root: Path, graph: Path):
+    first = publish_path(root, "m", None, graph, LIMIT)
+    assert (first.version, first.files, first.bytes) == ("1", ("model.onnx",), 7)
+    assert publish_path(root, "m", None, graph, LIMIT).version == "2"
+    assert publish_path(root, "m", "v9", graph, LIMIT).version == "v9"
+    assert publish_path(root, "m", None, graph, LIMIT).version == "3"
+    for version in ("1", "2", "3", "v9"):
+        assert_whole(root / "m" / version)
+    assert hidden(root) == []
+
+
+def test_a_folder_keeps_its_files_and_their_names(root: Path, tmp_path: Path):
+    source = tmp_path / "export"
+    (source / "samples").mkdir(parents=True)
+    (source / "mynet.onnx").write_bytes(b"g")
+    (source / "labels.txt").write_text("a\nb\n")
+    (source / "samples" / "0.npz").write_bytes(b"s")
+    (source / ".cache").write_bytes(b"x")
+    published = publish_path(root, "m", "1", source, LIMIT)
+    assert published.files == ("labels.txt", "mynet.onnx", "samples/0.npz")
+    assert not (published.folder / ".cache").exists()
+
+
+def test_an_existing_version_is_a_conflict(root: Path, graph: Path):
+    publish_path(root, "m", "1", graph, LIMIT)
+    with pytest.raises(Conflict, match="already has a version '1'"):
+        publish_path(root, "m", "1", graph, LIMIT)
+    assert hidden(root) == []
+
+
+def test_files_directly_in_the_model_take_version_1(root: Path, graph: Path):
+    (root / "flat").mkdir()
+    (root / "flat" / "model.onnx").write_bytes(b"g")
+    (root / "optimum" / "onnx").mkdir(parents=True)
+    (root / "optimum" / "onnx" / "model.onnx").write_bytes(b"g")
+    for model in ("flat", "optimum"):
+        assert "1" in taken_versions(root / model)
+        with pytest.raises(Conflict):
+            publish_path(root, model, "1", graph, LIMIT)
+        assert publish_path(root, model, None, graph, LIMIT).version == "2"
+
+
+@pytest.mark.parametrize(
+    ("model", "version"), [("../m", "1"), ("m", "../1"), ("m", ".x"), ("", "1")]
+)
+def test_names_that_lead_elsewhere_are_refused(root: Path, graph: Path, model: str, version: str):
+    with pytest.raises(InvalidInput, match="name"):
+        publish_path(root, model, version, graph, LIMIT)
+    assert list(root.iterdir()) == []
+
+
+def test_what_is_not_a_version_is_refused(root: Path, tmp_path: Path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "a.onnx").write_bytes(b"1")
+    (empty / "b.onnx").write_bytes(b"2")
+    with pytest.raises(InvalidInput, match=r"expected model\.onnx or a single .* a\.onnx"):
+        publish_path(root, "m", "1", empty, LIMIT)
+    with pytest.raises(InvalidInput, match="no file or folder"):
+        publish_path(root, "m", "1", tmp_path / "missing", LIMIT)
+    assert list(root.iterdir()) == []
+
+
+def test_links_in_a_folder_are_refused(root: Path, tmp_path: Path):
+    source = tmp_path / "export"
+    source.mkdir()
+    (source / "model.onnx").write_bytes(b"g")
+    (source / "labels.txt").symlink_to("/etc/passwd")
+    with pytest.raises(InvalidInput, match="is a link"):
+        publish_path(root, "m", "1", source, LIMIT)
+
+
+def test_a_manifest_that_came_along_must_hold(root: Path, tmp_path: Path):
+    source = tmp_path / "export"
+    source.mkdir()
+    (source / "model.onnx").write_bytes(b"good")
+    write_manifest(source)
+    (source / "model.onnx").write_bytes(b"evil")
+    with pytest.raises(InvalidInput, match=r"does not match its own manifest\.json"):
+        publish_path(root, "m", "1", source, LIMIT)
+    assert list(root.iterdir()) == []
+
+
+def test_limits(root: Path, tmp_path: Path):
+    big = tmp_path / "big.onnx"
+    big.write_bytes(bytes(LIMIT + 1))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(bytes(LIMIT + 1))
+    bomb = tmp_path / "bomb.zip"
+    bomb.write_bytes(zip_of(("model.onnx", bytes(LIMIT + 1))))
+    for source in (big, folder, bomb):
+        with pytest.raises(PayloadTooLarge):
+            publish_path(root, "m", "1", source, LIMIT)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("pack", [tar_of, gzip_tar_of, zip_of])
+async def test_a_stream_of_an_archive(root: Path, pack):
+    content = pack(("7/model.onnx", b"g"), ("7/samples/0.npz", bytes(5000)))
+    published = await publish_stream(root, "m", "7", stream(content, 100), LIMIT)
+    assert published.files == ("model.onnx", "samples/0.npz")
+    assert_whole(published.folder)
+
+
+async def test_a_stream_of_a_graph(root: Path):
+    content = b"\x08\x09" + os.urandom(3 << 20)
+    published = await publish_stream(root, "m", None, stream(content, 70_000), 1 << 30)
+    assert (published.folder / "model.onnx").read_bytes() == content
+
+
+async def test_a_stream_that_is_too_long_or_hostile_leaves_nothing(root: Path):
+    with pytest.raises(PayloadTooLarge):
+        await publish_stream(root, "m", "1", stream(bytes(LIMIT + 1)), LIMIT)
+    with pytest.raises(InvalidInput, match="leads out"):
+        await publish_stream(root, "m", "1", stream(tar_of(("../x", b"x"))), LIMIT)
+    with pytest.raises(InvalidInput):
+        await publish_stream(root, "..", "1", stream(b""), LIMIT)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"begin"
+        raise ConnectionError("the client went away")
+
+    with pytest.raises(ConnectionError):
+        await publish_stream(root, "m", "1", broken(), LIMIT)
+    assert list(root.iterdir()) == []
+
+
+def test_of_two_publishers_of_one_version_one_wins(root: Path, graph: Path):
+    outcomes: list[str] = []
+    ready = threading.Barrier(4)
+
+    def publish() -> None:
+        ready.wait()
+        try:
+            publish_path(root, "m", "1", graph, LIMIT)
+            outcomes.append("ok")
+        except Conflict:
+            outcomes.append("conflict")
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["conflict"] * 3 + ["ok"]
+    assert_whole(root / "m" / "1")
+
+
+def test_publishers_without_a_version_never_collide(root: Path, graph: Path):
+    threads = [
+        threading.Thread(target=publish_path, args=(root, "m", None, graph, LIMIT))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name for path in (root / "m").iterdir()} == {str(i) for i in range(1, 9)}
+
+
+def test_removing(root: Path, graph: Path):
+    publish_path(root, "m", "1", graph, LIMIT)
+    publish_path(root, "m", "2", graph, LIMIT)
+    remove(root, "m", "1")
+    assert [path.name for path in (root / "m").iterdir()] == ["2"]
+
+
+def test_the_sweep_leaves_living_publishers_and_versions_alone(root: Path, graph: Path):
+    publish_path(root, "m", "1", graph, LIMIT)
+    dead = root / "m" / ".incoming-dead"
+    dead.mkdir()
+    (dead / "model.onnx").write_bytes(b"half")
+    trash = root / "m" / ".trash-dead"
+    trash.mkdir()
+    (trash / "model.onnx").write_bytes(b"old")
+    newborn = root / "m" / ".incoming-newborn"
+    newborn.mkdir()
+    with Incoming(root, "m") as living:
+        (living.folder / "model.onnx").write_bytes(b"half")
+        assert set(sweep(root)) == {dead, trash}
+        assert living.folder.exists() and newborn.exists()
+        assert_whole(root / "m" / "1")
+    assert sweep(root / "missing") == []
+
+
+def test_a_read_only_repository_is_a_conflict(root: Path, graph: Path):
+    publish_path(root, "m", "1", graph, LIMIT)
+    root.parent.chmod(0o755)
+    root.chmod(0o555)
+    (root / "m").chmod(0o555)
+    printed = run_unprivileged(
+        "from server.repository.publish import publish_path, remove, check_writable\n"
+        "from server.errors import Conflict\n"
+        "root, graph = map(Path, sys.argv[1:])\n"
+        "for work in (lambda: publish_path(root, 'm', '2', graph, 99),\n"
+        "             lambda: publish_path(root, 'new', '2', graph, 99),\n"
+        "             lambda: remove(root, 'm', '1'), lambda: check_writable(root, 'm')):\n"
+        "    try:\n"
+        "        work()\n"
+        "    except Conflict as error:\n"
+        "        print('conflict', 'writable' in error.message)\n",
+        root,
+        graph,
+    )
+    assert printed == "conflict True\n" * 4
+
+
+def kill_while_publishing(root: Path, source: Path, after_s: float) -> None:
+    program = [sys.executable, "-m", "tests.server.repository.publisher", str(root), str(source)]
+    child = subprocess.Popen(program, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()  # it is at work
+    time.sleep(after_s)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "kills", [5, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_kill_9_at_any_moment_leaves_no_half_version(root: Path, tmp_path: Path, kills: int):
+    source = tmp_path / "export"
+    (source / "samples").mkdir(parents=True)
+    (source / "model.onnx").write_bytes(os.urandom(3 << 20))
+    for i in range(5):
+        (source / "samples" / f"{i}.npz").write_bytes(os.urandom(10_000))
+    rng = random.Random(kills)
+    interrupted = 0
+    for _ in range(kills):
+        kill_while_publishing(root, source, rng.uniform(0, 0.05))
+        interrupted += len(hidden(root))
+        for version in (root / "model").glob("[0-9]*"):
+            assert_whole(version)
+        sweep(root)
+        # What was created an instant ago and is still empty may be a living publisher's.
+        assert not [path for path in hidden(root) if any(path.iterdir())]
+    assert interrupted, "no kill came in the middle of anything"

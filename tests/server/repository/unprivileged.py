@@ -1,0 +1,51 @@
+"""Run code as somebody whom file permissions bind: the tests themselves may run as root."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+NOBODY = 65_534
+
+PREAMBLE = """
+import os, sys
+from pathlib import Path
+"""
+
+
+def run_unprivileged(code: str, *arguments: Path) -> str:
+    """Run Python code in a child without privileges and return what it prints."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads: see below
+        child = os.fork()
+    if child == 0:
+        _run_and_exit(code, arguments, reader, writer)
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        printed = output.read()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, printed
+    return printed
+
+
+def _run_and_exit(code: str, arguments: tuple[Path, ...], reader: int, writer: int) -> None:
+    # Everything that is imported was imported by the parent: `nobody` may not read our files.
+    status = 1
+    try:
+        os.close(reader)
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        sys.stdout = os.fdopen(1, "w")
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        sys.argv = ["-", *map(str, arguments)]
+        exec(PREAMBLE + code, {})
+        sys.stdout.flush()
+        status = 0
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+    finally:
+        os._exit(status)
