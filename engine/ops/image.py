@@ -234,7 +234,7 @@ class DepthToSpace:
 class SpaceToDepth:
     """Blocks of pixels become channels."""
 
-    attributes = {"blocksize": REQUIRED}
+    attributes = {"blocksize": REQUIRED, "mode": "DCR"}
     rows = staticmethod(leading)
 
     @staticmethod
@@ -253,5 +253,6 @@ class SpaceToDepth:
         """A copy."""
         b = int(ctx.attributes["blocksize"])
         n, c, h, w = x.shape
-        y = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
+        order = (0, 1, 3, 5, 2, 4) if ctx.attributes["mode"] == "CRD" else (0, 3, 5, 1, 2, 4)
+        y = x.reshape(n, c, h // b, b, w // b, b).transpose(order)
         return [y.reshape(n, c * b * b, h // b, w // b)]
