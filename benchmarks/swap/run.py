@@ -67,7 +67,7 @@ def _send(method: str, url: str, body: bytes | None = None) -> dict[str, object]
 def serving_version(server: ServerProcess) -> str:
     """Return the version that requests without a version get now."""
     status = _send("GET", f"{server.url}/models/{MODEL}")
-    return str(status["serving"])
+    return str(status["default"])
 
 
 def publish_and_wait(server: ServerProcess, version: int) -> Swap:
