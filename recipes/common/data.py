@@ -10,6 +10,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -166,8 +167,7 @@ def _jpeg_archive(path: Path) -> Dataset:
 
 def _decode_split(member: Callable[[str], NDArray[np.generic]], split: str, name: str) -> Split:
     files, offsets = member(f"{split}_jpg").tobytes(), member(f"{split}_offsets").astype(np.int64)
-    pairs = zip(offsets[:-1], offsets[1:], strict=True)
-    images = np.stack([_decode_rgb(files[start:end]) for start, end in pairs])
+    images = np.stack([_decode_rgb(files[start:end]) for start, end in pairwise(offsets)])
     return Split(images, member(f"{split}_labels").astype(np.int64), f"{name} ({split})")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class ExportMismatch(Exception):
 def export_onnx(model: nn.Module, example: Tensor, path: Path, outputs: tuple[str, ...]) -> None:
     """Write `model` with input `image`, the named outputs and a batch dimension called N."""
     model.eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # it misses torchvision
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # the exporter speaks of its own internals

@@ -6,14 +6,20 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from recipes.common.data import Dataset, load_mnist
+from recipes.common.loop import accuracy, predict
 from recipes.common.publish import Candidate, Published, publish
 from recipes.common.report import draw_curve, machine, write_results
 from recipes.digits.documents import LICENSE, card
 from recipes.digits.models import parameter_count
-from recipes.digits.train import VERSIONS, Training, Version
+from recipes.digits.strokes import HANDS, draw_set
+from recipes.digits.train import VERSIONS, Training, Version, ink, normalized
 
 RESULTS = Path(__file__).parents[1] / "results"
+DRAWN, DRAWN_SEED = 2000, 11              # digits per hand, in the check with drawn digits
 
 
 def main() -> None:
@@ -35,7 +41,9 @@ def main() -> None:
 def finish(training: Training, data: Dataset, version: Version, out: Path, results: Path) -> None:
     """Write the version folder and the result file."""
     net = training.average.cpu()
+    drawn = drawn_accuracy(net)
     facts = {
+        **{f"digits drawn by strokes, {hand}": f"{share:.1%}" for hand, share in drawn.items()},
         "parameters": f"{parameter_count(net):,}",
         "training": f"{training.progress.train_s:.0f} s on {machine()}",
     }
@@ -54,6 +62,7 @@ def finish(training: Training, data: Dataset, version: Version, out: Path, resul
             "version": version.name,
             "data": f"{data.train.source}; {data.test.source}",
             "test_accuracy": published.accuracy,
+            "drawn_accuracy": drawn,
             "train_s": round(training.progress.train_s, 1),
             "machine": machine(),
             "parameters": parameter_count(net),
@@ -67,6 +76,16 @@ def finish(training: Training, data: Dataset, version: Version, out: Path, resul
         [(point["epoch"], point["test_accuracy"]) for point in curve],
     )
     print(f"digits version {version.name}: {published.accuracy:.2%} on the test split")
+
+
+def drawn_accuracy(net: nn.Module) -> dict[str, float]:
+    """Return the accuracy on drawn digits, per hand."""
+    shares = {}
+    for hand in HANDS:
+        images, labels = draw_set(HANDS[hand], DRAWN, DRAWN_SEED)
+        logits = predict(net, normalized(ink(images)))
+        shares[hand] = round(accuracy(logits, torch.from_numpy(labels)), 4)
+    return shares
 
 
 if __name__ == "__main__":

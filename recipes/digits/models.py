@@ -44,7 +44,7 @@ class Convolutional(nn.Module):
     The average over all positions is what lets a digit stand anywhere in the picture.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
         """`widths` are the channels at 28 x 28, 14 x 14 and 7 x 7."""
         super().__init__()
         a, b, c = widths
@@ -65,7 +65,7 @@ class Convolutional(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(logits, embedding)`."""
-        embedding = self.features(image)                        # (N, 128)
+        embedding = self.features(image)                        # (N, 96)
         return self.head(self.dropout(embedding)), embedding
 
 

@@ -7,6 +7,8 @@ identities, pooling before normalization, and one linear layer behind a global m
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +83,7 @@ class PhotoNet(nn.Module):
         self.head = nn.Linear(WIDTHS[-1], classes, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
         # Large weights and a small factor: the head then learns at the pace of the other layers.
-        self.head_scale = 1 / WIDTHS[-1]
+        self.head_scale: float = 1 / WIDTHS[-1]
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
@@ -100,5 +102,35 @@ class PhotoNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(logits, embedding)`."""
-        embedding = self.features(images)
-        return self.head(embedding) * self.head_scale, embedding
+        embedding = self.features(images)                       # (N, 256)
+        logits = self.head(embedding)
+        return logits if self.head_scale == 1 else logits * self.head_scale, embedding
+
+    @torch.no_grad()
+    def deployed(self) -> PhotoNet:
+        """Return a copy for inference, with every normalization folded into its convolution.
+
+        In `Stage.widen` a maximum stands between the two. Normalization keeps order (its factor
+        is positive), so it may as well be applied before the maximum as after it.
+        """
+        net = copy.deepcopy(self).cpu().eval()
+        for stage in net.stages:
+            _fold_norms(stage.widen)
+            _fold_norms(stage.branch)
+        net.head.weight.mul_(net.head_scale)
+        net.head_scale = 1.0
+        return net
+
+
+def _fold_norms(layers: nn.Sequential) -> None:
+    """Replace each convolution by one with the bias and factor of the normalization after it."""
+    convolution: nn.Conv2d | None = None
+    for k, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d):
+            convolution = layer
+        elif isinstance(layer, Norm):
+            assert convolution is not None
+            factor = layer.weight / (layer.running_var + layer.eps).sqrt()
+            convolution.weight.mul_(factor[:, None, None, None])
+            convolution.bias = nn.Parameter(layer.bias - factor * layer.running_mean)
+            layers[k] = nn.Identity()

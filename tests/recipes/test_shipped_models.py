@@ -1,0 +1,62 @@
+"""The committed version folders: complete, within their size, and saying what they contain."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from recipes.common.package import damaged_files
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = ROOT / "model_repo"
+NEEDED = {"digits-1": 0.975, "digits-2": 0.992, "photos-1": 0.925}
+VERSIONS = sorted(path.parent for path in REPOSITORY.glob("*/*/manifest.json"))
+LIMIT_BYTES = 35_000_000
+OURS = [v for v in VERSIONS if f"{v.parent.name}-{v.name}" in NEEDED]
+
+
+def name(folder: Path) -> str:
+    return f"{folder.parent.name}-{folder.name}"
+
+
+def test_the_repository_stays_small() -> None:
+    assert sum(p.stat().st_size for p in REPOSITORY.rglob("*") if p.is_file()) < LIMIT_BYTES
+
+
+@pytest.mark.parametrize("folder", VERSIONS, ids=name)
+def test_every_file_is_as_the_manifest_says(folder: Path) -> None:
+    assert damaged_files(folder) == []
+
+
+@pytest.mark.parametrize("folder", OURS, ids=name)
+def test_the_reached_accuracy_is_recorded_and_enough(folder: Path) -> None:
+    result = json.loads((ROOT / "recipes" / "results" / f"{name(folder)}.json").read_text())
+    assert result["test_accuracy"] >= NEEDED[name(folder)]
+    assert f"{result['test_accuracy']:.2%}" in (folder / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize("folder", OURS, ids=name)
+def test_golden_samples_fit_the_graph(folder: Path) -> None:
+    graph = onnx.load(folder / "model.onnx").graph
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    samples = sorted((folder / "samples").glob("*.npz"))
+    assert samples
+    for path in samples:
+        with np.load(path, allow_pickle=False) as sample:
+            expected = {f"output:{value.name}" for value in graph.output}
+            assert set(sample.files) == {f"input:{graph.input[0].name}"} | expected
+
+
+@pytest.mark.parametrize("folder", OURS, ids=name)
+def test_settings_name_outputs_and_labels_that_exist(folder: Path) -> None:
+    settings = tomllib.loads((folder.parent / "model.toml").read_text())
+    outputs = {value.name for value in onnx.load(folder / "model.onnx").graph.output}
+    assert settings["classification"]["output"] in outputs
+    assert settings.get("embedding", {"output": "logits"})["output"] in outputs
+    labels = (folder / settings["class_labels"]).read_text().splitlines()
+    pictures = [path.name for path in (folder / "samples").glob("*.png")]
+    assert 0 < len(pictures) <= 16
+    assert {picture.rpartition("_")[0] for picture in pictures} <= set(labels)
