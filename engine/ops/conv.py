@@ -145,6 +145,7 @@ class Conv:
         window = conv_window(ctx, x, w)
         outputs = window.output_sizes(x.shape[2:])
         check_size(ctx, (x.shape[0], w.shape[0], *outputs), w.dtype)
+        check_size(ctx, (*x.shape[:2], *window.padded_sizes(x.shape[2:])), w.dtype)
         y = convolve(ctx.xp, widen(ctx.xp, x), w, window, ctx.attributes["group"])
         return [narrow(with_bias(y, bias), x.dtype)]
 

@@ -93,7 +93,8 @@ class ConvTranspose:
             begins=begins,
             ends=(0,) * rank,
         )
-        check_size(ctx, (x.shape[0], w.shape[1] * group, *outputs), "float32")
+        canvas = window.transposed_sizes(x.shape[2:], outputs)
+        check_size(ctx, (x.shape[0], w.shape[1] * group, *canvas), "float32")
         y = convolve_transposed(ctx.xp, widen(ctx.xp, x), widen(ctx.xp, w), window, outputs, group)
         return [narrow(with_bias(y, bias), x.dtype)]
 

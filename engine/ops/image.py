@@ -9,7 +9,7 @@ from typing import Any
 from engine.ir.types import Dim, TensorType, floordiv
 from engine.ops.common import Array, axes_of, check_size, ints, narrow, normalize_axes, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.cores.resampling import AxisPlan, Interpolation, resize
+from engine.ops.cores.resampling import AxisPlan, Interpolation, reach, resize
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.row_rules import follow, leading
 from engine.ops.rows import RowContext, RowState
@@ -159,9 +159,11 @@ def _from_sizes(
 
 
 def _resample(ctx: ComputeContext, x: Array, plans: list[AxisPlan], how: Interpolation) -> Array:
+    # Axes are resized one by one, so what lies between may be larger than both ends.
     shape = list(x.shape)
     for plan in plans:
-        shape[plan.axis] = plan.output
+        shape[plan.axis] = max(plan.output, plan.size)
+        check_size(ctx, (plan.output, 2 * reach(plan, how)), ctx.xp.float64)
     check_size(ctx, shape, x.dtype)
     if how.mode == "nearest":
         return resize(ctx.xp, x, plans, how)

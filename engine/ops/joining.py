@@ -107,12 +107,20 @@ class Split:
             stated = ctx.value(1) or [ctx.fresh_dim("part") for _ in range(ctx.n_outputs)]
         size = x.shape[axis]
         if stated is None:
-            stated = Split.even(size, ctx.attributes["num_outputs"] or ctx.n_outputs)
+            stated = Split.even(size, Split.count(ctx))
         if len(stated) != ctx.n_outputs:
             ctx.fail(f"{len(stated)} parts for {ctx.n_outputs} outputs")
         if all(isinstance(d, int) for d in (*stated, size)) and sum(stated) != size:
             ctx.fail(f"parts {list(stated)} do not add up to {size}")
         return [x.with_shape((*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in stated]
+
+    @staticmethod
+    def count(ctx: InferContext | ComputeContext) -> int:
+        """How many parts there are, checked before anything is built from it."""
+        stated = ctx.attributes["num_outputs"]
+        if stated not in (None, ctx.n_outputs):
+            raise ValueError(f"num_outputs={stated}, the node names {ctx.n_outputs}")
+        return ctx.n_outputs
 
     @staticmethod
     def even(size: Dim, count: int) -> list[Dim]:
@@ -126,7 +134,7 @@ class Split:
         axis = normalize_axis(ctx.attributes["axis"], x.ndim)
         stated = ctx.attributes["split"] if split is None else split
         if stated is None:
-            stated = Split.even(x.shape[axis], ctx.attributes["num_outputs"] or ctx.n_outputs)
+            stated = Split.even(x.shape[axis], Split.count(ctx))
         sizes = ints(stated)
         if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0 or len(sizes) != ctx.n_outputs:
             raise ValueError(f"parts {list(sizes)} do not make up {x.shape[axis]} for the outputs")

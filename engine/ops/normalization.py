@@ -292,7 +292,8 @@ class LRN:
         square = wide * wide
         total = xp.zeros_like(square)
         channels = x.shape[1]
-        for offset in range(-((size - 1) // 2), math.ceil((size - 1) / 2) + 1):
+        before, after = min((size - 1) // 2, channels), min(math.ceil((size - 1) / 2), channels)
+        for offset in range(-before, after + 1):
             low, high = max(0, -offset), min(channels, channels - offset)
             if low < high:
                 total[:, low:high] += square[:, low + offset : high + offset]

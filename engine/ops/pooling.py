@@ -53,7 +53,13 @@ def resolve_pool(ctx: ComputeContext, x: Array) -> tuple[Window, tuple[int, ...]
     ceil_mode = bool(ctx.attributes.get("ceil_mode", 0))
     same = ctx.attributes["auto_pad"].startswith("SAME")
     outputs = window.output_sizes(x.shape[2:], ceil_mode and not same)
-    check_size(ctx, (*x.shape[:2], *outputs), x.dtype)
+    reach = [
+        max(padded, (count - 1) * stride + extent)
+        for padded, count, stride, extent in zip(
+            window.padded_sizes(x.shape[2:]), outputs, window.strides, window.extent, strict=True
+        )
+    ]
+    check_size(ctx, (*x.shape[:2], *reach), x.dtype)
     return window, outputs
 
 

@@ -162,12 +162,7 @@ def convolve_transposed(
     batch, channels = x.shape[:2]
     sizes = x.shape[2:]
     per_group = w.shape[1]
-    full = tuple(
-        max((s - 1) * stride + extent, begin + out)
-        for s, stride, extent, begin, out in zip(
-            sizes, window.strides, window.extent, window.begins, outputs, strict=True
-        )
-    )
+    full = window.transposed_sizes(sizes, outputs)
     canvas = xp.zeros((batch, group * per_group, *full), dtype=x.dtype)
     if math.prod(x.shape) and math.prod(w.shape):
         images = x.reshape(batch, group, channels // group, -1)

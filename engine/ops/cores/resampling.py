@@ -103,13 +103,22 @@ def _nearest(xp: Any, position: Array, plan: AxisPlan, rounding: str) -> Array:
     return xp.clip(index.astype(xp.int64), 0, max(plan.size - 1, 0))
 
 
+def reach(plan: AxisPlan, how: Interpolation) -> int:
+    """Neighbours read on each side; a shrinking, antialiased axis widens the window."""
+    if how.mode == "nearest":
+        return 1
+    shrink = min(plan.scale, 1.0) if how.antialias else 1.0
+    if shrink <= 0:
+        raise ValueError(f"a scale must be positive, got {plan.scale}")
+    return math.ceil((2 if how.mode == "cubic" else 1) / shrink)
+
+
 def _interpolate(xp: Any, x: Array, plan: AxisPlan, position: Array, how: Interpolation) -> Array:
     """Weighted sum of the neighbours along one axis."""
-    # Beyond this share of a window lies on each side; a shrinking, antialiased axis widens it.
     shrink = min(plan.scale, 1.0) if how.antialias else 1.0
-    reach = math.ceil((2 if how.mode == "cubic" else 1) / shrink)
+    side = reach(plan, how)
     left = xp.floor(position).astype(xp.int64)
-    taps = xp.arange(1 - reach, 1 + reach, dtype=xp.int64)
+    taps = xp.arange(1 - side, 1 + side, dtype=xp.int64)
     index = left[:, None] + taps  # (output, T)
     distance = (index - position[:, None].astype(xp.float64)) * shrink
     weights = _cubic(xp, distance, how.cubic_a) if how.mode == "cubic" else _linear(xp, distance)

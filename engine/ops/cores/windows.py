@@ -36,12 +36,24 @@ class Window:
         """Whether each output position reads exactly one input position."""
         return math.prod(self.kernel) == 1
 
+    def padded_sizes(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Input sizes with their padding."""
+        return tuple(s + b + e for s, b, e in zip(sizes, self.begins, self.ends, strict=True))
+
     def output_sizes(self, sizes: Sequence[int], ceil_mode: bool = False) -> tuple[int, ...]:
         """Output positions per axis; negative when a window does not fit."""
         axes = zip(sizes, self.extent, self.strides, self.begins, self.ends, strict=True)
         return tuple(
             cast(int, output_size(size, extent, stride, begin, end, ceil_mode))
             for size, extent, stride, begin, end in axes
+        )
+
+    def transposed_sizes(self, sizes: Sequence[int], outputs: Sequence[int]) -> tuple[int, ...]:
+        """What spreading windows over every input position covers, the outputs included."""
+        axes = zip(sizes, self.strides, self.extent, self.begins, outputs, strict=True)
+        return tuple(
+            max((size - 1) * stride + extent, begin + output)
+            for size, stride, extent, begin, output in axes
         )
 
 
