@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks.common.machine import machine_facts
@@ -35,7 +34,7 @@ from benchmarks.common.results import (
 )
 from benchmarks.common.server_process import ServerProcess
 from server.model_config import PreprocessConfig
-from server.preprocessing import image_tensor
+from server.preprocessing import build_transform
 
 TOP = 5
 
@@ -96,14 +95,22 @@ def ranked_by_server(server: ServerProcess, net: Net, picture: bytes) -> list[in
     return [int(prediction["index"]) for prediction in result["predictions"]]
 
 
-def ranked_by_onnxruntime(
-    session: onnxruntime.InferenceSession, tensor: NDArray[np.float32]
-) -> list[int]:
-    """Return ONNX Runtime's first five classes for one prepared picture (3, 224, 224)."""
-    entry = session.get_inputs()[0]
-    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
-    scores = session.run(None, {entry.name: tensor[None].astype(dtype)})[0].reshape(-1)
-    return [int(k) for k in np.argsort(-scores.astype(np.float64), kind="stable")[:TOP]]
+class OnnxRuntime:
+    """ONNX Runtime behind the server's own preprocessing."""
+
+    def __init__(self, net: Net, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(path)
+        entry = self.session.get_inputs()[0]
+        self.input = entry.name
+        dtype = "float16" if entry.type == "tensor(float16)" else "float32"
+        config = PreprocessConfig.model_validate(net.preprocess)
+        self.transform = build_transform(config, entry.name, dtype, tuple(entry.shape))
+
+    def ranked(self, picture: bytes) -> list[int]:
+        """Return the first five classes for a JPEG."""
+        tensor = self.transform(self.transform.decode(picture))  # (1, 3, H, W)
+        scores = self.session.run(None, {self.input: tensor})[0].reshape(-1)  # (classes,)
+        return [int(k) for k in np.argsort(-scores.astype(np.float64), kind="stable")[:TOP]]
 
 
 def hits(ranked: list[list[int]], labels: list[int]) -> tuple[int, int]:
@@ -115,12 +122,11 @@ def hits(ranked: list[list[int]], labels: list[int]) -> tuple[int, int]:
 def compare(server: ServerProcess, net: Net, data: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return (server's hits, ONNX Runtime's hits)."""
     pictures, labels = load_photographs(data)
-    config = PreprocessConfig.model_validate(net.preprocess)
-    session = onnxruntime.InferenceSession(data / "pretrained" / net.file)
+    peer = OnnxRuntime(net, data / "pretrained" / net.file)
     ours, theirs = [], []
     for picture in track(pictures, description=net.name):
         ours.append(ranked_by_server(server, net, picture))
-        theirs.append(ranked_by_onnxruntime(session, image_tensor(picture, config)))
+        theirs.append(peer.ranked(picture))
     return hits(ours, labels), hits(theirs, labels)
 
 
