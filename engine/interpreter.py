@@ -44,16 +44,21 @@ class Step:
     inputs: tuple[int, ...]  # slots; slot 0 always holds None, the absent input
     outputs: tuple[int, ...]  # slots; 0 for an output that nobody wants
     dead: tuple[int, ...]
-    gather: Callable[[list[Any]], Any] | None  # reads the inputs out of the slots, tuple if several
     enters_body: bool  # the kernel takes the RunState first
     guard: Callable[[Sequence[Array | None]], None] | None
 
 
+# How a step gets its inputs. SPECIAL has a guard or a body, or no input at all.
+ONE_INPUT, SEVERAL_INPUTS, SPECIAL = 1, 2, 3
+Instruction = tuple[int, Kernel, Callable[[list[Any]], Any], int, tuple[int, ...], Step]
+Program = tuple[Instruction, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
-    """The steps that one set of fetches needs."""
+    """The steps that one set of fetches needs, as the loop takes them."""
 
-    steps: tuple[Step, ...]
+    program: Program
     fetched: tuple[tuple[str, int], ...]
 
 
@@ -106,7 +111,7 @@ class GraphPlan:
         state = RunState(control or NEVER)
         # Overflow and division by zero give inf and NaN, as ONNX wants, without a word.
         with np.errstate(all="ignore"):
-            self._walk(schedule.steps, slots, state)
+            self._walk(schedule.program, slots, state)
         return {name: slots[slot] for name, slot in schedule.fetched}
 
     def run_body(
@@ -119,7 +124,7 @@ class GraphPlan:
         for slot, value in zip(self._captured, captured, strict=True):
             slots[slot] = value
         before = state.alive_bytes
-        self._walk(self._whole.steps, slots, state)
+        self._walk(self._whole.program, slots, state)
         state.alive_bytes = before
         return [slots[slot] for _, slot in self._whole.fetched]
 
@@ -130,30 +135,30 @@ class GraphPlan:
 
     # ------------------------------------------------------------------------------ the walk
 
-    def _walk(self, steps: Sequence[Step], slots: list[Any], state: RunState) -> None:
+    def _walk(self, program: Program, slots: list[Any], state: RunState) -> None:
         control, limit, alive = state.control, self._limit_bytes, state.alive_bytes
-        observer = control.observer
+        watched = control.observer is not None
         step = None
         try:
-            for step in steps:
+            # The loop is the price of every call: what it needs is unpacked, not looked up.
+            for how, kernel, gather, output, dead, step in program:
                 if control.cancelled:
                     raise RunCancelled(f"cancelled before node {step.node.label!r}")
-                if observer is not None or step.guard is not None or step.enters_body:
+                if how == SPECIAL or watched:
                     state.alive_bytes = alive
-                    results = _watched(step, slots, state, observer)
-                elif step.gather is None:
-                    results = step.kernel(*[slots[i] for i in step.inputs])
-                elif len(step.inputs) == 1:
-                    results = step.kernel(step.gather(slots))
+                    results = _watched(step, slots, state)
+                elif how == ONE_INPUT:
+                    results = kernel(gather(slots))
                 else:
-                    results = step.kernel(*step.gather(slots))
-                for slot, value in zip(step.outputs, results, strict=False):
-                    slots[slot] = value
-                    alive += value.nbytes if slot else 0
+                    results = kernel(*gather(slots))
+                if output:
+                    value = slots[output] = results[0]
+                    alive += value.nbytes
+                else:
+                    alive += _store(step, slots, results)
                 if alive > limit:
                     raise ResourceLimit(_where(step.node), f"{alive} bytes", f"run_bytes={limit}")
-                slots[0] = None
-                for slot in step.dead:
+                for slot in dead:
                     alive -= slots[slot].nbytes
                     slots[slot] = None
         except EngineError:
@@ -211,10 +216,9 @@ class GraphPlan:
             if not needed.isdisjoint(node.outputs):
                 kept.append(node)
                 needed.update(node.reads)
-        return Schedule(self._steps(kept, set(fetches)), self._fetched(fetches))
-
-    def _fetched(self, fetches: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-        return tuple((name, self._slots[name]) for name in fetches)
+        steps = self._steps(kept, set(fetches))
+        fetched = tuple((name, self._slots[name]) for name in fetches)
+        return Schedule(tuple(map(_instruction, steps)), fetched)
 
     def _steps(self, backwards: Sequence[Node], live: set[str]) -> tuple[Step, ...]:
         """Build steps from the last node to the first: a name dies at the first reader met."""
@@ -237,7 +241,6 @@ class GraphPlan:
             inputs=inputs,
             outputs=tuple(self._slots[n] if n and n in wanted else 0 for n in node.outputs),
             dead=tuple(self._slots[name] for name in dying),
-            gather=itemgetter(*inputs) if inputs else None,
             enters_body=any(True for _ in node.bodies),
             guard=node_guard(op, node, self.graph, self._limit_bytes),
         )
@@ -258,18 +261,36 @@ def run_graph(
     return plan.run(feeds, fetches, RunControl(observer) if observer is not None else None)
 
 
-def _watched(
-    step: Step, slots: list[Any], state: RunState, observer: Observer | None
-) -> Sequence[Array]:
+def _instruction(step: Step) -> Instruction:
+    """Return a step as the loop wants it: `output` is the only output's slot, or 0."""
+    is_special = step.enters_body or step.guard is not None or not step.inputs
+    how = SPECIAL if is_special else ONE_INPUT if len(step.inputs) == 1 else SEVERAL_INPUTS
+    gather = itemgetter(*step.inputs) if step.inputs else tuple
+    output = step.outputs[0] if len(step.outputs) == 1 else 0
+    return how, step.kernel, gather, output, step.dead, step
+
+
+def _watched(step: Step, slots: list[Any], state: RunState) -> Sequence[Array]:
     """Compute a step that needs more than its kernel: a guard, a body, or somebody who watches."""
     inputs = [slots[i] for i in step.inputs]
     if step.guard is not None:
-        step.guard(inputs)
+        step.guard(inputs[: len(step.node.inputs)])
     start = time.perf_counter()
     results = step.kernel(state, *inputs) if step.enters_body else step.kernel(*inputs)
+    observer = state.control.observer
     if observer is not None:
         observer(step.node, time.perf_counter() - start, inputs, results)
     return results
+
+
+def _store(step: Step, slots: list[Any], results: Sequence[Array]) -> int:
+    """Put several outputs where they belong; return how many bytes they hold."""
+    size = 0
+    for slot, value in zip(step.outputs, results, strict=False):
+        if slot:
+            slots[slot] = value
+            size += value.nbytes
+    return size
 
 
 def _body_kernel(op: Operator, ctx: ComputeContext, plans: Mapping[str, GraphPlan]) -> Kernel:
