@@ -1,0 +1,1 @@
+"""What Millrace does, in one command: `make demo`."""
