@@ -70,7 +70,7 @@ VERSIONS = {
         "2",
         Convolutional,
         Settings(
-            epochs=40,
+            epochs=30,
             warp=MILD,
             drawn=AS_IF_DRAWN,
         ),

@@ -31,7 +31,7 @@ class Settings:
 
     seed: int = 7
     epochs: int = 16
-    small_epochs: int = 7                 # the first epochs see pictures of `small_size`
+    small_epochs: int = 12                # the first epochs see pictures of `small_size`
     small_size: int = 24
     batch_size: int = 2000
     micro_batch: int = 250                # rows that share one batch normalization
@@ -114,6 +114,8 @@ class Training:
 
     def _train_epoch(self, epoch: int, bar: loop.ProgressBar) -> None:
         start, seen, loss_sum, right = time.perf_counter(), 0, 0.0, 0
+        if epoch >= self.settings.whitening_bias_epochs:
+            self.workers.freeze(lambda net: net.whitening.bias)
         for step, (images, labels) in enumerate(self._batches(epoch)):
             self._set_rates(epoch * self.steps_per_epoch + step)
             loss, hits = self._step(images, labels)

@@ -30,6 +30,11 @@ class Workers:
             for mine, shared in zip(replica.parameters(), model.parameters(), strict=True):
                 mine.data = shared.data
 
+    def freeze(self, choose: Callable[[nn.Module], Tensor]) -> None:
+        """Compute no further gradients for one parameter, nor for what only leads to it."""
+        for replica in self.replicas:
+            choose(replica).requires_grad_(False)
+
     def gradients(self, parts: Sequence[MicroBatch]) -> tuple[float, int]:
         """Leave the gradients summed over `parts` in the model; return total loss and hits."""
         waiting: SimpleQueue[MicroBatch] = SimpleQueue()
@@ -58,7 +63,7 @@ class Workers:
         if len(self.replicas) > 1:
             torch.set_num_threads(1)
         replica.train()
-        replica.zero_grad(set_to_none=True)
+        replica.zero_grad(set_to_none=True)      # the frozen ones' as well
         while True:
             try:
                 part = waiting.get_nowait()
