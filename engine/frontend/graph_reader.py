@@ -15,7 +15,7 @@ from engine.frontend.attributes import AttributeReader, constant_value
 from engine.frontend.order import sort_nodes
 from engine.frontend.safety import ExternalData
 from engine.frontend.schema import check_node
-from engine.frontend.tensors import read_sparse_tensor, read_tensor
+from engine.frontend.tensors import check_text, read_sparse_tensor, read_tensor
 from engine.frontend.value_types import DimNames, read_value
 from engine.ir.graph import Attribute, Graph, Node, Value
 from engine.limits import Deadline, Limits
@@ -32,16 +32,14 @@ class _Scope:
     opsets: Mapping[str, int]
     outer: frozenset[str] = frozenset()
     depth: int = 0
-    names: Mapping[str, str] | None = None  # inside a function: its names -> the caller's
-    prefix: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)  # a function's names -> the caller's
+    prefix: str = ""  # of a function's other names
     attributes: Mapping[str, AttributeProto] = field(default_factory=dict)
     calls: tuple[FunctionKey, ...] = ()
 
     def name(self, name: str) -> str:
         """Return the name that a value has in the graph being built."""
-        if self.names is None or not name:
-            return name
-        return self.names.get(name, self.prefix + name)
+        return self.names.get(name, self.prefix + name) if name else name
 
 
 @dataclass
@@ -65,6 +63,7 @@ class GraphReader:
     ) -> None:
         self._functions: dict[FunctionKey, FunctionProto] = {}
         for function in functions:
+            check_text(function.name, function.domain, *function.input, *function.output)
             key = (_domain(function.domain), function.name, function.overload)
             if key in self._functions:
                 raise InvalidModel(f"function {key[0]}.{key[1]} is defined twice")
@@ -84,10 +83,12 @@ class GraphReader:
         return graph
 
     def _read_graph(self, proto: GraphProto, scope: _Scope) -> Graph:
+        check_text(proto.name)
         if scope.depth > self._limits.nesting:
             raise ResourceLimit(
                 f"graph {proto.name!r}", f"nesting {scope.depth}", f"nesting={self._limits.nesting}"
             )
+        scope = _without_hiding(proto, scope)
         initializers = self._read_initializers(proto, scope)
         inputs = [
             self._value(v, scope, may_be_untyped=scope.depth > 0)
@@ -129,6 +130,7 @@ class GraphReader:
     def _read_initializers(self, proto: GraphProto, scope: _Scope) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
         for tensor in proto.initializer:
+            check_text(tensor.name)
             self._deadline.check(f"initializer {tensor.name!r}")
             self._add_initializer(found, scope.name(tensor.name), self._tensor(tensor), proto.name)
         for sparse in proto.sparse_initializer:
@@ -160,6 +162,7 @@ class GraphReader:
             self._read_node(proto, scope, into)
 
     def _read_node(self, proto: NodeProto, scope: _Scope, into: _Building) -> None:
+        check_text(proto.name, proto.op_type, proto.domain, *proto.input, *proto.output)
         domain = _domain(proto.domain)
         label = scope.prefix + (proto.name or f"{proto.op_type}_{self._node_count - 1}")
         function = self._functions.get((domain, proto.op_type, proto.overload))
@@ -211,6 +214,7 @@ class GraphReader:
         )
         found: dict[str, Attribute] = {}
         for attribute in proto.attribute:
+            check_text(attribute.name, attribute.ref_attr_name)
             resolved = _resolve(attribute, scope)
             if resolved is not None:
                 found[attribute.name] = reader.read(resolved, f"node {label!r}")
@@ -259,6 +263,21 @@ class GraphReader:
             if actual:
                 names[formal] = scope.name(actual)
         return names
+
+
+def _without_hiding(proto: GraphProto, scope: _Scope) -> _Scope:
+    """Give a body's values other names where they would hide values around it."""
+    defined = [v.name for v in proto.input]
+    defined += [t.name for t in proto.initializer]
+    defined += [name for node in proto.node for name in node.output]
+    names = dict(scope.names)
+    for name in defined:
+        clean = scope.name(name)
+        if clean in scope.outer:
+            while clean in scope.outer:
+                clean += "'"
+            names[name] = clean
+    return replace(scope, names=names)
 
 
 def _resolve(attribute: AttributeProto, scope: _Scope) -> AttributeProto | None:

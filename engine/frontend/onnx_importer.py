@@ -18,6 +18,7 @@ from engine.errors import InvalidModel, ResourceLimit
 from engine.evaluation import evaluate_graph
 from engine.frontend.graph_reader import GraphReader
 from engine.frontend.safety import ExternalData, read_model_file
+from engine.frontend.tensors import check_text
 from engine.frontend.value_types import UNTYPED
 from engine.ir.graph import Graph
 from engine.limits import Deadline, Limits
@@ -86,7 +87,7 @@ def read_model(
         )
         graph = reader.read_main(model.graph)
         metadata = read_metadata(model)
-    except UnicodeDecodeError as error:  # a text field that is not UTF-8 fails when it is looked at
+    except UnicodeDecodeError as error:  # as older protobuf libraries tell it
         raise InvalidModel(f"the model holds text that is not UTF-8: {error.reason}") from error
     typed = evaluate_graph(graph, registry, limits=limits, deadline=deadline).graph
     check_declared(graph, typed)
@@ -122,6 +123,7 @@ def read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """
     versions: dict[str, int] = {}
     for entry in imports:
+        check_text(entry.domain)
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         newest = onnx.defs.onnx_opset_version()
         if entry.version < 1 or (domain == "" and entry.version > newest):
@@ -145,6 +147,7 @@ def read_metadata(model: ModelProto) -> dict[str, str]:
     }
     metadata = {key: text for key, text in about.items() if text}
     metadata.update((entry.key, entry.value) for entry in model.metadata_props)
+    check_text(*metadata, *metadata.values())
     return metadata
 
 

@@ -40,6 +40,7 @@ def read_tensor(tensor: TensorProto, external: ExternalData, max_bytes: int) -> 
     count = prod(shape)
     if count * dtype.itemsize > max_bytes:
         raise ResourceLimit(where, f"{count * dtype.itemsize} bytes", f"model_bytes={max_bytes}")
+    check_text(tensor.name)
     if tensor.HasField("segment"):
         raise InvalidModel(f"{where}: segmented tensors are not part of ONNX any more")
     if dtype is DType.STRING:
@@ -99,6 +100,8 @@ def _external_bytes(
     tensor: TensorProto, dtype: DType, count: int, external: ExternalData
 ) -> bytearray:
     where = f"tensor {tensor.name!r}"
+    for entry in tensor.external_data:
+        check_text(entry.key, entry.value)
     entries = {entry.key: entry.value for entry in tensor.external_data}
     unknown = entries.keys() - EXTERNAL_KEYS
     if unknown:
@@ -159,6 +162,13 @@ def decode_text(data: bytes, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidModel(f"{where}: text is not UTF-8: {error.reason}") from None
+
+
+def check_text(*fields: object) -> None:
+    """Refuse text fields that are not UTF-8: protobuf hands those out as bytes."""
+    for text in fields:
+        if not isinstance(text, str):
+            raise InvalidModel(f"text {text!r} is not UTF-8")
 
 
 def _is_packed(dtype: DType) -> bool:

@@ -9,7 +9,7 @@ from onnx import TypeProto, ValueInfoProto
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel, UnsupportedOp
-from engine.frontend.tensors import MAX_RANK
+from engine.frontend.tensors import MAX_RANK, check_text
 from engine.ir.graph import Value
 from engine.ir.types import Dim, SymDim, TensorType, fresh_symbol, symbol
 
@@ -44,6 +44,7 @@ class DimNames:
 
 def read_value(proto: ValueInfoProto, names: DimNames, *, may_be_untyped: bool = False) -> Value:
     """Return a graph input or output with its declared type; `UNTYPED` where it may have none."""
+    check_text(proto.name)
     if not proto.name:
         raise InvalidModel("a graph input or output has no name")
     if may_be_untyped and proto.type.WhichOneof("value") is None:
@@ -72,6 +73,7 @@ def read_type(proto: TypeProto, name: str, names: DimNames) -> TensorType:
 def _read_dim(proto: object, name: str, axis: int, names: DimNames) -> Dim:
     kind = proto.WhichOneof("value")  # type: ignore[attr-defined]  # protobuf builds its classes at run time
     if kind == "dim_param" and proto.dim_param:  # type: ignore[attr-defined]
+        check_text(proto.dim_param)  # type: ignore[attr-defined]
         return names.symbol(proto.dim_param)  # type: ignore[attr-defined]
     if kind != "dim_value":
         return fresh_symbol("N" if axis == 0 else f"d{axis}")

@@ -47,7 +47,7 @@ def proto(
         name,
         [value(v) for v in inputs],
         [value(v) for v in outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in (weights or {}).items()],
+        [numpy_helper.from_array(np.array(a, order="C"), n) for n, a in (weights or {}).items()],
     )
     opsets = [helper.make_opsetid(d, v) for d, v in {"": opset, **(domains or {})}.items()]
     return helper.make_model(
