@@ -44,7 +44,7 @@ TESTS: Final = _words("lt le eq ne isnan isinf")  # these give bool, the others 
 LEAVES: Final = _words("arg const")
 PRIMITIVES: Final = UNARY | BINARY | TESTS | LEAVES | {"select", "cast"}
 
-_FLOAT_ONLY: Final = _FLOAT_FUNCTIONS | {"pow", "isnan", "isinf"}
+_FLOAT_ONLY: Final = _FLOAT_FUNCTIONS | {"isnan", "isinf"}
 _BOOL_ONLY: Final = _words("and or xor not")
 _INTEGER_ONLY: Final = _words("bitand bitor bitxor bitnot shl shr")
 
@@ -272,7 +272,7 @@ def sign(x: Expr) -> Expr:
 
 
 def power(x: Expr, y: Expr | Number) -> Expr:
-    """x to the power of y, both floating point."""
+    """x to the power of y; integers wrap and need an exponent that is not negative."""
     return _binary("pow", x, y)
 
 

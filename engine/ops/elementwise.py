@@ -262,11 +262,15 @@ def modulo(a: Expr, b: Expr, *, fmod: int = 0) -> Expr:
 
 @elementwise("Pow", since=(1, 7, 12, 13, 15), types=NUMBERS, inputs={"y": NUMBERS})
 def power(x: Expr, y: Expr) -> Expr:
-    """x to the power of y, in the type of x. Integers go through float64, exact to 2**53."""
+    """x to the power of y, in the type of x. Integers wrap; fractions truncate."""
     if x.dtype.is_float:
         return _simple_power(x, e.cast(y, x.dtype))
-    raised = e.power(e.cast(x, DType.FLOAT64), e.cast(y, DType.FLOAT64))
-    return e.cast(raised, x.dtype)
+    real = e.cast(e.power(e.cast(x, DType.FLOAT64), e.cast(y, DType.FLOAT64)), x.dtype)
+    if not y.dtype.is_integer:
+        return real
+    exponent = e.cast(y, DType.INT64)
+    whole = e.cast(e.power(e.cast(x, DType.INT64), maximum(exponent, 0)), x.dtype)
+    return select(exponent < 0, real, whole)
 
 
 def _simple_power(x: Expr, y: Expr) -> Expr:

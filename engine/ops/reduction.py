@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from engine.dtypes import BOOLS, NUMBERS, DType
+from engine.dtypes import BOOLS, FLOATS, DType
 from engine.ir import expr as e
 from engine.ir.expr import Expr
 from engine.ir.graph import Array
@@ -18,6 +18,8 @@ from engine.ops.row_rules import follow
 from engine.ops.rows import RowContext, RowState
 
 VERSIONS = (1, 11, 13, 18)
+SUMMABLE = FLOATS | {DType.INT32, DType.INT64, DType.UINT32, DType.UINT64}
+ORDERED = SUMMABLE | BOOLS | {DType.INT8, DType.UINT8}
 
 
 def _real(x: Expr) -> Expr:
@@ -41,55 +43,55 @@ def _logarithm_above_peak(total: Expr, count: Expr, peak: Expr) -> Expr:
     return e.log(total) + peak
 
 
-@reduction("ReduceSum", since=(1, 11, 13), types=NUMBERS, combine="add")
+@reduction("ReduceSum", since=(1, 11, 13), types=SUMMABLE, combine="add")
 def reduce_sum(x: Expr) -> Expr:
     """The sum."""
     return x
 
 
-@reduction("ReduceMean", since=VERSIONS, types=NUMBERS, combine="add", finish=_mean)
+@reduction("ReduceMean", since=VERSIONS, types=SUMMABLE, combine="add", finish=_mean)
 def reduce_mean(x: Expr) -> Expr:
     """The sum over the number of elements; integers truncate."""
     return x
 
 
-@reduction("ReduceProd", since=VERSIONS, types=NUMBERS, combine="mul")
+@reduction("ReduceProd", since=VERSIONS, types=SUMMABLE, combine="mul")
 def reduce_prod(x: Expr) -> Expr:
     """The product."""
     return x
 
 
-@reduction("ReduceMax", since=(1, 11, 12, 13, 18, 20), types=NUMBERS | BOOLS, combine="max")
+@reduction("ReduceMax", since=(1, 11, 12, 13, 18, 20), types=ORDERED, combine="max")
 def reduce_max(x: Expr) -> Expr:
     """The largest; NaN if there is one."""
     return x
 
 
-@reduction("ReduceMin", since=(1, 11, 12, 13, 18, 20), types=NUMBERS | BOOLS, combine="min")
+@reduction("ReduceMin", since=(1, 11, 12, 13, 18, 20), types=ORDERED, combine="min")
 def reduce_min(x: Expr) -> Expr:
     """The smallest; NaN if there is one."""
     return x
 
 
-@reduction("ReduceL1", since=VERSIONS, types=NUMBERS, combine="add")
+@reduction("ReduceL1", since=VERSIONS, types=SUMMABLE, combine="add")
 def reduce_l1(x: Expr) -> Expr:
     """The sum of magnitudes."""
     return e.absolute(x)
 
 
-@reduction("ReduceL2", since=VERSIONS, types=NUMBERS, combine="add", finish=_root)
+@reduction("ReduceL2", since=VERSIONS, types=SUMMABLE, combine="add", finish=_root)
 def reduce_l2(x: Expr) -> Expr:
     """The square root of the sum of squares."""
     return _real(x) * _real(x)
 
 
-@reduction("ReduceSumSquare", since=VERSIONS, types=NUMBERS, combine="add")
+@reduction("ReduceSumSquare", since=VERSIONS, types=SUMMABLE, combine="add")
 def reduce_sum_square(x: Expr) -> Expr:
     """The sum of squares."""
     return x * x
 
 
-@reduction("ReduceLogSum", since=VERSIONS, types=NUMBERS, combine="add", finish=_logarithm)
+@reduction("ReduceLogSum", since=VERSIONS, types=SUMMABLE, combine="add", finish=_logarithm)
 def reduce_log_sum(x: Expr) -> Expr:
     """The logarithm of the sum."""
     return _real(x)
@@ -98,7 +100,7 @@ def reduce_log_sum(x: Expr) -> Expr:
 @reduction(
     "ReduceLogSumExp",
     since=VERSIONS,
-    types=NUMBERS,
+    types=SUMMABLE,
     combine="add",
     finish=_logarithm_above_peak,
     centred=True,
