@@ -1,0 +1,298 @@
+"""Each pass on small graphs: what it removes, what it must leave, and equal answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from engine.frontend.onnx_importer import import_model
+from engine.ir.graph import Graph
+from engine.ir.types import TensorType
+from engine.ir.verify import verify_graph
+from engine.limits import Limits
+from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.registry import REGISTRY, make_operator
+from engine.passes.constant_folding import fold_constants
+from engine.passes.context import Pass, PassContext
+from engine.passes.conv_bn_fusion import fuse_conv_bn
+from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.identity_elimination import eliminate_identity
+from engine.passes.pipeline import LEVELS, run_pipeline
+from tests.engine.onnx_models import convnet, graph_of, load, model, node, normal, ort_run
+
+X = ("x", ["N", 4])
+Y = ("y", None)
+CTX = PassContext(REGISTRY)
+
+
+def apply(function: Pass, data: bytes, limits: Limits | None = None) -> Graph:
+    graph = function(graph_of(data), PassContext(REGISTRY, limits or Limits()))
+    verify_graph(graph)
+    return graph
+
+
+def ops(graph: Graph) -> list[str]:
+    return [n.op for n in graph.nodes]
+
+
+# ------------------------------------------------------------------------------ constant folding
+
+
+def test_fixed_values_are_computed() -> None:
+    nodes = [
+        node("Add", ["a", "a"], ["b"]),
+        node("Transpose", ["b"], ["c"]),
+        node("MatMul", ["x", "c"], ["y"]),
+    ]
+    graph = apply(fold_constants, model(nodes, [X], [Y], {"a": normal(3, 4)}))
+    assert ops(graph) == ["MatMul"]
+    np.testing.assert_array_equal(graph.constants["c"], (normal(3, 4) * 2).T)
+
+
+def test_shapes_that_are_known_are_constants() -> None:
+    nodes = [node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["y"])]
+    graph = apply(fold_constants, model(nodes, [("x", [2, 3])], [Y]))
+    assert ops(graph) == ["Reshape"] and graph.constants["s"].tolist() == [2, 3]
+    open_ = apply(fold_constants, model(nodes, [X], [Y]))
+    assert ops(open_) == ["Shape", "Reshape"]
+
+
+def test_nothing_above_the_limit_is_folded() -> None:
+    nodes = [node("Expand", ["one", "size"], ["big"]), node("Mul", ["x", "big"], ["y"])]
+    weights = {"one": np.ones(1, np.float32), "size": np.array([1000, 4])}
+    data = model(nodes, [("x", [1, 4])], [Y], weights)
+    assert ops(apply(fold_constants, data, Limits(fold_bytes=15_999))) == ["Expand", "Mul"]
+    assert ops(apply(fold_constants, data, Limits(fold_bytes=16_000))) == ["Mul"]
+
+
+def test_a_huge_constant_costs_nothing_to_refuse() -> None:
+    nodes = [node("ConstantOfShape", ["size"], ["big"]), node("ReduceSum", ["big"], ["y"])]
+    data = model(nodes, [X], [("y", None)], {"size": np.array([2**30, 2**20])})
+    assert ops(apply(fold_constants, data)) == ["ConstantOfShape", "ReduceSum"]
+
+
+def test_what_fails_when_folding_is_left_to_fail_in_a_run() -> None:
+    nodes = [node("Gather", ["w", "far"], ["g"]), node("Add", ["x", "g"], ["y"])]
+    data = model(nodes, [X], [Y], {"w": normal(3, 4), "far": np.array(7)})
+    assert "Gather" in ops(apply(fold_constants, data))
+
+
+def test_what_gives_another_value_each_time_is_not_folded() -> None:
+    class Dice:
+        deterministic = False
+
+        @staticmethod
+        def infer(ctx: InferContext) -> list[TensorType]:
+            return [ctx.type(0)]
+
+        @staticmethod
+        def compute(ctx: ComputeContext, x: np.ndarray) -> list[np.ndarray]:
+            return [np.random.default_rng().random(x.shape, np.float32)]
+
+    registry = REGISTRY.extended([make_operator(Dice, "Dice", 1, domain="my")])
+    nodes = [node("Dice", ["w"], ["r"], domain="my"), node("Add", ["x", "r"], ["y"])]
+    data = model(nodes, [X], [Y], {"w": normal(4)}, domains={"my": 1})
+    graph = import_model(data, limits=Limits(), registry=registry)
+    assert ops(fold_constants(graph, PassContext(registry))) == ["Dice", "Add"]
+
+
+# ------------------------------------------------------------------------------ dead code
+
+
+def test_unused_nodes_and_weights_go() -> None:
+    nodes = [
+        node("Neg", ["x"], ["y"]),
+        node("MatMul", ["x", "w"], ["unused"]),
+        node("Relu", ["unused"], ["unused2"]),
+    ]
+    graph = apply(eliminate_dead_code, model(nodes, [X], [Y], {"w": normal(4, 4)}))
+    assert ops(graph) == ["Neg"] and not graph.initializers
+    assert set(graph.types) == {"x", "y"}
+
+
+def test_trailing_outputs_that_nobody_reads_go() -> None:
+    pool = node("MaxPool", ["x"], ["y", "indices"], kernel_shape=[2])
+    graph = apply(eliminate_dead_code, model([pool], [("x", ["N", 2, 8])], [Y]))
+    assert graph.nodes[0].outputs == ("y",)
+
+
+def test_the_number_of_parts_of_a_split_stays() -> None:
+    split = node("Split", ["x"], ["y", "rest"], axis=1, num_outputs=2)
+    graph = apply(eliminate_dead_code, model([split], [X], [Y]))
+    assert graph.nodes[0].outputs == ("y", "rest")
+
+
+# ---------------------------------------------------------------------- identity elimination
+
+INT = TensorProto.INT64
+
+
+@pytest.mark.parametrize(
+    ("no_op", "weights"),
+    [
+        (node("Identity", ["a"], ["b"]), {}),
+        (node("Dropout", ["a"], ["b"]), {}),
+        (node("Dropout", ["a", "ratio", "train"], ["b"]), {"ratio": 0.5, "train": False}),
+        (node("Cast", ["a"], ["b"], to=TensorProto.FLOAT), {}),
+        (node("Reshape", ["a", "t"], ["b"]), {"t": [0, 4]}),
+        (node("Reshape", ["a", "t"], ["b"]), {"t": [-1, 4]}),
+        (node("Flatten", ["a"], ["b"], axis=1), {}),
+        (node("Expand", ["a", "t"], ["b"]), {"t": [1, 4]}),
+        (node("Tile", ["a", "t"], ["b"]), {"t": [1, 1]}),
+        (node("Transpose", ["a"], ["b"], perm=[0, 1]), {}),
+        (node("Slice", ["a", "s", "e"], ["b"]), {"s": [0, 0], "e": [2**60, 4]}),
+        (node("Pad", ["a", "p"], ["b"]), {"p": [0, 0, 0, 0]}),
+        (node("Concat", ["a"], ["b"], axis=0), {}),
+        (node("Sum", ["a"], ["b"]), {}),
+    ],
+    ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
+)
+def test_no_ops_go(no_op: onnx.NodeProto, weights: dict[str, object]) -> None:
+    nodes = [node("Neg", ["x"], ["a"]), no_op, node("Relu", ["b"], ["y"])]
+    arrays = {
+        k: np.array(v, np.float32 if isinstance(v, float) else None) for k, v in weights.items()
+    }
+    data = model(nodes, [X], [Y], arrays)
+    graph = apply(eliminate_identity, data)
+    assert ops(graph) == ["Neg", "Relu"] and graph.output_names == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("kept", "weights"),
+    [
+        (node("Cast", ["a"], ["b"], to=TensorProto.FLOAT16), {}),
+        (node("Transpose", ["a"], ["b"], perm=[1, 0]), {}),
+        (
+            node("Slice", ["a", "s", "e", "ax", "st"], ["b"]),
+            {"s": [-1], "e": [-99], "ax": [1], "st": [-1]},
+        ),
+        (node("Pad", ["a", "p"], ["b"]), {"p": [0, 1, 0, -1]}),
+        (node("Reshape", ["a", "t"], ["b"]), {"t": [4, -1]}),
+    ],
+    ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
+)
+def test_what_does_something_stays(kept: onnx.NodeProto, weights: dict[str, object]) -> None:
+    nodes = [node("Neg", ["x"], ["a"]), kept, node("Shape", ["b"], ["y"])]
+    arrays = {
+        k: np.array(v, np.float32 if isinstance(v, float) else None) for k, v in weights.items()
+    }
+    graph = apply(eliminate_identity, model(nodes, [X], [("y", None, INT)], arrays))
+    assert ops(graph) == ["Neg", kept.op_type, "Shape"]
+
+
+def test_axes_of_size_one_move_without_moving_anything() -> None:
+    same = node("Transpose", ["a"], ["b"], perm=[0, 2, 1, 3])
+    nodes = [node("Neg", ["x"], ["a"]), same, node("Relu", ["b"], ["y"])]
+    one = model(nodes, [("x", ["N", 1, 1, 4])], [Y])
+    assert ops(apply(eliminate_identity, one)) == ["Neg", "Relu"]
+    other = model(nodes, [("x", ["N", 1, 3, 4])], [Y])
+    assert ops(apply(eliminate_identity, other)) == ["Neg", "Transpose", "Relu"]
+
+
+def test_outputs_keep_their_names() -> None:
+    nodes = [node("Neg", ["x"], ["a"]), node("Identity", ["a"], ["y"])]
+    graph = apply(eliminate_identity, model(nodes, [X], [Y]))
+    assert ops(graph) == ["Neg"] and graph.nodes[0].outputs == ("y",)
+    both = apply(eliminate_identity, model(nodes, [X], [Y, ("a", None)]))
+    assert ops(both) == ["Neg", "Identity"]
+    straight = apply(eliminate_identity, model([node("Identity", ["x"], ["y"])], [X], [Y]))
+    assert ops(straight) == ["Identity"]
+
+
+def test_chains_of_no_ops_go_at_once() -> None:
+    nodes = [node("Identity", [a], [b]) for a, b in zip("xabc", "abcd", strict=True)]
+    nodes += [
+        node("Neg", ["d"], ["e"]),
+        node("Identity", ["e"], ["f"]),
+        node("Dropout", ["f"], ["y"]),
+    ]
+    graph = apply(eliminate_identity, model(nodes, [X], [Y]))
+    assert ops(graph) == ["Neg"] and graph.nodes[0].inputs == ("x",)
+
+
+# ------------------------------------------------------------------------------ conv_bn_fusion
+
+PICTURE = ("x", ["N", 3, 6, 6])
+
+
+def conv_bn(weights: dict[str, np.ndarray], **bn: object) -> bytes:
+    inputs = ["x", "w"] + (["b"] if "b" in weights else [])
+    nodes = [
+        node("Conv", inputs, ["c"], pads=[1, 1, 1, 1], group=1),
+        node("BatchNormalization", ["c", "g", "bt", "m", "v"], ["y"], **bn),
+    ]
+    return model(nodes, [PICTURE], [Y], weights, opset=15)
+
+
+def bn_weights(bias: bool = False) -> dict[str, np.ndarray]:
+    names = {"g": 1, "bt": 2, "m": 3}
+    weights = {name: normal(5, seed=seed) for name, seed in names.items()}
+    weights |= {"v": np.abs(normal(5, seed=4)) + 0.1, "w": normal(5, 3, 3, 3, seed=5)}
+    return weights | ({"b": normal(5, seed=6)} if bias else {})
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_conv_and_batch_normalization_become_one_conv(bias: bool) -> None:
+    data = conv_bn(bn_weights(bias), epsilon=1e-3)
+    graph = apply(fuse_conv_bn, data)
+    assert ops(graph) == ["Conv"] and graph.nodes[0].outputs == ("y",)
+    x = normal(2, 3, 6, 6)
+    with load(data) as net:
+        np.testing.assert_allclose(
+            net.run({"x": x})["y"], ort_run(data, {"x": x})["y"], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_bias_added_per_channel_joins_the_conv() -> None:
+    for shape in ((5, 1, 1), (1, 5, 1, 1), (1,), ()):
+        nodes = [node("Conv", ["x", "w"], ["c"]), node("Add", ["bias", "c"], ["y"])]
+        data = model(
+            nodes, [PICTURE], [Y], {"w": normal(5, 3, 3, 3), "bias": normal(*shape, seed=1)}
+        )
+        assert ops(apply(fuse_conv_bn, data)) == ["Conv"]
+        x = normal(2, 3, 6, 6)
+        with load(data) as net:
+            np.testing.assert_allclose(
+                net.run({"x": x})["y"], ort_run(data, {"x": x})["y"], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_conv_and_bn_stay_apart_where_fusing_would_change_something() -> None:
+    zero_variance = bn_weights() | {"v": np.zeros(5, np.float32), "g": np.zeros(5, np.float32)}
+    assert ops(apply(fuse_conv_bn, conv_bn(zero_variance, epsilon=0.0))) == [
+        "Conv",
+        "BatchNormalization",
+    ]
+    huge = bn_weights() | {"v": np.full(5, 1e-30, np.float32), "w": normal(5, 3, 3, 3) * 1e30}
+    assert len(ops(apply(fuse_conv_bn, conv_bn(huge, epsilon=0.0)))) == 2
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("BatchNormalization", ["c", "g", "bt", "m", "v"], ["n"]),
+        node("Add", ["n", "c"], ["y"]),
+    ]
+    used_twice = model(nodes, [PICTURE], [Y], bn_weights(), opset=15)
+    assert ops(apply(fuse_conv_bn, used_twice)) == ["Conv", "BatchNormalization", "Add"]
+    kept = model(nodes[:2], [PICTURE], [("n", None), ("c", None)], bn_weights(), opset=15)
+    assert ops(apply(fuse_conv_bn, kept)) == ["Conv", "BatchNormalization"]
+
+
+def test_a_bias_that_is_no_channel_bias_stays() -> None:
+    for shape in ((4,), (5, 4, 4), (1, 1, 1, 4), (2, 5, 1, 1), (1, 1, 5, 1, 1)):
+        nodes = [node("Conv", ["x", "w"], ["c"]), node("Add", ["c", "bias"], ["y"])]
+        weights = {"w": normal(5, 3, 3, 3), "bias": normal(*shape)}
+        graph = apply(fuse_conv_bn, model(nodes, [("x", [2, 3, 6, 6])], [Y], weights))
+        assert ops(graph) == ["Conv", "Add"]
+
+
+# ------------------------------------------------------------------------------ the pipeline
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_gives_the_same_answer(level: int) -> None:
+    data = convnet()
+    seen: list[str] = []
+    graph = run_pipeline(graph_of(data), LEVELS[level], CTX, lambda n, name, g: seen.append(name))
+    assert seen == ["import", *(name for name, _ in LEVELS[level])]
+    assert ("BatchNormalization" in ops(graph)) == (level < 2)
