@@ -44,7 +44,7 @@ class _Budget:
 
     left_bytes: int
     limit_bytes: int
-    left_entries: int = MAX_ENTRIES
+    left_entries: int
 
     def spend(self, count: int) -> None:
         self.left_bytes -= count
@@ -74,7 +74,7 @@ def unpack(archive: Path, kind: str, target: Path, limit_bytes: int) -> None:
         ArchiveInvalid: naming the entry that cannot be unpacked.
         ArchiveTooLarge: it is longer than the limit once unpacked.
     """
-    budget = _Budget(limit_bytes, limit_bytes)
+    budget = _Budget(limit_bytes, limit_bytes, MAX_ENTRIES)
     try:
         with archive.open("rb") as file:
             if kind == "zip":

@@ -49,7 +49,6 @@ class Catalog:
         """Prepare; nothing is read before `start`."""
         self.root: Path = settings.repository
         self.settings = settings
-        self.models: dict[str, ServedModel] = {}
         self._host = Host(
             metrics=metrics,
             attachments=tuple(attachments),
@@ -64,11 +63,13 @@ class Catalog:
             drain_timeout_s=settings.drain_timeout_s,
             load_slots=asyncio.Semaphore(MAX_CONCURRENT_LOADS),
         )
+        self.models: dict[str, ServedModel] = self._host.models
         self._routes = self._host.default_routes
         self._checker = CompletenessChecker(settings.settle_s)
         self._refreshing = asyncio.Lock()
         self._watcher = Watcher(self.root, self.refresh, settings.reconcile_s)
         self._readable = True
+        self._was_ready = False
         self._settles_at: float | None = None  # monotonic; when waiting for files at the start ends
 
     # Life
@@ -92,11 +93,16 @@ class Catalog:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that is there at the start has been loaded, or has failed."""
+        """Whether every model that is there at the start has been loaded, or has failed.
+
+        What is loaded later does not change it: other models can answer meanwhile.
+        """
         if self._settles_at is None or self._host.stopping:
             return False
-        settling = time.monotonic() < self._settles_at
-        return not any(_is_on_its_way(model, settling=settling) for model in self.models.values())
+        if not self._was_ready:
+            settling = time.monotonic() < self._settles_at
+            self._was_ready = not any(_is_starting(m, settling) for m in self.models.values())
+        return self._was_ready
 
     async def refresh(self) -> float | None:
         """Look at the folder and act on it.
@@ -139,8 +145,6 @@ class Catalog:
             self.models[name] = ServedModel(name, self._host)
         for name, model in list(self.models.items()):
             model.update(found.get(name), verdicts.get(name, {}))
-            if name not in found and not model.known_versions():
-                del self.models[name]
 
     # Leases
 
@@ -261,7 +265,7 @@ class Catalog:
 
     def deployments(self) -> list[Deployment]:
         """Return everything that can be leased now."""
-        return [deployment for model in self.models.values() for deployment in model.live.values()]
+        return [m.live[version] for m in self._sorted() for version in natural_sorted(m.live)]
 
     def status(self, name: str | None = None) -> list[ModelStatus]:
         """Return the status of all models, or of one.
@@ -280,11 +284,9 @@ class Catalog:
         return [self.models[name] for name in natural_sorted(self.models)]
 
 
-def _is_on_its_way(model: ServedModel, *, settling: bool) -> bool:
-    if model.default is not None:
-        return False
+def _is_starting(model: ServedModel, settling: bool) -> bool:
     waits = any(verdict.wait_s is not None for verdict in model.verdicts.values())
-    return bool(model.jobs) or (settling and waits)
+    return bool(model.jobs) or (settling and waits and model.default is None)
 
 
 def _shown(names: Iterable[str]) -> str:

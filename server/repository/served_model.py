@@ -46,6 +46,7 @@ class Host:
     explicit: bool
     drain_timeout_s: float
     load_slots: asyncio.Semaphore
+    models: dict[str, ServedModel] = field(default_factory=dict)
     default_routes: dict[str, Deployment] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     stopping: bool = False
@@ -162,7 +163,8 @@ class ServedModel:
         if self.snapshot is not None:
             self.labels = policy.effective_labels(self.snapshot.config, self.snapshot.desired)
         wanted = self.wanted()
-        for version in wanted.versions:
+        # First what the default route waits for.
+        for version in sorted(wanted.versions, key=lambda version: version != wanted.target):
             self._ensure_loading(version)
         for version, job in list(self.jobs.items()):
             if version not in wanted.versions and job.task is not None:
@@ -399,6 +401,8 @@ class ServedModel:
             else:
                 self._host.metrics.state(self.name, version, state.value)
         self.states = states
+        if self.snapshot is None and not states:
+            self._host.models.pop(self.name, None)
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 

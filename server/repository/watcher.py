@@ -7,6 +7,7 @@ Correctness comes from looking again every `reconcile_s`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -55,11 +56,9 @@ class Watcher:
     async def _reconcile(self) -> None:
         wait_s: float = self._reconcile_s
         while not self._stop.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
             if not self._stop.is_set():
                 wait_s = await self._look_once()
@@ -77,24 +76,39 @@ class Watcher:
     async def _listen(self) -> None:
         # One line per event at level INFO would drown the log; what it leads to is logged anyway.
         logging.getLogger("watchfiles.main").setLevel(logging.WARNING)
+        told = False
+        while not self._stop.is_set():
+            fault = await self._watch()
+            if not told and not self._stop.is_set():
+                told = True
+                logger.warning(
+                    "no file events of %s (%s): looking every %g s instead",
+                    self._root,
+                    fault,
+                    self._reconcile_s,
+                )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._reconcile_s):
+                    await self._stop.wait()
+
+    async def _watch(self) -> str:
+        """Pass events on until the end; return why there are no more."""
+        # The library takes a folder that is missing for one without events.
+        if not await asyncio.to_thread(self._root.is_dir):
+            return "it does not exist"
         try:
             async for _ in awatch(
                 self._root,
                 watch_filter=_is_interesting,
                 debounce=DEBOUNCE_MS,
                 rust_timeout=STOP_CHECK_MS,
-                yield_on_timeout=False,
                 stop_event=self._stop,
                 ignore_permission_denied=True,
             ):
                 self._wake.set()
         except (OSError, RuntimeError) as error:
-            logger.warning(
-                "file events of %s are not available (%s); looking every %g s instead",
-                self._root,
-                error,
-                self._reconcile_s,
-            )
+            return str(error)
+        return "the watch ended"
 
 
 def _is_interesting(change: Change, path: str) -> bool:

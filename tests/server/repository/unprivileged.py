@@ -2,7 +2,10 @@
 
 import os
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NOBODY = 65_534
@@ -11,6 +14,17 @@ PREAMBLE = """
 import os, sys
 from pathlib import Path
 """
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder that everybody can reach: pytest's own are their owner's only."""
+    with tempfile.TemporaryDirectory(prefix="millrace-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        for path in [Path(name), *Path(name).rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)  # so that it can be removed
 
 
 def run_unprivileged(code: str, *arguments: Path) -> str:
