@@ -24,10 +24,9 @@ from server.execution import WorkerPool
 from server.handlers import Handlers
 from server.metrics import Metrics
 from server.repository.registry import Repository
-from server.routes import health, metadata_v2, models, predict, tensorflow_v1
+from server.routes import documentation, health, metadata_v2, models, predict, tensorflow_v1
 from server.routes.answers import Receive, Scope, Send, error_answer, send_answer
 from server.routes.endpoint import Endpoint, Runtime, begin_call
-from server.routes.openapi import build_openapi
 from server.routes.table import MethodSwitch, Route, by_path
 from server.serving import ServingAttachment
 from server.settings import Settings, load_settings
@@ -47,12 +46,12 @@ class Application(FastAPI):
         super().__init__(
             title="Millrace",
             version=__version__,
-            docs_url="/docs",
+            openapi_url=None,  # the table has these routes, too
+            docs_url=None,
             redoc_url=None,
             **options,
         )
         self.runtime = runtime
-        self._table = table
         self.router.redirect_slashes = False
         self._hot: dict[str, Endpoint] = {}
         self._infer: Endpoint | None = None
@@ -74,12 +73,6 @@ class Application(FastAPI):
                 expose_headers=["server-timing", "x-request-id", "retry-after"],
             )
         self.add_exception_handler(HTTPException, _not_found)  # type: ignore[arg-type]
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document of every route."""
-        if self.openapi_schema is None:
-            self.openapi_schema = build_openapi(self._table)
-        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -121,6 +114,7 @@ def create_app(settings: Settings | None = None) -> Application:
         *tensorflow_v1.routes(runtime),
         *models.routes(runtime),
     ]
+    table += documentation.routes(table)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from server.errors import ModelNotFound, ModelNotReady, VersionNotFound
+from server.errors import ModelNotReady, ServerError, VersionNotFound
 from server.metrics import Metrics
 from server.model_config import LatestPolicy, SpecificPolicy
 from server.repository.deployment import Deployment
@@ -28,10 +28,17 @@ class ModelHandler:
         Raises:
             ModelNotFound: there is no such model.
         """
-        found = [status for status in self._repository.status() if model in (None, status.name)]
-        if model is not None and not found:
-            raise ModelNotFound(f"no model {model[:200]!r} in the repository", model=model[:200])
-        return found
+        return [self._with_task(status) for status in self._repository.status(model)]
+
+    def _with_task(self, status: ModelStatus) -> ModelStatus:
+        """Say the task of a model whose configuration leaves it to be inferred."""
+        if status.task is not None or status.default is None:
+            return status
+        try:
+            with self._repository.lease(status.name) as lease:
+                return replace(status, task=serving_of(lease.deployment).task.name)
+        except ServerError:  # it was unloaded since
+            return status
 
     def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
         """Return one line per version, as the v2 repository index."""

@@ -37,7 +37,26 @@ class Answer:
 
 def to_json(value: Any) -> bytes:
     """Return the JSON of an answer; arrays are nested lists, NaN and infinities are null."""
-    return orjson.dumps(value, default=_plain, option=_ORJSON)
+    try:
+        return orjson.dumps(value, default=_plain, option=_ORJSON)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_tame(value), default=_plain, option=_ORJSON)
+
+
+def _tame(value: Any) -> Any:
+    """Return the value without what JSON cannot say: huge integers, halves of surrogate pairs.
+
+    A client's own words come back to it in an error, and may hold either.
+    """
+    if isinstance(value, dict):
+        return {_tame(str(key)): _tame(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tame(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)[:100]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
 def _plain(value: Any) -> Any:

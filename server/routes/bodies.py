@@ -36,6 +36,11 @@ class BodyReader:
         self._total_s = max(settings.request_timeout_s, settings.body_timeout_s)
         self._held = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Return how many bytes of unfinished bodies are in memory."""
+        return self._held
+
     async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Return the whole body, as it was sent.
 

@@ -1,4 +1,4 @@
-"""The OpenAPI page of a table of routes: the hot ones too, which FastAPI does not see."""
+"""`/docs` and `/openapi.json`, made from the table of routes, which FastAPI does not see."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic.json_schema import models_json_schema
 
 from server import __version__
+from server.handlers.call import Call
+from server.routes.answers import JSON, Answer, Receive, Scope, to_json
+from server.routes.endpoint import Headers
 from server.routes.table import Doc, Route
 from server.schemas import SCHEMAS
 
@@ -25,6 +29,26 @@ _FAILURES = {
     "503": "Nothing can answer now",
     "504": "The deadline passed",
 }
+
+
+def routes(table: Sequence[Route]) -> list[Route]:
+    """Return the routes that describe all others."""
+    document: list[bytes] = []  # made when it is first asked for
+    page = get_swagger_ui_html(openapi_url="/openapi.json", title="Millrace")
+    html = Answer(200, bytes(page.body), [(b"content-type", b"text/html; charset=utf-8")])
+
+    async def docs(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        return Answer(html.status, html.body, list(html.headers))
+
+    async def openapi(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        if not document:
+            document.append(to_json(build_openapi(table)))
+        return Answer(200, document[0], [JSON])
+
+    return [
+        Route("GET", "/docs", docs, Doc("This API as a page", "service")),
+        Route("GET", "/openapi.json", openapi, Doc("This API as OpenAPI 3.1", "service")),
+    ]
 
 
 def build_openapi(routes: Sequence[Route]) -> dict[str, Any]:

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from server.errors import MalformedRequest, PayloadTooLarge, QueueFull, RequestCancelled
+from server.routes.bodies import BodyReader
+from server.settings import Settings
+from tests.server.running import RunningServer, wait_until
+
+BODY = json.dumps({"model": "echo", "inputs": [{"tensors": {"x": [1.0, 2.0]}}]}).encode()
+
+
+def connect(server: RunningServer) -> socket.socket:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.settimeout(20)
+    return connection
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
+    data = b""
+    while chunk := connection.recv(65536):
+        data += chunk
+        head, separator, body = data.partition(b"\r\n\r\n")
+        if separator and len(body) >= int(head.lower().split(b"content-length: ")[1].split()[0]):
+            break
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_declared_too_large(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=b" " * (2 << 20))
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert answer.json()["max_body_bytes"] == 1 << 20
+
+
+def test_chunked_too_large(client: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65_536
+
+    answer = client.post("/predict", content=chunks())
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+def test_very_many_chunks(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        pieces = [b"1\r\n%c\r\n" % byte for byte in BODY + b" " * 50_000]
+        connection.sendall(b"".join(pieces) + b"0\r\n\r\n")
+        status, answer = read_answer(connection)
+    assert status == 200, answer
+
+
+def test_a_body_that_stops_is_408(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        status, answer = read_answer(connection)
+    assert (status, answer["code"]) == (408, "request_timeout")
+
+
+def test_a_client_that_goes_away_while_sending(server: RunningServer) -> None:
+    rejections = server.app.runtime.handlers.metrics.rejections
+    before = rejections.get("cancelled", 0)
+    with connect(server) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.1)
+    wait_until(lambda: rejections.get("cancelled", 0) > before)
+
+
+def test_expect_continue_is_refused_before_the_body(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        status, answer = read_answer(connection)
+    assert (status, answer["code"]) == (413, "payload_too_large")
+
+
+def test_a_head_that_is_too_large(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with_contents = b"a" * 8192
+        try:
+            for _ in range(40):
+                connection.sendall(with_contents)
+        except OSError:
+            pass  # it hung up while we were sending
+        try:
+            status, answer = read_answer(connection)
+        except (OSError, IndexError):
+            return  # and the answer was lost with the connection, as TCP has it
+    assert (status, answer["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nabcde",
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_not_http_gets_one_error_shape(
+    server: RunningServer, client: httpx.Client, garbage: bytes
+) -> None:
+    with connect(server) as connection:
+        connection.sendall(garbage)
+        status, answer = read_answer(connection)
+    assert status == 400
+    assert set(answer) >= {"error", "code"}
+    assert client.get("/v2/health/live").status_code == 200
+
+
+def test_an_unfinished_head_is_not_waited_for_forever(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.http_protocol.HEAD_TIMEOUT_S", 0.2)
+    with connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost:")
+        status, answer = read_answer(connection)
+    assert status == 400
+    assert "took longer" in answer["error"]
+
+
+async def body_of(reader: BodyReader, messages: list[Any], **headers: str) -> bytes:
+    queue = list(messages)
+
+    async def receive() -> Any:
+        return queue.pop(0)
+
+    named = {k.replace("_", "-").encode(): v.encode() for k, v in headers.items()}
+    return await reader.read(named, receive)
+
+
+def part(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_pieces_are_joined_and_counted() -> None:
+    reader = BodyReader(Settings(max_body_bytes=10, max_inflight_body_bytes=20))
+    assert await body_of(reader, [part(b"ab"), part(b""), part(b"cd", more=False)]) == b"abcd"
+    with pytest.raises(PayloadTooLarge):
+        await body_of(reader, [part(b"a" * 11, more=False)])
+    with pytest.raises(PayloadTooLarge):
+        await body_of(reader, [part(b"a" * 6), part(b"a" * 6), part(b"", more=False)])
+    with pytest.raises(MalformedRequest):
+        await body_of(reader, [], content_length="-1")
+    with pytest.raises(MalformedRequest):
+        await body_of(reader, [], content_length="9" * 40)
+    with pytest.raises(RequestCancelled):
+        await body_of(reader, [{"type": "http.disconnect"}])
+    assert reader.held_bytes == 0
+
+
+async def test_all_bodies_together_are_bounded() -> None:
+    reader = BodyReader(Settings(max_body_bytes=10, max_inflight_body_bytes=12))
+    results: list[bytes] = []
+
+    async def inner() -> Any:
+        # While one request holds 8 bytes, another with 8 does not fit.
+        with pytest.raises(QueueFull) as caught:
+            await body_of(reader, [part(b"b" * 8), part(b"", more=False)])
+        assert caught.value.extra["retry_after_s"] > 0
+        return part(b"", more=False)
+
+    pending = [part(b"a" * 8)]
+
+    async def receive() -> Any:
+        return pending.pop(0) if pending else await inner()
+
+    results.append(await reader.read({}, receive))
+    assert results == [b"a" * 8]
+    assert reader.held_bytes == 0
+
+
+def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:
+    request = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-Id: %d\r\nContent-Length: %d\r\n\r\n%b"
+    )
+    with connect(server) as connection:
+        connection.sendall(b"".join(request % (n, len(BODY), BODY) for n in range(5)))
+        received = b""
+        while received.count(b'"results"') < 5:
+            received += connection.recv(65536)
+    ids = [line.split(b": ")[1] for line in received.split(b"\r\n") if b"x-request-id" in line]
+    assert ids == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_many_at_once(server: RunningServer) -> None:
+    statuses: list[int] = []
+
+    def hammer() -> None:
+        with httpx.Client(base_url=server.url, timeout=30.0) as session:
+            for value in range(20):
+                item = {"tensors": {"x": [float(value), 2.0]}}
+                answer = session.post("/predict", json={"model": "echo", "inputs": [item]})
+                data = answer.json()["results"][0]["outputs"]["y"]["data"]
+                statuses.append(answer.status_code if data == [float(value), 2.0] else 0)
+
+    threads = [threading.Thread(target=hammer) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 160

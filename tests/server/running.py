@@ -1,0 +1,90 @@
+"""A whole server in this process, on a free port, with real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+
+from server.app import Application, create_app
+from server.http_protocol import HttpProtocol
+from server.process import ServerProcess
+from server.settings import Settings
+
+START_S = 40.0
+STOP_S = 20.0
+
+
+class RunningServer:
+    """A server in a thread; `url` once it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app: Application = create_app(settings)
+        self.url = ""
+        self._listening = threading.Event()
+        self._server: ServerProcess | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        config = uvicorn.Config(
+            self.app,
+            host="127.0.0.1",
+            port=0,
+            loop="auto",
+            http=HttpProtocol,
+            ws="none",
+            log_config=None,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+        )
+        self._server = ServerProcess(config, self.app, self._started)
+        self._server.run()
+
+    def _started(self, url: str, app: Application) -> None:
+        self.url = url
+        self._loop = asyncio.get_running_loop()
+        self._listening.set()
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._listening.wait(START_S), "the server did not open its port"
+        wait_until(lambda: httpx.get(f"{self.url}/v2/health/ready").status_code == 200)
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.should_exit = True
+        self._thread.join(STOP_S)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    def on_loop(self, fn: Any) -> Any:
+        """Run a coroutine function on the server's loop, and return its result."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(fn(), self._loop).result(START_S)
+
+
+def wait_until(condition: Any, seconds: float = START_S) -> None:
+    """Wait for a fact."""
+    done = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        done.wait(0.02)
+    raise AssertionError("it did not come true in time")
+
+
+@contextmanager
+def running_server(settings: Settings) -> Iterator[RunningServer]:
+    """Run a server for the length of a block."""
+    server = RunningServer(settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
