@@ -1,1 +1,1 @@
-"""What the server itself costs: its batcher, its hand-overs, whole requests beside other servers."""
+"""What the server costs: its batcher, its hand-overs, whole requests beside other servers."""

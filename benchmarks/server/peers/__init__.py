@@ -1,0 +1,1 @@
+"""The servers that Millrace is measured beside, each a script that reads PORT and MODEL."""
