@@ -1,0 +1,268 @@
+"""Artifacts: what is written comes back the same, and what is damaged does not come back at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import engine
+from engine import artifact_cache
+from engine.artifact import Artifact, map_artifact, write_artifact
+from engine.artifact_cache import ArtifactCache, cache_key
+from engine.compiler import CompileRequest, compile_model
+from engine.container import MAGIC, is_container, map_container, parse_container, write_container
+from engine.dtypes import DType
+from engine.errors import InvalidModel
+from engine.graph_json import GraphLoader, GraphWriter
+from engine.ir.graph import Graph, Node, Value
+from engine.ir.types import TensorType, symbol
+from engine.limits import Limits
+from engine.loading import model_from_artifact
+from tests.engine.onnx_models import convnet, mlp, node, normal
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Artifact, Path]:
+    made = compile_model(convnet())
+    write_artifact(made, tmp_path / "a")
+    return made, tmp_path / "a"
+
+
+def test_an_artifact_comes_back_the_same(written: tuple[Artifact, Path]) -> None:
+    made, path = written
+    back = map_artifact(path)
+    assert back.outputs == made.outputs and back.batch == made.batch
+    assert back.parameters == made.parameters and back.external is False
+    assert back.graph.types == made.graph.types and back.graph.inputs == made.graph.inputs
+    assert [n.op for n in back.graph.nodes] == [n.op for n in made.graph.nodes]
+    x = normal(2, 3, 8, 8)
+    with (
+        model_from_artifact(made, "reference") as one,
+        model_from_artifact(back, "reference") as two,
+    ):
+        np.testing.assert_array_equal(one.run({"x": x})["y"], two.run({"x": x})["y"])
+
+
+def test_weights_are_aligned_and_mapped_read_only(written: tuple[Artifact, Path]) -> None:
+    path = written[1]
+    graph = map_artifact(path).graph
+    arrays = [*graph.initializers.values(), *graph.constants.values()]
+    assert arrays
+    for array in arrays:
+        assert array.ctypes.data % 64 == 0 and not array.flags.writeable
+
+
+def test_a_mapping_outlives_its_file(written: tuple[Artifact, Path]) -> None:
+    back = map_artifact(written[1])
+    written[1].unlink()
+    with model_from_artifact(back, "reference") as net:
+        assert np.isfinite(net.run({"x": normal(1, 3, 8, 8)})["y"]).all()
+
+
+def test_every_kind_of_attribute_and_array_comes_back() -> None:
+    body = Graph("body", (), (Value("q", TensorType(DType.FLOAT32)),), (), {"q": normal(2)})
+    attributes = {
+        "i": 3,
+        "f": float("nan"),
+        "s": "text",
+        "b": b"\0\xff",
+        "ints": (1, 2),
+        "floats": (1.5, float("inf")),
+        "texts": ("a", "b"),
+        "none": (),
+        "array": np.array([1, 2], np.int8),
+        "body": body,
+    }
+    n = symbol("N")
+    kinds = {
+        "x": TensorType(DType.BFLOAT16, (n, 2 * n + 1, 4)),
+        "y": TensorType(DType.STRING),
+    }
+    arrays = {d.value: np.zeros((2, 0, 1), d.numpy) for d in DType if d is not DType.STRING}
+    arrays |= {f"{d}1": np.ones(3, d.numpy) for d in DType if d is not DType.STRING}
+    arrays["texts"] = np.array([["a", "ü"]], object)
+    graph = Graph(
+        "g",
+        (Value("x", kinds["x"]),),
+        (Value("y", kinds["y"]),),
+        (Node("Op", ("x", ""), ("y", ""), attributes, "dom", 3, "name"),),
+        arrays,
+        kinds,
+        {"twice": arrays["float321"]},
+        {"key": "value"},
+    )
+    writer = GraphWriter()
+    text = json.dumps(writer.graph(graph))
+    assert len(writer.blobs) == 2 * (len(DType) - 1) + 2  # a shared array is written once
+    back = GraphLoader([memoryview(bytes(b)) for b in writer.blobs]).graph(json.loads(text))
+    assert back.types == kinds and back.metadata == {"key": "value"}
+    for name, array in arrays.items():
+        got = back.initializers[name]
+        assert got.dtype == array.dtype and got.shape == array.shape
+        assert got.tobytes() == array.tobytes() or got.tolist() == array.tolist()
+    (got_node,) = back.nodes
+    assert (got_node.op, got_node.inputs, got_node.outputs) == ("Op", ("x", ""), ("y", ""))
+    assert (got_node.domain, got_node.version, got_node.name) == ("dom", 3, "name")
+    for key in ("i", "s", "b", "ints", "floats", "texts", "none"):
+        assert got_node.attributes[key] == attributes[key]
+    assert np.isnan(got_node.attributes["f"])  # type: ignore[arg-type]
+    assert got_node.attributes["array"].tolist() == [1, 2]  # type: ignore[union-attr]
+    assert got_node.attributes["body"].name == "body"  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------ damage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("artifact") / "a"
+    write_artifact(compile_model(mlp()), path)
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_any_changed_byte_is_noticed(whole: bytes, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(whole) - 1))
+    bits = data.draw(st.integers(1, 255))
+    if place in range(12, 16):
+        return  # reserved, means nothing
+    damaged = bytearray(whole)
+    damaged[place] ^= bits
+    with pytest.raises(InvalidModel):
+        parse_container(memoryview(damaged), "a")
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 100, -1])
+def test_a_short_file_is_noticed(whole: bytes, tmp_path: Path, length: int) -> None:
+    (tmp_path / "short").write_bytes(whole[:length])
+    with pytest.raises(InvalidModel):
+        map_artifact(tmp_path / "short")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert not is_container(tmp_path / "none")
+    with pytest.raises(InvalidModel, match="cannot be mapped"):
+        map_container(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"kind": "other", "compiler": 1},
+        {"kind": "millrace-artifact", "compiler": -1},
+        {"kind": "millrace-artifact", "compiler": 1, "batch": None},
+        [],
+    ],
+)
+def test_a_container_of_something_else_is_refused(
+    tmp_path: Path, header: dict[str, object]
+) -> None:
+    write_container(tmp_path / "c", header, [])
+    assert is_container(tmp_path / "c")
+    with pytest.raises(InvalidModel):
+        map_artifact(tmp_path / "c")
+
+
+def test_headers_that_lie_about_blobs_are_refused(tmp_path: Path) -> None:
+    write_container(tmp_path / "c", {"a": 1}, [b"12345", b"", b"x" * 100])
+    container = map_container(tmp_path / "c")
+    assert [bytes(b) for b in container.blobs] == [b"12345", b"", b"x" * 100]
+    assert (tmp_path / "c").read_bytes().startswith(MAGIC)
+    made = compile_model(mlp())
+    cyclic = replace(made, graph=made.graph.replace(nodes=made.graph.nodes[::-1]))
+    write_artifact(cyclic, tmp_path / "bad")
+    with pytest.raises(InvalidModel, match="does not hold a graph"):
+        map_artifact(tmp_path / "bad")
+
+
+# ------------------------------------------------------------------------------ the cache
+
+
+def key_of(data: bytes | Path, request: dict[str, object] | None = None) -> str:
+    return cache_key(data, request or {"outputs": None}, Limits())
+
+
+def test_keys_cover_source_and_request(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(mlp())
+    assert key_of(mlp()) == key_of(tmp_path / "m") != key_of(convnet())
+    assert key_of(mlp()) != key_of(mlp(), {"outputs": ["h"]})
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_cache_keeps_what_was_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = engine.load(mlp(), cache_dir=tmp_path)
+    assert len(entries(tmp_path)) == 1 and entries(tmp_path)[0].endswith(".artifact")
+    monkeypatch.setattr("engine.loading.compile_model", None)  # a second compilation would fail
+    second = engine.load(mlp(), cache_dir=tmp_path)
+    x = normal(2, 8)
+    np.testing.assert_array_equal(first.run({"x": x})["y"], second.run({"x": x})["y"])
+
+
+def test_damage_in_the_cache_is_repaired(tmp_path: Path) -> None:
+    engine.load(mlp(), cache_dir=tmp_path).close()
+    (entry,) = tmp_path.iterdir()
+    data = bytearray(entry.read_bytes())
+    data[-1] ^= 1
+    entry.write_bytes(data)
+    engine.load(mlp(), cache_dir=tmp_path).close()
+    map_artifact(entry)
+
+
+def test_a_failed_compilation_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel):
+        engine.load(b"garbage", cache_dir=tmp_path)
+    assert entries(tmp_path) == []
+
+
+def test_models_with_external_data_are_not_kept(tmp_path: Path) -> None:
+    built = helper.make_graph(
+        [node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+        [TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)],
+    )
+    built.initializer[0].external_data.add(key="location", value="w.bin")
+    whole = helper.make_model(built, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "m.onnx").write_bytes(whole.SerializeToString())
+    for number in (1, 2):
+        np.full(4, number, np.float32).tofile(tmp_path / "w.bin")
+        with engine.load(tmp_path / "m.onnx", cache_dir=tmp_path / "cache") as net:
+            assert net.run({"x": np.zeros(4, np.float32)})["y"].tolist() == [number] * 4
+    assert entries(tmp_path / "cache") == []
+
+
+def test_the_cache_is_bounded_and_the_longest_unused_goes(tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path, max_bytes=1)
+    made = compile_model(mlp())
+    stale = tmp_path / f"{artifact_cache.UNFINISHED}1-a"
+    stale.write_bytes(b"")
+    os.utime(stale, (1, 1))
+    for age, key in enumerate("abc"):
+        with cache.new_file() as path:
+            write_artifact(made, path)
+            os.utime(path, (1000 + age, 1000 + age))
+            cache.keep(path, key)
+    assert entries(tmp_path) == ["c.artifact"]
+    assert cache.find("c") is not None and cache.find("a") is None
+
+
+def test_levels_and_outputs_make_requests() -> None:
+    request = CompileRequest(outputs=("h",), level=0)
+    made = compile_model(mlp(), request)
+    assert made.outputs == ("h",) and len(made.graph.nodes) == 4
+    with pytest.raises(engine.InvalidInput, match=r"no value is called 'nope'.*'z'"):
+        compile_model(mlp(), CompileRequest(outputs=("nope",)))
