@@ -38,7 +38,8 @@ def check(
     actual = computed(op.name, inputs, attributes, version)
     dtype = DType.from_numpy(x.dtype)
     wanted = expected(op.name, inputs, attributes, version, dtype)
-    assert actual.dtype == x.dtype == wanted.dtype
+    assert actual.dtype == x.dtype
+    wanted = wanted.astype(x.dtype)  # onnx.reference widens sums of squares of integers
     assert actual.shape == wanted.shape
     if dtype.is_float:
         tolerance = TOLERANCE[dtype]
