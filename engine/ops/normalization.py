@@ -131,7 +131,8 @@ class InstanceNormalization:
         return [narrow(y, x.dtype)]
 
 
-@operator("GroupNormalization", since=(18, 21))
+# Version 18 was withdrawn: its scale and bias, one per group, do what no framework does.
+@operator("GroupNormalization", since=21)
 class GroupNormalization:
     """Standardize groups of channels of each image, then shift and scale."""
 
@@ -140,14 +141,13 @@ class GroupNormalization:
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, scale: Array, bias: Array) -> Sequence[Array]:
-        """Narrow floats compute in float32. Version 18 scales per group, 21 per channel."""
+        """Narrow floats compute in float32 and round once."""
         xp, groups = ctx.xp, int(ctx.attributes["num_groups"])
         if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
             raise ValueError(f"{x.shape} does not divide into {groups} groups of channels")
         grouped = widen(xp, x).reshape(x.shape[0], groups, -1)
         y = standardize(xp, grouped, (2,), ctx.attributes["epsilon"]).reshape(x.shape)
-        repeats = x.shape[1] // scale.shape[0] if scale.shape[0] else 1
-        factor, summand = (xp.repeat(widen(xp, v), repeats) for v in (scale, bias))
+        factor, summand = widen(xp, scale), widen(xp, bias)
         return [narrow(y * _per_channel(factor, x) + _per_channel(summand, x), x.dtype)]
 
 

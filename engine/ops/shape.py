@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,11 +120,15 @@ class Reshape:
     def compute(ctx: ComputeContext, x: Array, shape: Array | None = None) -> Sequence[Array]:
         """A view where the layout allows."""
         target = list(ints(ctx.attributes["shape"] if shape is None else shape))
+        copied = set()
         if not ctx.attributes["allowzero"]:
-            target = [x.shape[k] if dim == 0 else dim for k, dim in enumerate(target)]
+            copied = {k for k, dim in enumerate(target) if dim == 0}
+            target = [x.shape[k] if k in copied else dim for k, dim in enumerate(target)]
         if -1 in target and x.size == 0:
-            others = int(np.prod([d for d in target if d != -1], dtype=np.int64))
-            target[target.index(-1)] = 0 if others else -1
+            # No element tells how large the rest is; the dims that are not copied do.
+            left = math.prod(d for k, d in enumerate(x.shape) if k not in copied)
+            rest = math.prod(d for k, d in enumerate(target) if k not in copied and d != -1)
+            target[target.index(-1)] = left // rest if rest else 0
         return [x.reshape(target)]
 
     @staticmethod
@@ -154,11 +159,23 @@ def reshape_shape(ctx: InferContext, shape: Shape | None, target: Shape) -> Shap
         return tuple(result)
     total, rest = element_count(shape), element_count(tuple(result))
     if hole is not None:
-        result[hole] = ctx.fresh_dim("d") if rest == 0 else floordiv(total, rest)
+        result[hole] = _quotient(ctx, shape, result)
         rest = element_count(tuple(result))
     if isinstance(total, int) and isinstance(rest, int) and total != rest:
         ctx.fail(f"{list(shape)} has {total} elements, the target {list(target)} does not")
     return tuple(result)
+
+
+def _quotient(ctx: InferContext, shape: Shape, divisors: Sequence[Dim]) -> Dim:
+    """What is left for the -1; dims on both sides go first, so that symbols and zeros cancel."""
+    left, rest = list(shape), []
+    for dim in divisors:
+        if dim in left:
+            left.remove(dim)
+        else:
+            rest.append(dim)
+    divisor = element_count(tuple(rest))
+    return ctx.fresh_dim("d") if divisor == 0 else floordiv(element_count(tuple(left)), divisor)
 
 
 @operator("Flatten", since=(1, 9, 11, 13, 21, 23, 24, 25))
