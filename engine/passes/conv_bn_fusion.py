@@ -58,7 +58,7 @@ def _affine(
     if not _is_inference(node, attributes) or any(v is None for v in values):
         return None
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
-    if gamma.shape != (len(weight),):
+    if any(v.shape != (len(weight),) for v in (gamma, beta, mean, variance)):
         return None
     deviation = np.sqrt(variance + float(attributes.get("epsilon", EPSILON)))
     with np.errstate(all="ignore"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.errors import GraphInvalid
+from engine.errors import EngineError, GraphInvalid
 from engine.ir.graph import Graph
 from engine.ir.verify import verify_graph
 from engine.passes.constant_folding import fold_constants
@@ -43,11 +43,20 @@ def run_pipeline(
         watch(0, "import", graph)
     for number, (name, apply) in enumerate(pipeline, start=1):
         ctx.deadline.check(f"pass {name}")
-        graph = apply(graph, ctx)
-        try:
-            verify_graph(graph)
-        except GraphInvalid as error:
-            raise GraphInvalid(f"after pass {name}: {error}") from error
+        graph = _apply(name, apply, graph, ctx)
         if watch is not None:
             watch(number, name, graph)
     return graph
+
+
+def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
+    try:
+        result = apply(graph, ctx)
+        verify_graph(result)
+    except GraphInvalid as error:
+        raise GraphInvalid(f"after pass {name}: {error}") from error
+    except EngineError:
+        raise
+    except Exception as error:  # a fault of the pass must not take down who loads a model
+        raise GraphInvalid(f"pass {name} failed: {type(error).__name__}: {error}") from error
+    return result
