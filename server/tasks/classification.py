@@ -10,8 +10,8 @@ import numpy as np
 from server.errors import InvalidInput, LoadFailed
 from server.model_config import ClassificationConfig
 
-from .base import Array, Arrays, Item, Parameters, Prepared
-from .items import ItemReader
+from .base import Array, Arrays, Parameters, Prepared
+from .items import ItemReader, ItemTask
 from .parameters import ParameterTable, fraction, positive_int
 from .vectors import as_vectors
 
@@ -20,7 +20,7 @@ Scores = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _PARTITION_FROM = 2048  # classes from which finding the best k first beats sorting all
 
 
-class ClassificationTask:
+class ClassificationTask(ItemTask):
     """Pictures or tensors in, the best classes out."""
 
     name = "classification"
@@ -39,27 +39,14 @@ class ClassificationTask:
             LoadFailed: the labels do not match the classes, or the config contradicts itself.
         """
         _check_labels(labels, classes)
-        self._items = items
+        table = ParameterTable(
+            self.name, {"top_k": positive_int, "threshold": fraction}, _defaults(config)
+        )
+        super().__init__(items, table)
         self._output = output
         self._activation = _activation(config)
         self._labels = None if labels is None else tuple(labels)
         self.fetches: tuple[str, ...] | None = (output,)
-        self._table = ParameterTable(
-            self.name, {"top_k": positive_int, "threshold": fraction}, _defaults(config)
-        )
-
-    def parameters(self, raw: Parameters) -> Parameters:
-        """Check `top_k` and `threshold`."""
-        return self._table.check(raw)
-
-    def is_heavy(self, item: Item) -> bool:
-        """Say whether `prepare` of this item takes too long for the event loop."""
-        return self._items.is_heavy(item)
-
-    def prepare(self, item: Item, parameters: Parameters) -> Prepared:
-        """Turn a picture or tensors into the model's inputs."""
-        self._table.check(parameters)
-        return self._items.read(item)
 
     def finish(self, outputs: Arrays, prepared: Prepared, parameters: Parameters) -> dict[str, Any]:
         """Return `{"predictions": [{"label", "index", "score"}, ...]}`, a list of them per row."""

@@ -10,40 +10,27 @@ import numpy as np
 from server.errors import InvalidInput
 from server.model_config import EmbeddingConfig
 
-from .base import Array, Arrays, Item, Parameters, Prepared
-from .items import ItemReader
+from .base import Array, Arrays, Parameters, Prepared
+from .items import ItemReader, ItemTask
 from .parameters import ParameterTable, boolean, one_of
 from .vectors import as_vectors
 
 
-class EmbeddingTask:
+class EmbeddingTask(ItemTask):
     """Pictures or tensors in, one vector each out."""
 
     name = "embedding"
 
     def __init__(self, items: ItemReader, output: str, config: EmbeddingConfig) -> None:
         """Take the reader of items and the value that is the embedding."""
-        self._items = items
-        self._output = output
-        self.fetches: tuple[str, ...] | None = (output,)
-        self._table = ParameterTable(
+        table = ParameterTable(
             self.name,
             {"normalize": boolean, "encoding": one_of("float", "base64")},
             {"normalize": config.normalize, "encoding": "float"},
         )
-
-    def parameters(self, raw: Parameters) -> Parameters:
-        """Check `normalize` and `encoding`."""
-        return self._table.check(raw)
-
-    def is_heavy(self, item: Item) -> bool:
-        """Say whether `prepare` of this item takes too long for the event loop."""
-        return self._items.is_heavy(item)
-
-    def prepare(self, item: Item, parameters: Parameters) -> Prepared:
-        """Turn a picture or tensors into the model's inputs."""
-        self._table.check(parameters)
-        return self._items.read(item)
+        super().__init__(items, table)
+        self._output = output
+        self.fetches: tuple[str, ...] | None = (output,)
 
     def finish(self, outputs: Arrays, prepared: Prepared, parameters: Parameters) -> dict[str, Any]:
         """Return `{"embedding", "dim", "normalized"}`; of several rows, a list of embeddings.

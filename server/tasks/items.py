@@ -9,9 +9,10 @@ from server.model_config import PreprocessConfig
 from server.preprocessing import ImageLimits
 from server.tensors import TensorSpecLike
 
-from .base import Array, BatchAxesLike, ImageItem, Item, Prepared, TensorItem
+from .base import Array, BatchAxesLike, ImageItem, Item, Parameters, Prepared, TensorItem
 from .images import ImageReader, build_image_reader
 from .inputs import TensorReader
+from .parameters import ParameterTable
 
 
 class ItemReader:
@@ -65,3 +66,25 @@ def build_item_reader(
     """Build the reader for a model."""
     images = build_image_reader(preprocess, inputs, limits)
     return ItemReader(images, TensorReader(inputs, batch), batch)
+
+
+class ItemTask:
+    """The half that tasks on pictures and tensors share: parameters, and items in."""
+
+    def __init__(self, items: ItemReader, table: ParameterTable) -> None:
+        """Take the reader of items and the task's parameters."""
+        self._items = items
+        self._table = table
+
+    def parameters(self, raw: Parameters) -> Parameters:
+        """Check a request's parameters and fill in the model's defaults."""
+        return self._table.check(raw)
+
+    def is_heavy(self, item: Item) -> bool:
+        """Say whether `prepare` of this item takes too long for the event loop."""
+        return self._items.is_heavy(item)
+
+    def prepare(self, item: Item, parameters: Parameters) -> Prepared:
+        """Turn a picture or tensors into the model's inputs; safe in any thread."""
+        self._table.check(parameters)
+        return self._items.read(item)

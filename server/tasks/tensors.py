@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Array, Arrays, Item, Parameters, Prepared
-from .items import ItemReader
+from .base import Array, Arrays, Parameters, Prepared
+from .items import ItemReader, ItemTask
 from .parameters import ParameterTable
 
 
-class TensorsTask:
+class TensorsTask(ItemTask):
     """Named tensors (or pictures, with [preprocess]) in, every output of the graph out."""
 
     name = "tensors"
@@ -17,21 +17,7 @@ class TensorsTask:
 
     def __init__(self, items: ItemReader) -> None:
         """Take the reader of items."""
-        self._items = items
-        self._table = ParameterTable(self.name, {}, {})
-
-    def parameters(self, raw: Parameters) -> Parameters:
-        """Refuse every parameter: there is nothing to choose."""
-        return self._table.check(raw)
-
-    def is_heavy(self, item: Item) -> bool:
-        """Say whether `prepare` of this item takes too long for the event loop."""
-        return self._items.is_heavy(item)
-
-    def prepare(self, item: Item, parameters: Parameters) -> Prepared:
-        """Turn tensors into the model's inputs."""
-        self._table.check(parameters)
-        return self._items.read(item)
+        super().__init__(items, ParameterTable(self.name, {}, {}))
 
     def finish(self, outputs: Arrays, prepared: Prepared, parameters: Parameters) -> dict[str, Any]:
         """Return `{"outputs": {name: {"dtype", "shape", "data"}}}`, `data` flat in row order."""
