@@ -74,7 +74,7 @@ def _coordinates(xp: Any, plan: AxisPlan, mode: str) -> Array:  # (output,) floa
     if mode == "tf_half_pixel_for_nn":
         return (y + xp.float32(0.5)) / scale
     if mode == "pytorch_half_pixel" and plan.output <= 1:
-        return y * 0 - xp.float32(0.5)
+        return y * 0
     if mode == "tf_crop_and_resize":
         start, end = plan.roi
         if plan.output <= 1:
