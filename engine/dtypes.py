@@ -31,6 +31,8 @@ class DType(Enum):
     FLOAT8E5M2 = "float8_e5m2"
     FLOAT8E5M2FNUZ = "float8_e5m2fnuz"
     FLOAT8E8M0 = "float8_e8m0fnu"
+    FLOAT6E2M3 = "float6_e2m3fn"
+    FLOAT6E3M2 = "float6_e3m2fn"
     FLOAT4E2M1 = "float4_e2m1fn"
     INT8 = "int8"
     INT16 = "int16"
@@ -152,11 +154,15 @@ _ONNX: dict[DType, int] = {
     DType.FLOAT8E8M0: 24,
     DType.UINT2: 25,
     DType.INT2: 26,
+    DType.FLOAT6E2M3: 27,
+    DType.FLOAT6E3M2: 28,
 }
 _FROM_ONNX = {number: dtype for dtype, number in _ONNX.items()}
 _NARROW_BITS = {
     DType.INT4: 4,
     DType.UINT4: 4,
+    DType.FLOAT6E2M3: 6,
+    DType.FLOAT6E3M2: 6,
     DType.FLOAT4E2M1: 4,
     DType.INT2: 2,
     DType.UINT2: 2,
