@@ -36,7 +36,7 @@ class ServerProcess(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: Application, started: Started | None) -> None:
         """Serve the application; `started` is told the URL once the port is open."""
         super().__init__(config)
-        self._app = app
+        self.app = app
         self._started_hook = started
         self._exit_at: float | None = None
 
@@ -44,7 +44,7 @@ class ServerProcess(uvicorn.Server):
         """Open the port, and say so."""
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
         if self.started and self._started_hook is not None:
-            self._started_hook(self.url, self._app)
+            self._started_hook(self.url, self.app)
 
     @property
     def url(self) -> str:
@@ -55,7 +55,7 @@ class ServerProcess(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; the second signal ends the process without waiting."""
-        runtime = self._app.runtime
+        runtime = self.app.runtime
         if runtime.draining:
             self.should_exit = self.force_exit = True
             return
@@ -86,9 +86,8 @@ def _end_at_last(seconds: float) -> None:
     timer.start()
 
 
-def run_server(settings: Settings, started: Started | None = None) -> None:
-    """Serve until a signal comes."""
-    set_up_logging(settings)
+def build_server(settings: Settings, started: Started | None = None) -> ServerProcess:
+    """Return a server that is ready to run."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -106,4 +105,10 @@ def run_server(settings: Settings, started: Started | None = None) -> None:
         timeout_keep_alive=max(1, round(settings.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
-    ServerProcess(config, app, started).run()
+    return ServerProcess(config, app, started)
+
+
+def run_server(settings: Settings, started: Started | None = None) -> None:
+    """Serve until a signal comes."""
+    set_up_logging(settings)
+    build_server(settings, started).run()

@@ -163,7 +163,6 @@ def _explain(error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(f"{name}: unknown setting; known: {', '.join(Settings.model_fields)}")
         else:
-            lines.append(
-                f"{name} (MILLRACE_{name.upper()}): {fault['msg']}, got {fault['input']!r}"
-            )
+            got = "(hidden)" if name == "admin_token" else repr(fault["input"])
+            lines.append(f"{name} (MILLRACE_{name.upper()}): {fault['msg']}, got {got}")
     return "; ".join(lines)

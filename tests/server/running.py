@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
-from server.app import Application, create_app
-from server.http_protocol import HttpProtocol
-from server.process import ServerProcess
+from server.app import Application
+from server.process import build_server
 from server.settings import Settings
 
 START_S = 40.0
@@ -24,27 +22,15 @@ class RunningServer:
     """A server in a thread; `url` once it listens."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.app: Application = create_app(settings)
+        self.settings = settings.model_copy(update={"port": 0})
         self.url = ""
         self._listening = threading.Event()
-        self._server: ServerProcess | None = None
+        self._server = build_server(self.settings, self._started)
+        self.app: Application = self._server.app
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        config = uvicorn.Config(
-            self.app,
-            host="127.0.0.1",
-            port=0,
-            loop="auto",
-            http=HttpProtocol,
-            ws="none",
-            log_config=None,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5,
-        )
-        self._server = ServerProcess(config, self.app, self._started)
         self._server.run()
 
     def _started(self, url: str, app: Application) -> None:
@@ -58,7 +44,6 @@ class RunningServer:
         wait_until(lambda: httpx.get(f"{self.url}/v2/health/ready").status_code == 200)
 
     def stop(self) -> None:
-        assert self._server is not None
         self._server.should_exit = True
         self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "the server did not stop"
