@@ -7,17 +7,20 @@ not hold up the next one. Threads are daemons, so that they never hold up the ex
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from server.execution import lower_priority
+
 T = TypeVar("T")
 
-NICENESS = 10  # the child processes that a load starts inherit it
+# Little, on purpose: a thread that holds the interpreter and gets no core holds up the event loop.
+# Beside busy cores, 10 made the loop late by up to 335 ms, 0 by no more than without a load. What
+# is heavy about a load runs in a child process, and that is niced by itself.
+NICENESS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ async def in_background(
             future.set_result(result)  # type: ignore[arg-type]  # None only where T allows it
 
     def run() -> None:
-        _lower_priority()
+        lower_priority(NICENESS)
         result: T | None = None
         error: BaseException | None = None
         try:
@@ -74,13 +77,6 @@ def _abandon(result: T | None, abandon: Callable[[T], None] | None) -> None:
         abandon(result)
     except Exception:
         logger.exception("what was loaded for nobody could not be freed")
-
-
-def _lower_priority() -> None:
-    # On Linux niceness belongs to the thread; elsewhere this would slow the whole process down.
-    if hasattr(threading, "get_native_id") and os.uname().sysname == "Linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _load_malloc_trim() -> Callable[[int], int] | None:

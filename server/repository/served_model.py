@@ -33,6 +33,8 @@ from server.repository.policy import Wanted
 from server.repository.scan import ModelSnapshot, VersionSnapshot
 from server.repository.status import State
 
+DISCARD_TIMEOUT_S = 30.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -355,9 +357,11 @@ class ServedModel:
     async def _free(self, deployment: Deployment) -> None:
         for attachment in reversed(self._host.attachments):
             if attachment.name in deployment.attachments:
+                value = deployment.attachments.pop(attachment.name)
                 try:
-                    await attachment.discard(deployment.attachments.pop(attachment.name))
-                except Exception:
+                    async with asyncio.timeout(DISCARD_TIMEOUT_S):
+                        await attachment.discard(value)
+                except Exception:  # a run that hangs must not keep the model's memory for ever
                     logger.exception("attachment %s failed to discard", attachment.name)
         await in_background(lambda: _close(deployment), name="free")
 
@@ -396,9 +400,9 @@ class ServedModel:
             if self.states.get(version) is state:
                 continue
             self.since[version] = time.time()
-            if state is State.UNLOADED:
+            if state in (State.UNLOADED, State.FAILED):
                 self._host.metrics.drop(self.name, version)
-            else:
+            if state is not State.UNLOADED:
                 self._host.metrics.state(self.name, version, state.value)
         self.states = states
         if self.snapshot is None and not states:

@@ -6,6 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 WIDTH = 4
+INNER = 1024
 
 
 def affine(scale: float, bias: float = 0.0, *, padding: int = 0) -> bytes:
@@ -25,15 +26,18 @@ def affine(scale: float, bias: float = 0.0, *, padding: int = 0) -> bytes:
         numpy_helper.from_array(np.full(WIDTH, bias, np.float32), "bias"),
     ]
     if padding:
-        # Two factors of which the second is zero: heavy, and without effect on the answers.
-        inner = max(1, padding // (2 * 4 * WIDTH))
-        wide = np.random.default_rng(0).standard_normal((WIDTH, inner), np.float32)
-        weights.append(numpy_helper.from_array(wide, "wide"))
-        weights.append(numpy_helper.from_array(np.zeros((inner, WIDTH), np.float32), "back"))
+        # A chain of layers of which the last is zero: heavy, and without effect on the answers.
         nodes[1].output[0] = "shifted"
-        nodes.append(helper.make_node("MatMul", ["shifted", "wide"], ["many"], name="widen"))
-        nodes.append(helper.make_node("MatMul", ["many", "back"], ["rest"], name="narrow"))
-        nodes.append(helper.make_node("Add", ["shifted", "rest"], ["y"], name="join"))
+        rng = np.random.default_rng(0)
+        layers = max(1, padding // (4 * INNER * INNER))
+        shapes = [(WIDTH, INNER), *[(INNER, INNER)] * layers, (INNER, WIDTH)]
+        for i, shape in enumerate(shapes):
+            last = i == len(shapes) - 1
+            values = np.zeros(shape, np.float32) if last else rng.random(shape, np.float32)
+            weights.append(numpy_helper.from_array(values / INNER, f"w{i}"))
+            source = f"h{i - 1}" if i else "shifted"
+            nodes.append(helper.make_node("MatMul", [source, f"w{i}"], [f"h{i}"], name=f"layer{i}"))
+        nodes.append(helper.make_node("Add", ["shifted", f"h{i}"], ["y"], name="join"))
     return _model(nodes, weights)
 
 
