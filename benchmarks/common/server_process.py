@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 
 
 def free_port() -> int:
@@ -96,6 +96,7 @@ class ServerProcess:
                 pass
             time.sleep(0.05)
         self.process.kill()
+        self.process.wait()
         tail = self.log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"not ready within {START_LIMIT_S:g} s; the log ends:\n{tail}")
 
