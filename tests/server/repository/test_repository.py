@@ -19,11 +19,11 @@ from server.errors import (
 from server.metrics import Metrics
 from server.repository import Repository, State, registry
 from server.settings import Settings
+from tests.server.repository.children import open_folder, run_unprivileged
 from tests.server.repository.models import affine, write_sample, write_version
 from tests.server.repository.serving import answer, reason, serving, states, until
 from tests.server.repository.test_archive import tar_of
 from tests.server.repository.test_publish import stream
-from tests.server.repository.unprivileged import open_folder, run_unprivileged
 
 
 @pytest.fixture

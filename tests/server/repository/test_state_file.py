@@ -1,7 +1,6 @@
 """The desired state: whole, counted, and never lost between two writers."""
 
-import subprocess
-import sys
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from server.errors import Conflict
 from server.repository.state_file import DesiredState, StateFile, StateInvalid
-from tests.server.repository.unprivileged import open_folder, run_unprivileged
+from tests.server.repository.children import fork, open_folder, run_unprivileged
 
 
 def with_label(label: str, version: str):
@@ -52,22 +51,13 @@ def test_concurrent_writers_lose_nothing(tmp_path: Path):
     assert state.generation == 40 and set(state.labels) == set(names)
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from server.repository.state_file import StateFile
-for i in range(5):
-    StateFile(Path(sys.argv[1])).change(
-        lambda s: s.model_copy(update={"labels": {**s.labels, f"{sys.argv[2]}-{i}": "1"}})
-    )
-"""
-
-
 def test_concurrent_processes_lose_nothing(tmp_path: Path):
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "ab"
-    ]
-    assert [writer.wait(30) for writer in writers] == [0, 0]
+    def write(name: str) -> None:
+        for i in range(5):
+            StateFile(tmp_path).change(with_label(f"{name}-{i}", "1"))
+
+    writers = [fork(lambda name=name: write(name)) for name in "ab"]
+    assert [os.waitpid(writer, 0)[1] for writer in writers] == [0, 0]
     assert StateFile(tmp_path).read().generation == 10
 
 

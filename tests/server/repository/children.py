@@ -1,10 +1,10 @@
-"""Run code as somebody whom file permissions bind: the tests themselves may run as root."""
+"""Child processes of the tests: to be killed, or to be somebody whom file permissions bind."""
 
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,26 @@ PREAMBLE = """
 import os, sys
 from pathlib import Path
 """
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Run `work` in a child process and return its id; its exit status is 0 if `work` returned.
+
+    A fork has what was imported already: it starts at once, and needs to read no files of ours.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads: none matters
+        child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+    finally:
+        os._exit(status)
 
 
 @contextmanager
@@ -30,23 +50,8 @@ def open_folder() -> Iterator[Path]:
 def run_unprivileged(code: str, *arguments: Path) -> str:
     """Run Python code in a child without privileges and return what it prints."""
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads: see below
-        child = os.fork()
-    if child == 0:
-        _run_and_exit(code, arguments, reader, writer)
-    os.close(writer)
-    with os.fdopen(reader) as output:
-        printed = output.read()
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, printed
-    return printed
 
-
-def _run_and_exit(code: str, arguments: tuple[Path, ...], reader: int, writer: int) -> None:
-    # Everything that is imported was imported by the parent: `nobody` may not read our files.
-    status = 1
-    try:
+    def work() -> None:
         os.close(reader)
         os.dup2(writer, 1)
         os.dup2(writer, 2)
@@ -58,8 +63,11 @@ def _run_and_exit(code: str, arguments: tuple[Path, ...], reader: int, writer: i
         sys.argv = ["-", *map(str, arguments)]
         exec(PREAMBLE + code, {})
         sys.stdout.flush()
-        status = 0
-    except BaseException as error:
-        os.write(2, repr(error).encode())
-    finally:
-        os._exit(status)
+
+    child = fork(work)
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        printed = output.read()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, printed
+    return printed
