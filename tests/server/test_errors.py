@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from server import errors
@@ -33,3 +35,9 @@ def test_an_error_defined_elsewhere_has_its_parents_status() -> None:
         """Somebody's own."""
 
     assert status_of(Special("x")) == 409
+
+
+def test_every_code_is_in_the_api_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
+    codes = {cls.code for cls in tree() if cls in STATUS} - {"busy", "rejected"}  # never raised
+    assert not [code for code in codes if f"`{code}`" not in page]
