@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from server import __version__
 from server.errors import NotFound
-from server.execution import WorkerPool
+from server.execution import WorkerPool, limit_blas_threads, set_switch_interval
 from server.handlers import Handlers
 from server.metrics import Metrics
 from server.repository.registry import Repository
@@ -29,12 +29,13 @@ from server.routes.answers import Receive, Scope, Send, error_answer, send_answe
 from server.routes.endpoint import Endpoint, Runtime, begin_call
 from server.routes.table import MethodSwitch, Route, by_path
 from server.serving import ServingAttachment
-from server.settings import Settings, load_settings
+from server.settings import Settings, available_cpus, load_settings
 
 logger = logging.getLogger("millrace.app")
 
 HOT = ("/predict", "/classify", "/embed")
 POOL_CLOSE_S = 2.0
+SWITCH_INTERVAL_S = 0.001  # how long a worker may keep the interpreter from the event loop
 LEAST_STOP_S = 1.0
 
 
@@ -128,6 +129,9 @@ def create_app(settings: Settings | None = None) -> Application:
 async def _running(runtime: Runtime) -> AsyncIterator[None]:
     """Start the parts, lowest first; stop them in the reverse order, each within a bound."""
     settings = runtime.settings
+    set_switch_interval(SWITCH_INTERVAL_S)
+    # Half the cores for one run by default: the loop and a second run need some, too.
+    limit_blas_threads(settings.engine_threads or max(1, available_cpus() // 2))
     pool = WorkerPool(settings.worker_threads)
     metrics = Metrics()
     repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         default_factory=available_cpus, ge=1, le=1024, description="threads that decode and run"
     )
     engine_threads: int | None = Field(
-        None, ge=1, le=1024, description="threads of one run; default: the engine decides"
+        None, ge=1, le=1024, description="threads of one run; default: half the cores"
     )
 
     # The network.

@@ -23,9 +23,10 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 Done = Callable[[Any, BaseException | None], None]
 
+# Little, on purpose: a thread that holds the interpreter and gets no core holds up the event loop.
 BATCH_NICE = 1
-HEAVY_NICE = 3
-BACKGROUND_NICE = 5
+HEAVY_NICE = 2
+BACKGROUND_NICE = 2
 BACKGROUND_THREADS = 2
 MAX_WAITING = 512  # heavy jobs; each may hold a whole request body
 GUESSED_JOB_S = 0.05  # until the first job has been measured
@@ -155,9 +156,7 @@ class _Crew:
             del job  # or the last batch's tensors live until the next one comes
 
 
-def _outcome(
-    fn: Callable[[*Ts], R], args: tuple[*Ts]
-) -> tuple[R | None, BaseException | None]:
+def _outcome(fn: Callable[[*Ts], R], args: tuple[*Ts]) -> tuple[R | None, BaseException | None]:
     try:
         return fn(*args), None
     except StopIteration as error:  # the one exception that a future refuses

@@ -17,6 +17,7 @@ from server.handlers.call import Call
 T = TypeVar("T")
 
 TICK_S = 0.02
+WATCH_AFTER_TICKS = 5  # a task per request: only for those that wait long enough to be worth it
 
 
 class _Flight:
@@ -35,6 +36,11 @@ class _Flight:
             self.reason = reason
             self.future.cancel()
 
+    def begin_to_watch(self) -> None:
+        if self.call.disconnected is not None:
+            watch = _watch(self, self.call.disconnected)
+            self.watch = asyncio.get_running_loop().create_task(watch)
+
 
 class Flights:
     """The requests that wait for an answer now."""
@@ -42,6 +48,7 @@ class Flights:
     def __init__(self, tick_s: float = TICK_S) -> None:
         """Start with none."""
         self._tick_s = tick_s
+        self._watch_after_s = WATCH_AFTER_TICKS * tick_s
         self._open: set[_Flight] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,9 +86,8 @@ class Flights:
                 flight.fail(
                     DeadlineExceeded(_too_late(flight.call), timeout_s=flight.call.timeout_s)
                 )
-            elif flight.watch is None and flight.call.disconnected is not None:
-                watch = _watch(flight, flight.call.disconnected)
-                flight.watch = asyncio.get_running_loop().create_task(watch)
+            elif flight.watch is None and now - flight.opened >= self._watch_after_s:
+                flight.begin_to_watch()
         if self._open:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._sweep)
 

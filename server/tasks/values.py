@@ -16,7 +16,8 @@ from server.errors import InvalidInput
 
 from .base import Array
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32 = np.dtype(np.float32)
+_SAFE_NORM = float(np.finfo(np.float32).max) ** 2 / 4  # below it every element is in range
 
 
 def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:
@@ -27,6 +28,10 @@ def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:
     """
     if dtype.kind == "O":
         return _to_strings(value, field)
+    if dtype == _FLOAT32 and type(value) is list:
+        row = _plain_row(value)
+        if row is not None:
+            return row
     found = value if isinstance(value, np.ndarray) else _read(value, dtype, field)
     if found.dtype == dtype:
         return found
@@ -37,6 +42,25 @@ def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:
     if dtype.kind in "iu":
         return _to_integer(found, dtype, field)
     raise _wrong_kind(found, dtype, field)
+
+
+def _plain_row(value: list[Any]) -> Array | None:
+    """Read a list of floats, or a list that holds one such list, in half the time; else None.
+
+    What most requests are. Anything else, and whatever is wrong, is left to the general way.
+    """
+    nested = len(value) == 1 and type(value[0]) is list
+    row = value[0] if nested else value
+    try:
+        if type(sum(row)) is not float:  # lists, text, null do not add up; true and 1 make an int
+            return None
+        found = np.fromiter(row, np.float64, len(row))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not np.vdot(found, found) < _SAFE_NORM:  # NaN, infinity, or large enough to look closer
+        return None
+    converted = found.astype(_FLOAT32)
+    return converted[None] if nested else converted
 
 
 def _read(value: Any, dtype: np.dtype[Any], field: str) -> Array:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from server.errors import InvalidInput
+from server.tasks import values
 from server.tasks.values import to_array
 
 
@@ -179,3 +180,24 @@ def python_calls(values: list[float]) -> int:
 
 def test_no_python_runs_for_each_element():
     assert python_calls([0.5] * 784) == python_calls([0.5] * 8) < 30
+
+
+_numbers = st.floats(allow_nan=True) | st.integers(-(2**70), 2**70) | st.booleans()
+_elements = _numbers | st.none() | st.text(max_size=2) | st.lists(st.floats(), max_size=2)
+_rows = st.lists(st.floats(), max_size=6) | st.lists(_elements, max_size=6)
+
+
+@given(_rows | st.lists(_rows, max_size=2))
+def test_the_quick_way_for_rows_of_floats_agrees_with_the_general_way(value):
+    quick = _outcome(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "_plain_row", lambda value: None)
+        assert _outcome(value) == quick
+
+
+def _outcome(value):
+    try:
+        array = to_array(value, np.dtype(np.float32), "x")
+    except InvalidInput as error:
+        return error.body()
+    return array.dtype, array.shape, array.tobytes()
