@@ -5,7 +5,8 @@ HTTP, no task and no batcher; those take part in a switch as attachments.
 """
 
 from server.repository.deployment import Attachment, Deployment, Lease
-from server.repository.publish import Published, publish_path
+from server.repository.incoming import Published
+from server.repository.publish import publish_path
 from server.repository.registry import Repository
 from server.repository.status import IndexEntry, ModelStatus, State, VersionStatus
 

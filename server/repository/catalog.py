@@ -23,10 +23,11 @@ from server.repository import describe
 from server.repository.background import in_background
 from server.repository.completeness import CompletenessChecker, Verdict
 from server.repository.deployment import Attachment, Deployment, Lease
+from server.repository.host import Host
 from server.repository.layout import natural_sorted
 from server.repository.loader import LoadOptions
 from server.repository.scan import ModelSnapshot, scan_repository
-from server.repository.served_model import Host, ServedModel
+from server.repository.served_model import ServedModel
 from server.repository.status import IndexEntry, ModelStatus
 from server.repository.watcher import Watcher
 from server.settings import Settings

@@ -8,7 +8,7 @@ follows a request that failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +20,11 @@ from server.errors import (
     LoadFailed,
     VersionNotFound,
 )
-from server.repository import layout, policy, publish
+from server.repository import changes, layout, policy, publish
 from server.repository.background import in_background
 from server.repository.catalog import Catalog
 from server.repository.deployment import Deployment
+from server.repository.incoming import Published, sweep
 from server.repository.scan import state_file
 from server.repository.served_model import ServedModel
 from server.repository.state_file import Change, DesiredState
@@ -39,7 +40,7 @@ class Repository(Catalog):
 
     async def start(self) -> None:
         """Clear away what interrupted publishing left, then read and load."""
-        await in_background(lambda: publish.sweep(self.root), name="sweep")
+        await in_background(lambda: sweep(self.root), name="sweep")
         await super().start()
 
     # Loading and unloading
@@ -95,7 +96,7 @@ class Repository(Catalog):
         changed = state.model_copy(
             update={
                 "loaded": True if self._host.explicit else None,
-                "excluded": () if version is None else _without(state.excluded, {version}),
+                "excluded": () if version is None else changes.without(state.excluded, {version}),
             }
         )
         if not self._host.explicit and served.snapshot is not None:
@@ -120,15 +121,8 @@ class Repository(Catalog):
 
         def change(state: DesiredState) -> DesiredState:
             if version is None:
-                return state.model_copy(update={"loaded": False, "versions": ()})
-            excluded = {*state.excluded, version} if not self._host.explicit else state.excluded
-            return state.model_copy(
-                update={
-                    "excluded": tuple(layout.natural_sorted(excluded)),
-                    "versions": _without(state.versions, {version}),
-                    "pinned": None if state.pinned == version else state.pinned,
-                }
-            )
+                return changes.model_unloaded(state)
+            return changes.version_unloaded(state, version, explicit=self._host.explicit)
 
         await self._change(served, change)
         await self._wait(served, lambda: not any(_in_memory(served, each) for each in gone))
@@ -151,17 +145,12 @@ class Repository(Catalog):
             before = served.default.version if served.default else None
 
             def change(state: DesiredState) -> DesiredState:
-                unpinned = state.model_copy(
-                    update={"pinned": None, "excluded": _without(state.excluded, {version})}
+                unpinned = changes.version_promoted(
+                    state, version, follows_policy=True, before=before
                 )
-                follows = self._target(served, unpinned) == version
-                moved = before is not None and before != version
-                return unpinned.model_copy(
-                    update={
-                        "pinned": None if follows else version,
-                        "previous": before if moved else state.previous,
-                    }
-                )
+                if self._target(served, unpinned) == version:
+                    return unpinned
+                return changes.version_promoted(state, version, follows_policy=False, before=before)
 
             await self._change(served, change)
 
@@ -198,18 +187,18 @@ class Repository(Catalog):
         if version is None:
             if label not in served.labels:
                 raise VersionNotFound(f"model {model!r} has no label {label!r}", model=model)
-            await self._change(served, lambda state: _with_label(state, label, None))
+            await self._change(served, lambda state: changes.labelled(state, label, None))
             return
         _check_present(served, version)
         with _requested(served, [version]):
             await self._bring_up(served, version)
-            await self._change(served, lambda state: _with_label(state, label, version))
+            await self._change(served, lambda state: changes.labelled(state, label, version))
 
     # Files
 
     async def publish(
         self, model: str, version: str | None, source: Path | AsyncIterator[bytes]
-    ) -> publish.Published:
+    ) -> Published:
         """Add a version from a file, a folder, or a stream of a `.onnx`, tar or zip file.
 
         Without a version's name it gets the next number. It becomes visible at once and whole,
@@ -276,19 +265,9 @@ class Repository(Catalog):
             await self.refresh()
 
     async def _forget(self, served: ServedModel, version: str) -> None:
-        def change(state: DesiredState) -> DesiredState:
-            return state.model_copy(
-                update={
-                    "versions": _without(state.versions, {version}),
-                    "excluded": _without(state.excluded, {version}),
-                    "pinned": None if state.pinned == version else state.pinned,
-                    "previous": None if state.previous == version else state.previous,
-                }
-            )
-
         if served.previous == version:
             served.previous = None
-        await self._change(served, change)
+        await self._change(served, lambda state: changes.version_forgotten(state, version))
 
     # Common steps
 
@@ -391,14 +370,3 @@ def _version_before(served: ServedModel) -> str | None:
             return remembered
     older = present[: present.index(now)] if now in present else []
     return older[-1] if older else None
-
-
-def _with_label(state: DesiredState, label: str, version: str | None) -> DesiredState:
-    excluded = _without(state.excluded, {version})
-    return state.model_copy(
-        update={"labels": {**state.labels, label: version}, "excluded": excluded}
-    )
-
-
-def _without(versions: Iterable[str], gone: Container[str | None]) -> tuple[str, ...]:
-    return tuple(version for version in versions if version not in gone)

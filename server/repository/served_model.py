@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from server.errors import ServerError
-from server.metrics import Metrics
 from server.repository import policy
 from server.repository.background import in_background, return_memory
 from server.repository.completeness import Verdict
-from server.repository.deployment import Attachment, Deployment
+from server.repository.deployment import Deployment
+from server.repository.host import Failure, Host, LoadJob
 from server.repository.layout import natural_sorted
 from server.repository.loader import (
     LoadedVersion,
-    LoadOptions,
     load_failed,
     load_version,
     memory_of,
@@ -36,57 +34,6 @@ from server.repository.status import State
 DISCARD_TIMEOUT_S = 30.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Host:
-    """What all models of a repository share."""
-
-    metrics: Metrics
-    attachments: Sequence[Attachment]
-    options: LoadOptions
-    explicit: bool
-    drain_timeout_s: float
-    load_slots: asyncio.Semaphore
-    models: dict[str, ServedModel] = field(default_factory=dict)
-    default_routes: dict[str, Deployment] = field(default_factory=dict)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    stopping: bool = False
-
-    def spawn(self, coroutine: object, name: str) -> asyncio.Task[None]:
-        """Start a task and keep it until it is done."""
-        task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)  # type: ignore[arg-type]
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-
-@dataclass
-class LoadJob:
-    """A load under way."""
-
-    snapshot: VersionSnapshot
-    stage: str = "queued"
-    since: float = field(default_factory=time.time)
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why the files with this key are not served."""
-
-    key: str
-    error: ServerError
-    since: float = field(default_factory=time.time)
-
-    @property
-    def reason(self) -> str:
-        """The reason without the model's and the version's name."""
-        return str(self.error.extra.get("reason", self.error.message))
-
-    def again(self) -> ServerError:
-        """Return the error anew, for one more caller to raise."""
-        return type(self.error)(self.error.message, **self.error.extra)
 
 
 class ServedModel:

@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 
 from server.errors import Conflict, InvalidInput, PayloadTooLarge
+from server.repository.incoming import Incoming, sweep, taken_versions
 from server.repository.manifest import check_hashes, check_lengths, read_manifest, write_manifest
 from server.repository.publish import (
-    Incoming,
     publish_path,
     publish_stream,
     remove,
-    sweep,
-    taken_versions,
 )
 from tests.server.repository.children import fork, open_folder, run_unprivileged
 from tests.server.repository.test_archive import gzip_tar_of, tar_of, zip_of

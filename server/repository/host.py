@@ -1,0 +1,69 @@
+"""What the models of one repository share, and the records of loads and failures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from server.errors import ServerError
+from server.metrics import Metrics
+from server.repository.deployment import Attachment, Deployment
+from server.repository.loader import LoadOptions
+from server.repository.scan import VersionSnapshot
+
+if TYPE_CHECKING:
+    from server.repository.served_model import ServedModel
+
+
+@dataclass
+class Host:
+    """What all models of a repository share."""
+
+    metrics: Metrics
+    attachments: Sequence[Attachment]
+    options: LoadOptions
+    explicit: bool
+    drain_timeout_s: float
+    load_slots: asyncio.Semaphore
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    default_routes: dict[str, Deployment] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    stopping: bool = False
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task and keep it until it is done."""
+        task = asyncio.create_task(coroutine, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+@dataclass
+class LoadJob:
+    """A load under way."""
+
+    snapshot: VersionSnapshot
+    stage: str = "queued"
+    since: float = field(default_factory=time.time)
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the files with this key are not served."""
+
+    key: str
+    error: ServerError
+    since: float = field(default_factory=time.time)
+
+    @property
+    def reason(self) -> str:
+        """The reason without the model's and the version's name."""
+        return str(self.error.extra.get("reason", self.error.message))
+
+    def again(self) -> ServerError:
+        """Return the error anew, for one more caller to raise."""
+        return type(self.error)(self.error.message, **self.error.extra)
