@@ -7,6 +7,7 @@ To add a family, write its file and name it here; nothing else needs to know.
 from engine.ops import (
     attention,
     casting,
+    contrib,
     conv,
     conv_transpose,
     elementwise,
@@ -29,6 +30,7 @@ from engine.ops.registry import REGISTRY, Operator, Registry
 FAMILIES = (
     attention,
     casting,
+    contrib,
     conv,
     conv_transpose,
     elementwise,
