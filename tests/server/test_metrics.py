@@ -209,6 +209,7 @@ async def test_loop_lag_sees_a_blocked_loop():
         await asyncio.sleep(0.001)
     monitor.stop()
     assert monitor.maximum.value >= 0.05
+    assert monitor.histogram.count >= seen + 50  # every millisecond in which it was held counts
 
 
 async def test_a_stopped_monitor_probes_no_more():
