@@ -14,18 +14,20 @@ RUN /opt/millrace/bin/pip install --no-compile -r /src/requirements/core.txt
 COPY pyproject.toml README.md LICENSE /src/
 COPY engine /src/engine
 COPY server /src/server
-# What runs needs neither pip nor the packages' own tests.
+# What runs needs neither pip nor the packages' own tests, sources and stubs.
 RUN /opt/millrace/bin/pip install --no-compile --no-deps /src \
     && /opt/millrace/bin/pip uninstall --yes pip setuptools \
     && rm -rf /opt/millrace/lib/python3*/site-packages/onnx/backend/test/data \
     && find /opt/millrace -depth -type d -name tests -path '*/numpy/*' -exec rm -rf {} + \
+    && find /opt/millrace -type f -regex '.*\.\(c\|cc\|cpp\|h\|hpp\|pxd\|pyi\|pyx\|proto\)' -delete \
     && /opt/millrace/bin/python -m compileall -q -j 0 /opt/millrace/lib
 
 FROM $PYTHON
 LABEL org.opencontainers.image.title="millrace" \
       org.opencontainers.image.description="Serves neural networks (ONNX) over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent millrace \
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin millrace \
     && install -d -o 10001 -g 10001 /var/cache/millrace
 COPY --from=build /opt/millrace /opt/millrace
 COPY model_repo /models
