@@ -47,7 +47,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         body = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{CONFIG_FILE}: not valid TOML: {error}") from error
     parse_model_config(body)
     return body

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from server.repository.served_model import ServedModel
 
 
+QUEUED, PREPARING = "queued", "prepare"  # the stages of a load that may be cancelled
+
+
 @dataclass
 class Host:
     """What all models of a repository share."""
@@ -46,7 +49,8 @@ class LoadJob:
     """A load under way."""
 
     snapshot: VersionSnapshot
-    stage: str = "queued"
+    stage: str = QUEUED
+    wanted: bool = True
     since: float = field(default_factory=time.time)
     task: asyncio.Task[None] | None = None
 

@@ -91,11 +91,11 @@ def read_manifest(folder: Path) -> dict[str, FileEntry] | None:
     except FileNotFoundError:
         return None
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise ManifestInvalid(f"{path} is longer than {MAX_MANIFEST_BYTES} bytes")
+        raise ManifestInvalid(f"{MANIFEST_FILE} is longer than {MAX_MANIFEST_BYTES} bytes")
     try:
         return _parse(json.loads(raw))
     except (ValueError, RecursionError) as error:
-        raise ManifestInvalid(f"{path} is not a manifest: {error}") from error
+        raise ManifestInvalid(f"{MANIFEST_FILE} cannot be used: {error}") from error
 
 
 def _parse(body: Any) -> dict[str, FileEntry]:

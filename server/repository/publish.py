@@ -76,13 +76,18 @@ def _copy_folder(source: Path, target: Path, limit_bytes: int) -> None:
     left = limit_bytes
     for name, path in version_files(source):
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidInput(f"{path} is a link; a version holds regular files only")
+        linked = any(folder.is_symlink() for folder in _folders_between(source, path))
+        if linked or not stat.S_ISREG(found.st_mode):
+            raise InvalidInput(f"{name} is a link; a version holds regular files only")
         left -= found.st_size
         if left < 0:
             raise _too_large(limit_bytes)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
+
+
+def _folders_between(source: Path, path: Path) -> list[Path]:
+    return [folder for folder in path.parents if source in folder.parents]
 
 
 def _take_in(folder: Path, limit_bytes: int) -> None:

@@ -35,6 +35,10 @@ T = TypeVar("T")
 SLACK_S = 10.0  # beyond the limits of the steps that are waited for
 
 
+class NotWanted(Conflict):
+    """A version is complete, but nothing asks for it to be loaded."""
+
+
 class Repository(Catalog):
     """The model repository of a server; see `Catalog` for leases and status."""
 
@@ -224,13 +228,18 @@ class Repository(Catalog):
         await self.refresh()
         return published
 
-    async def wait_loaded(self, model: str, version: str) -> Deployment:
-        """Wait until a version that is being loaded serves.
+    async def wait_loaded(self, model: str, version: str) -> Deployment | None:
+        """Wait until a version that is being loaded serves; None if it is not wanted now.
+
+        That is so when the policy prefers another version, or loads only come on request.
 
         Raises:
             LoadFailed: it cannot be served.
         """
-        return await self._loaded(self.model(model), version)
+        try:
+            return await self._loaded(self.model(model), version)
+        except NotWanted:
+            return None
 
     async def delete(self, model: str, version: str) -> None:
         """Remove a version's files; it is unloaded first, after another has taken its place.
@@ -292,8 +301,8 @@ class Repository(Catalog):
             live = served.live.get(version)
             if live is not None and live.key == served.key(version):
                 return live
-            if served.is_complete(version) and version not in served.jobs:
-                raise Conflict(
+            if served.is_complete(version) and not served.is_coming(version):
+                raise NotWanted(
                     f"model {served.name!r} version {version!r} is not loaded: meanwhile it was "
                     "unloaded or a newer version took its place",
                     model=served.name,

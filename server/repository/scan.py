@@ -77,8 +77,8 @@ def scan_repository(repository: Path, state_dir: Path | None = None) -> dict[str
 def _scan_model(folder: Path, state: StateFile) -> ModelSnapshot | None:
     try:
         return _read_model(folder, state)
-    except OSError as error:
-        reason = f"{folder} cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = f"{folder.name}/ cannot be read: {error}"
         return ModelSnapshot(folder.name, folder, error=reason, usable=False)
 
 

@@ -19,7 +19,7 @@ from server.repository import policy
 from server.repository.background import in_background, return_memory
 from server.repository.completeness import Verdict
 from server.repository.deployment import Deployment
-from server.repository.host import Failure, Host, LoadJob
+from server.repository.host import PREPARING, QUEUED, Failure, Host, LoadJob
 from server.repository.layout import natural_sorted
 from server.repository.loader import (
     LoadedVersion,
@@ -115,12 +115,23 @@ class ServedModel:
         # First what the default route waits for.
         for version in sorted(wanted.versions, key=lambda version: version != wanted.target):
             self._ensure_loading(version)
-        for version, job in list(self.jobs.items()):
-            if version not in wanted.versions and job.task is not None:
+        for version, job in self.jobs.items():
+            job.wanted = version in wanted.versions
+            if not job.wanted and job.task is not None and self._may_cancel(job):
                 job.task.cancel()
         self._choose_default(wanted)
         self._retire_unwanted(wanted)
         self._announce()
+
+    def is_coming(self, version: str) -> bool:
+        """Say whether the version is being loaded in order to be served."""
+        job = self.jobs.get(version)
+        return job is not None and job.wanted
+
+    def _may_cancel(self, job: LoadJob) -> bool:
+        # A thread cannot be stopped. Its job goes on waiting for it, and keeps its place among the
+        # concurrent loads: superseding versions quickly must not start ever more compilers.
+        return self._host.stopping or job.stage in (QUEUED, PREPARING)
 
     def _ensure_loading(self, version: str) -> None:
         if version in self.jobs or not self.is_complete(version) or self.failure(version):
@@ -179,7 +190,10 @@ class ServedModel:
         try:
             async with self._host.load_slots:
                 new = await self._prepare(job)
-            self._go_live(new, time.perf_counter() - started)
+            if new is None:
+                outcome = "cancelled"
+            else:
+                self._go_live(new, time.perf_counter() - started)
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
@@ -196,8 +210,8 @@ class ServedModel:
             self._host.metrics.load(outcome, time.perf_counter() - started)
             self.converge()
 
-    async def _prepare(self, job: LoadJob) -> Deployment:
-        """Load beside what serves now; nobody sees the result yet."""
+    async def _prepare(self, job: LoadJob) -> Deployment | None:
+        """Load beside what serves now; nobody sees the result yet. None: not wanted any more."""
         snapshot, version = self.snapshot, job.snapshot
         assert snapshot is not None  # converge cancels the loads of a model that is gone
 
@@ -215,8 +229,11 @@ class ServedModel:
         except TimeoutError:
             reason = f"it took longer than load_timeout_s = {timeout_s:g} s"
             raise load_failed(self.name, version.version, reason) from None
+        if not job.wanted:
+            await in_background(loaded.close, name="free")
+            return None
         deployment = self._deployment(version, loaded)
-        progress("prepare")
+        progress(PREPARING)
         await self._attach(deployment)
         return deployment
 

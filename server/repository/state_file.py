@@ -83,6 +83,8 @@ class StateFile:
         Raises:
             Conflict: the generation is not the expected one, or nothing can be written here.
         """
+        if expected_generation is None and self._is_so_already(change):
+            return self.read()  # also where nothing can be written
         try:
             with self._locked():
                 return self._change(change, expected_generation)
@@ -93,6 +95,13 @@ class StateFile:
                 f"the model's state cannot be written to {self._folder}: {error.strerror}; "
                 "make it writable, or set MILLRACE_STATE_DIR to a folder that is"
             ) from error
+
+    def _is_so_already(self, change: Change) -> bool:
+        try:
+            current = self.read()
+        except StateInvalid:
+            return False
+        return change(current) == current
 
     def _change(self, change: Change, expected_generation: int | None) -> DesiredState:
         try:

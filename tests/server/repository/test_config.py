@@ -58,6 +58,7 @@ def test_model_toml_is_read(tmp_path: Path):
         ("[preprocess]\nresize = [2, 2]\nresize_short = 3", r"either resize"),
         ('class_labels = "../../etc/passwd"', r"class_labels: .*file in the model's folder"),
         ("task = ", r"model.toml: not valid TOML"),
+        ("task = " + "[" * 100_000, r"model.toml: not valid TOML"),
         ("version_policy = {latest = 0}", r"version_policy"),
     ],
 )

@@ -124,7 +124,13 @@ def test_links_in_a_folder_are_refused(root: Path, tmp_path: Path):
     source.mkdir()
     (source / "model.onnx").write_bytes(b"g")
     (source / "labels.txt").symlink_to("/etc/passwd")
-    with pytest.raises(InvalidInput, match="is a link"):
+    with pytest.raises(InvalidInput, match=r"labels\.txt is a link"):
+        publish_path(root, "m", "1", source, LIMIT)
+    (source / "labels.txt").unlink()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "0.npz").write_bytes(b"s")
+    (source / "samples").symlink_to(tmp_path / "outside")
+    with pytest.raises(InvalidInput, match=r"samples/0\.npz is a link"):
         publish_path(root, "m", "1", source, LIMIT)
 
 

@@ -392,7 +392,8 @@ async def test_publishing_while_serving(three: Path, tmp_path_factory: pytest.Te
         published = await repository.publish("m", None, path)
         assert published.version == "11"
         deployment = await repository.wait_loaded("m", "11")
-        assert deployment.version == "11" and answer(repository) == ("11", 11.0)
+        assert deployment is not None and deployment.version == "11"
+        assert answer(repository) == ("11", 11.0)
         upload = tar_of(("model.onnx", affine(5.0)))
         assert (await repository.publish("new", "a", stream(upload))).version == "a"
         await repository.wait_loaded("new", "a")
@@ -402,6 +403,27 @@ async def test_publishing_while_serving(three: Path, tmp_path_factory: pytest.Te
         for model, version in (("../x", "1"), ("m", "a/b")):
             with pytest.raises(InvalidInput, match="name"):
                 await repository.publish(model, version, stream(upload))
+
+
+async def test_publishing_what_is_not_wanted_now(three: Path):
+    async with serving(three) as repository:
+        upload = tar_of(("model.onnx", affine(3.0)))
+        await repository.publish("m", "3", stream(upload))
+        assert await repository.wait_loaded("m", "3") is None  # older than 10
+        assert answer(repository) == ("10", 10.0)
+
+
+async def test_versions_that_follow_fast_start_no_crowd_of_compilers(three: Path):
+    async with serving(three, isolate=True) as repository:
+        upload = tar_of(("model.onnx", affine(3.0)))
+        for version in range(11, 18):
+            await repository.publish("m", str(version), stream(upload))
+        jobs = [job for job in repository.model("m").jobs.values() if job.stage != "queued"]
+        assert len(jobs) <= 2
+        await repository.wait_loaded("m", "17")
+        assert answer(repository) == ("17", 3.0)
+        await until(lambda: not repository.model("m").jobs)
+        assert {v for v, s in states(repository).items() if s is State.READY} == {"17"}
 
 
 async def test_deleting_a_version_that_serves(three: Path):

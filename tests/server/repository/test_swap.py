@@ -214,7 +214,7 @@ async def test_a_new_configuration_is_a_new_deployment_but_a_new_policy_is_not(t
         (tmp_path / "m" / "model.toml").write_text("[batching]\nmax_batch_size = 7\n")
         await repository.refresh()
         deployment = await repository.wait_loaded("m", "1")
-        assert deployment.config.batching.max_batch_size == 7
+        assert deployment is not None and deployment.config.batching.max_batch_size == 7
         prepared = len(recorder.events)
         (tmp_path / "m" / "model.toml").write_text(
             'version_policy = "all"\n[batching]\nmax_batch_size = 7\n'
