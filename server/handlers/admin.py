@@ -55,9 +55,10 @@ class AdminHandler:
     ) -> Pushed:
         """Add a version from a stream; with `wait`, return when it serves."""
         published = await self._repository.publish(model, version, source)
-        if wait:
-            await self._repository.wait_loaded(model, published.version)
-        return Pushed(model, published.version, wait)
+        if not wait:
+            return Pushed(model, published.version, False)
+        loaded = await self._repository.wait_loaded(model, published.version)
+        return Pushed(model, published.version, loaded is not None)
 
     async def delete(self, model: str, version: str) -> None:
         """Unload a version and remove its files."""
