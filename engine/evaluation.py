@@ -16,6 +16,7 @@ from math import prod
 
 import numpy as np
 
+from engine.dtypes import SIGNED_INTEGERS, DType
 from engine.errors import EngineError, InvalidModel, UnsupportedOp
 from engine.inference import Scope, infer_context, infer_types, infer_values, type_of
 from engine.ir.graph import Array, Graph, Node, Value
@@ -26,6 +27,7 @@ from engine.ops.registry import Operator, Registry
 from engine.renaming import rename_node
 
 SYMBOLIC_ELEMENTS = 1024  # integers beyond this are data, not shapes
+COUNTING = SIGNED_INTEGERS | {DType.BOOL}
 IMPORT_FOLD_BYTES = 8192
 FOLD_FLOPS = 1e9
 # Sizes of the outputs depend on values, but never exceed a small multiple of the inputs'.
@@ -219,7 +221,12 @@ def _follow_values(
     except (EngineError, ArithmeticError, ValueError, TypeError, IndexError):
         return  # not known is always a sound answer
     for name, value, kind in zip(ctx.node.outputs, values, types, strict=False):
-        if not name or value is None or value.size > SYMBOLIC_ELEMENTS or not kind.dtype.is_integer:
+        if (
+            not name
+            or value is None
+            or value.size > SYMBOLIC_ELEMENTS
+            or kind.dtype not in COUNTING
+        ):
             continue
         scope.symbolic[name] = value
         if not any(isinstance(d, SymDim) for d in value.flat):

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from engine.device import Observer, RunControl
-from engine.errors import EngineError, InvalidInput, ResourceLimit, RunCancelled, RunFailed
+from engine.errors import (
+    EngineError,
+    InvalidInput,
+    InvalidModel,
+    ResourceLimit,
+    RunCancelled,
+    RunFailed,
+)
 from engine.ir.graph import Array, Graph, Node
 from engine.limits import Limits
 from engine.ops.contexts import BodyRun, ComputeContext
@@ -191,7 +198,15 @@ class GraphPlan:
             name: GraphPlan(body, xp=self._xp, registry=self._registry, limits=self._limits)
             for name, body in node.bodies
         }
-        return (_body_kernel(op, ctx, bodies) if bodies else op.kernel(ctx)), op
+        if bodies:
+            return _body_kernel(op, ctx, bodies), op
+        try:
+            return op.kernel(ctx), op
+        except EngineError:
+            raise
+        except Exception as error:  # fixed values that no valid model has
+            reason = f"{type(error).__name__}: {error}"
+            raise InvalidModel(f"{_where(node)} cannot be prepared: {reason}") from error
 
     def _fixed(self, name: str) -> Array | None:
         is_fixed = name in self.graph.initializers or name in self.graph.constants

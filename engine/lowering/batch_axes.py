@@ -132,7 +132,11 @@ def _checked(ctx: RowContext, states: tuple[RowState, ...]) -> tuple[RowState, .
         if state.is_rows and ctx.batch is not None:
             shape = kind.shape
             fits = shape is not None and state.axis < len(shape)
-            if not (fits and shape is not None and shape[state.axis] == ctx.batch * state.block):
+            if not (
+                fits
+                and shape is not None
+                and shape[state.axis] == ctx.batch * state.block * state.outer
+            ):
                 return ctx.mixed(f"its output {kind} does not have the items on axis {state.axis}")
         result.append(state)
     return tuple(result)
@@ -146,7 +150,7 @@ def _objection(graph: Graph, states: Mapping[str, RowState]) -> str | None:
             return state.reason
         if state.kind is RowKind.SIZES:
             return f"output {value.name!r} depends on the number of items"
-        if state.is_rows and (state.axis != 0 or state.block != 1):
+        if state.is_rows and (state.axis, state.block, state.outer) != (0, 1, 1):
             return f"output {value.name!r} ({value.type}) does not have one row per item on axis 0"
     if not any(states[v.name].is_rows for v in graph.outputs):
         return "no output depends on an input with a leading dimension that may vary"

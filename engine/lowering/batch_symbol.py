@@ -15,9 +15,11 @@ from engine.evaluation import evaluate_graph
 from engine.ir.graph import Graph, Node, Value
 from engine.ir.types import SymDim, TensorType, substitute, symbol, symbols_of
 from engine.limits import Deadline, Limits
+from engine.lowering.batch_spread import spread_joined
 from engine.ops.registry import Registry
 from engine.passes.rewriting import fresh_name, with_constants
 
+MAX_ROUNDS = 8  # each spreads what the one before could not see
 NAMES = ("N", "batch", "batch_size")
 
 
@@ -27,14 +29,22 @@ def propose_batched(
     """Yield forms of the graph with a symbol as leading dim: separate symbols made one, then ones
     made symbols.
     """
+
+    def typed(form: Graph) -> Graph:
+        return evaluate_graph(form, registry, limits=limits, deadline=deadline).graph
+
     for inputs in _input_choices(graph):
-        proposal = _with_free_reshapes(graph).replace(inputs=inputs)
         try:
-            typed = evaluate_graph(proposal, registry, limits=limits, deadline=deadline).graph
+            proposal = typed(_with_free_reshapes(graph).replace(inputs=inputs))
+            for _ in range(MAX_ROUNDS):
+                spread = spread_joined(proposal)
+                if spread is proposal:
+                    break
+                proposal = typed(spread)
         except EngineError:
             continue
-        if _same_for_one(graph, typed):
-            yield typed
+        if _same_for_one(graph, proposal):
+            yield proposal
 
 
 def _input_choices(graph: Graph) -> Iterator[tuple[Value, ...]]:
@@ -100,12 +110,7 @@ def _free_target(graph: Graph, node: Node) -> list[int] | None:
     """Return the target shape with its leading dim left open, when that means the same for one
     item.
     """
-    if (
-        node.op != "Reshape"
-        or node.domain
-        or len(node.inputs) < 2
-        or node.attributes.get("allowzero")
-    ):
+    if node.op != "Reshape" or node.domain or len(node.inputs) < 2:
         return None
     known = graph.constant(node.inputs[1])
     before, after = graph.types[node.inputs[0]].shape, graph.types[node.outputs[0]].shape
@@ -114,7 +119,7 @@ def _free_target(graph: Graph, node: Node) -> list[int] | None:
     target: list[int] = known.reshape(-1).tolist()
     if target[0] in (0, -1):
         return None
-    if target[0] == 1 and before[0] == 1:
+    if target[0] == 1 and before[0] == 1 and not node.attributes.get("allowzero"):
         return [0, *target[1:]]
     rest = after[1:]
     if any(not isinstance(d, int) or d == 0 for d in rest):

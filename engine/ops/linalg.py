@@ -8,7 +8,7 @@ from typing import Any
 from engine.ir.types import Dim, Shape, TensorType, broadcast_shapes, element_count
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.registry import REQUIRED, operator
+from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.row_rules import follow, side_inputs_problem
 from engine.ops.rows import SIZES, RowContext, RowState, rows_on
 
@@ -33,7 +33,7 @@ def matmul_rows(ctx: RowContext, a: int = 0, b: int = 1) -> Sequence[RowState]:
     if problem or rank_a is None or rank_b is None or rank is None:
         return ctx.mixed(problem or "a rank is unknown")
     found = {
-        _matmul_axis(ctx, i, other, i == b): state.block
+        _matmul_axis(ctx, i, other, i == b): (state.block, state.outer)
         for i, other in ((a, b), (b, a))
         if (state := ctx.rows[i]) is not None and state.is_rows
     }
@@ -43,13 +43,14 @@ def matmul_rows(ctx: RowContext, a: int = 0, b: int = 1) -> Sequence[RowState]:
         return ctx.mixed(
             "it sums over the axis of the items, or its operands carry them differently"
         )
-    ((axis, block),) = found.items()
+    ((axis, (block, outer)),) = found.items()
     states = [ctx.rows[i] for i in (a, b)]
-    if any(s is not None and s.is_rows and s.block != block for s in states) or axis is None:
+    placed = {(s.block, s.outer) for s in states if s is not None and s.is_rows}
+    if placed != {(block, outer)} or axis is None:
         return ctx.mixed("its operands carry different numbers of entries per item")
     if any(s == SIZES for s in states):
         return ctx.mixed("values are computed from the number of items")
-    return ctx.all_outputs(rows_on(axis, block))
+    return ctx.all_outputs(rows_on(axis, block, outer))
 
 
 def _matmul_axis(ctx: RowContext, i: int, other: int, right: bool) -> int | None:
@@ -147,6 +148,23 @@ class Gemm:
                 term = (term * y.dtype.type(attributes["beta"])).astype(y.dtype)
             y += term
         return [narrow(y, a.dtype)]
+
+    @staticmethod
+    def bind(ctx: ComputeContext) -> Kernel | None:
+        """The dense layer of every classifier, fixed weights and bias: nothing to decide per call."""
+        attributes, xp = ctx.attributes, ctx.xp
+        weight, bias = ctx.constant(1), ctx.constant(2)
+        is_plain = attributes["alpha"] == attributes["beta"] == 1.0 and not attributes["transA"]
+        if not is_plain or weight is None or bias is None or weight.dtype.itemsize < 4:
+            return None
+        right = weight.T if attributes["transB"] else weight
+
+        def dense(a: Array, *_: Array) -> Sequence[Array]:
+            y = xp.matmul(a, right)
+            y += bias
+            return (y,)
+
+        return dense
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:

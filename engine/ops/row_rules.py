@@ -26,7 +26,7 @@ def follow(
     axis = axis_map(state.axis)
     if axis is None:
         return ctx.mixed(f"it works across axis {state.axis}, on which the items lie")
-    return ctx.all_outputs(rows_on(axis, state.block))
+    return ctx.all_outputs(rows_on(axis, state.block, state.outer))
 
 
 def side_inputs_problem(
@@ -87,23 +87,28 @@ def reshaped_state(
 ) -> RowState | None:
     """Where items on an axis of `before` lie in `after`, when that can be proved.
 
-    An axis of `after` carries them if everything in front of it has as many elements as what was
-    in front of the items' axis, and its size is the item count times a whole number of entries.
+    An axis of `after` carries them if its size is the item count times whole numbers of entries
+    before and behind, and what lies in front of it and behind it makes up for the rest.
     """
     axis = state.axis
-    count = floordiv(before[axis], state.block) if batch is None else batch
-    if count * state.block != before[axis] or count in (0, 1):
+    per_axis = state.block * state.outer
+    count = floordiv(before[axis], per_axis) if batch is None else batch
+    if count * per_axis != before[axis] or count in (0, 1):
         return None
-    front, entries = element_count(before[:axis]), state.block * element_count(before[axis + 1 :])
-    for k, dim in enumerate(after):
-        block = floordiv(dim, count)
-        if (
-            element_count(after[:k]) == front
-            and block * count == dim
-            and block * element_count(after[k + 1 :]) == entries
-        ):
-            return rows_on(k, block)
-    return None
+    front = element_count(before[:axis]) * state.outer
+    entries = state.block * element_count(before[axis + 1 :])
+    places = [_placed(after, k, count, front, entries) for k in range(len(after))]
+    found = [place for place in places if place is not None]
+    return next((p for p in found if p.outer == 1), found[0] if found else None)
+
+
+def _placed(after: Shape, k: int, count: Dim, front: Dim, entries: Dim) -> RowState | None:
+    """The state if axis `k` can carry items with `front` elements before and `entries` in each."""
+    before, behind = element_count(after[:k]), element_count(after[k + 1 :])
+    outer = 0 if before == 0 else floordiv(front, before)
+    block = 0 if behind == 0 else floordiv(entries, behind)
+    exact = outer * before == front and block * behind == entries
+    return rows_on(k, block, outer) if exact and outer * count * block == after[k] else None
 
 
 def spread(ctx: RowContext) -> RowState | None:

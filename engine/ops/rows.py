@@ -41,6 +41,7 @@ class RowState:
     axis: int = 0
     block: Dim = 1
     reason: str = ""
+    outer: Dim = 1
 
     @property
     def is_rows(self) -> bool:
@@ -52,9 +53,13 @@ SHARED = RowState(RowKind.SHARED)
 SIZES = RowState(RowKind.SIZES)
 
 
-def rows_on(axis: int = 0, block: Dim = 1) -> RowState:
-    """Items lie along `axis` (not negative), `block` entries each."""
-    return RowState(RowKind.ROWS, axis, block)
+def rows_on(axis: int = 0, block: Dim = 1, outer: Dim = 1) -> RowState:
+    """Items lie along `axis` (not negative), `block` entries each, all of it `outer` times over.
+
+    `outer` comes from merging axes, `[L, N, C] -> [L*N, C]`: entry `l * N + i` is item `i`'s. A
+    rule that forgets `outer` claims an axis of another size, which the proof refuses.
+    """
+    return RowState(RowKind.ROWS, axis, block, outer=outer)
 
 
 def mixed(reason: str) -> RowState:
@@ -131,13 +136,13 @@ def broadcasting(ctx: RowContext) -> tuple[RowState, ...]:
         return ctx.mixed("its inputs carry the items on different axes")
     ((place, state),) = places.items()
     assert state is not None
-    blocks = {s.block for s in ctx.rows if s is not None and s.is_rows}
+    blocks = {(s.block, s.outer) for s in ctx.rows if s is not None and s.is_rows}
     for i, other in enumerate(ctx.rows):
         if other is not None and not other.is_rows and _dim_from_right(ctx, i, place) != 1:
             return ctx.mixed(f"input {i} has a size of its own on the axis of the items")
     if len(blocks) > 1:
         return ctx.mixed("its inputs carry different numbers of entries per item")
-    return ctx.all_outputs(rows_on(rank - place, state.block))
+    return ctx.all_outputs(rows_on(rank - place, state.block, state.outer))
 
 
 def _is_rows(state: RowState | None) -> bool:
