@@ -131,3 +131,16 @@ def test_casts() -> None:
         fast = run(op, [x], (), attributes, typed=True)
         assert fast.dtype == target.numpy
         assert_array_equal(fast, run(op, [x], (), attributes, typed=False))
+
+
+@pytest.mark.parametrize(
+    "attributes", [{}, {"transB": 1}, {"transA": 1}, {"alpha": 0.5}, {"beta": 2.0}], ids=str
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_dense_layers(attributes: dict[str, Any], dtype: type) -> None:
+    op = REGISTRY.lookup("", "Gemm", 13)
+    rng = np.random.default_rng(4)
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((3, 3), (3, 3), (3,)))
+    fast = run(op, [x, w, b], (1, 2), attributes, typed=True)
+    assert fast.dtype == dtype
+    assert_array_equal(fast, run(op, [x, w, b], (), attributes, typed=False))
