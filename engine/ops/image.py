@@ -1,4 +1,4 @@
-"""Image geometry: Resize, Upsample, DepthToSpace, SpaceToDepth."""
+"""Image geometry: Resize, Upsample, GridSample, DepthToSpace, SpaceToDepth."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from engine.ir.types import Dim, TensorType, floordiv
 from engine.ops.common import Array, axes_of, check_size, ints, narrow, normalize_axes, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.cores.resampling import AxisPlan, Interpolation, reach, resize
+from engine.ops.cores.sampling import Sampling, sample
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.row_rules import follow, leading
 from engine.ops.rows import RowContext, RowState
@@ -199,6 +200,50 @@ class Upsample:
         """Nearest or linear, asymmetric coordinates."""
         factors = ctx.xp.asarray(ctx.attributes["scales"]) if scales is None else scales
         return [_resample(ctx, x, _plans(ctx, x, None, factors, None), _simple(ctx.attributes))]
+
+
+@operator("GridSample", since=(16, 20, 22))
+class GridSample:
+    """An image read at the points of a grid."""
+
+    attributes = {"align_corners": 0, "mode": "linear", "padding_mode": "zeros"}
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Channels of the image, places of the grid."""
+        x, grid = ctx.shape(0), ctx.shape(1)
+        if x is None or grid is None:
+            return [ctx.type(0).with_shape(None)]
+        if len(grid) != len(x) or len(x) < 3 or grid[-1] not in (len(x) - 2, *_symbols(grid[-1])):
+            ctx.fail(f"a grid of shape {list(grid)} does not fit an image of shape {list(x)}")
+        return [ctx.type(0).with_shape((*x[:2], *grid[1:-1]))]
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array, grid: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp, attributes = ctx.xp, ctx.attributes
+        if grid.ndim != x.ndim or grid.shape[-1] != x.ndim - 2 or grid.shape[0] != x.shape[0]:
+            raise ValueError(f"a grid of shape {grid.shape} does not fit an image of {x.shape}")
+        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
+            attributes["mode"], attributes["mode"]
+        )
+        how = Sampling(mode, attributes["padding_mode"], bool(attributes["align_corners"]))
+        check_size(ctx, (*x.shape[:2], *grid.shape[1:-1]), xp.float32)
+        if not x.size:
+            return [xp.zeros((*x.shape[:2], *grid.shape[1:-1]), dtype=x.dtype)]
+        return [narrow(sample(xp, widen(xp, x), widen(xp, grid), how), x.dtype)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Image and grid carry the items on axis 0."""
+        image, grid = ctx.rows[0], ctx.rows[1]
+        if image is None or not image.is_rows or image != grid or image.axis != 0:
+            return ctx.mixed("its inputs carry the items differently")
+        return [image]
+
+
+def _symbols(dim: Dim) -> tuple[Dim, ...]:
+    return () if isinstance(dim, int) else (dim,)
 
 
 @operator("DepthToSpace", since=(1, 11, 13))

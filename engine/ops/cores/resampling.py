@@ -121,7 +121,9 @@ def _interpolate(xp: Any, x: Array, plan: AxisPlan, position: Array, how: Interp
     taps = xp.arange(1 - side, 1 + side, dtype=xp.int64)
     index = left[:, None] + taps  # (output, T)
     distance = (index - position[:, None].astype(xp.float64)) * shrink
-    weights = _cubic(xp, distance, how.cubic_a) if how.mode == "cubic" else _linear(xp, distance)
+    weights = (
+        cubic_kernel(xp, distance, how.cubic_a) if how.mode == "cubic" else _linear(xp, distance)
+    )
     if how.exclude_outside:
         weights = xp.where((index < 0) | (index >= plan.size), 0.0, weights)
     if how.antialias or how.exclude_outside:
@@ -141,7 +143,7 @@ def _linear(xp: Any, distance: Array) -> Array:
     return xp.maximum(1 - xp.abs(distance), 0.0)
 
 
-def _cubic(xp: Any, distance: Array, a: float) -> Array:
+def cubic_kernel(xp: Any, distance: Array, a: float) -> Array:
     """Keys' convolution kernel with coefficient `a`."""
     d = xp.abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1

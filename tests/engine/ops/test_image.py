@@ -173,3 +173,40 @@ def test_rows_are_images():
         NodeCase("Resize", [floats(3, 2, 4, 4), None, scales(2, 1, 1, 1)], fixed=(2,)), (0,)
     )
     assert not state.is_rows
+
+
+@pytest.mark.parametrize("align_corners", [0, 1])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["linear", "nearest", "cubic"])
+def test_grid_sample(mode, padding, align_corners):
+    grid = floats(2, 4, 3, 2, seed=1)
+    attributes = {"mode": mode, "padding_mode": padding, "align_corners": align_corners}
+    check_node("GridSample", X, grid, opset=20, atol=1e-4, **attributes)
+    if mode != "cubic":
+        volume, places = floats(2, 2, 3, 4, 5), floats(2, 2, 3, 2, 3, seed=1)
+        check_node("GridSample", volume, places, opset=20, atol=1e-4, **attributes)
+
+
+def test_grid_sample_of_old_and_of_nothing():
+    grid = floats(2, 4, 3, 2, seed=1)
+    check_node("GridSample", X, grid, opset=16, mode="bicubic", atol=1e-4)
+    check_node("GridSample", X, grid, opset=16, mode="bilinear", atol=1e-4)
+    empty = NodeCase("GridSample", [floats(2, 0, 5, 6), grid], opset=16)
+    assert empty.run_engine()[0].shape == (2, 0, 4, 3)
+    far = NodeCase("GridSample", [X, np.full_like(grid, np.nan)], opset=16).run_engine()[0]
+    assert far.shape == (2, 2, 4, 3)
+
+
+def test_grids_that_do_not_fit_are_refused():
+    with pytest.raises(InvalidModel, match="grid"):
+        NodeCase("GridSample", [X, floats(2, 4, 3, 3)], opset=16).graph()
+    with pytest.raises(RunFailed, match="grid"):
+        NodeCase("GridSample", [X, floats(3, 4, 3, 2)], opset=16).run_engine()
+
+
+def test_grid_sample_rows():
+    case = NodeCase("GridSample", [floats(3, 2, 4, 4), floats(3, 2, 2, 2)], opset=16)
+    (state,) = check_rows(case, (0, 1))
+    assert state.is_rows
+    (state,) = row_states(case, (0,))
+    assert not state.is_rows
