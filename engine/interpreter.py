@@ -130,6 +130,7 @@ class GraphPlan:
             slots[slot] = value
         for slot, value in zip(self._captured, captured, strict=True):
             slots[slot] = value
+        self._sizes.check(dict(zip(self.graph.input_names, inputs, strict=True)))
         before = state.alive_bytes
         self._walk(self._whole.program, slots, state)
         state.alive_bytes = before

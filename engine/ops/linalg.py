@@ -151,7 +151,7 @@ class Gemm:
 
     @staticmethod
     def bind(ctx: ComputeContext) -> Kernel | None:
-        """The dense layer of every classifier, fixed weights and bias: nothing to decide per call."""
+        """The dense layer of every classifier: with fixed weights a call decides nothing."""
         attributes, xp = ctx.attributes, ctx.xp
         weight, bias = ctx.constant(1), ctx.constant(2)
         is_plain = attributes["alpha"] == attributes["beta"] == 1.0 and not attributes["transA"]

@@ -17,6 +17,7 @@ from engine.dtypes import DType
 from engine.errors import (
     DeviceUnavailable,
     InvalidInput,
+    InvalidModel,
     ResourceLimit,
     RunCancelled,
     RunFailed,
@@ -265,6 +266,24 @@ def test_unknown_operators_are_found_when_the_plan_is_built() -> None:
         GraphPlan(graph_of([node("Nonesuch", "x", "a")], ["a"]))
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("odd weight"), r"'a' \(Odd\) cannot be prepared: ValueError: odd weight"),
+        (UnsupportedOp("a", "Odd", "test", 1, "too odd"), "too odd"),
+    ],
+)
+def test_nodes_that_cannot_be_prepared_are_the_model_s_fault(
+    error: Exception, message: str
+) -> None:
+    def bind(ctx: ComputeContext) -> None:
+        raise error
+
+    registry = own("Odd", lambda ctx, x: (x,), bind=staticmethod(bind))
+    with pytest.raises(InvalidModel, match=message):
+        GraphPlan(graph_of([node("Odd", "x", "a", domain="test")], ["a"]), registry=registry)
+
+
 def body_graph() -> tuple[Graph, Registry]:
     """y = Repeat(x) { a -> a * w + k }, where the body captures `w` and has a constant `k`."""
 
@@ -319,6 +338,25 @@ def test_bodies_count_toward_the_limit() -> None:
     with pytest.raises(ResourceLimit):
         run_graph(graph, {"x": big}, registry=registry, limits=Limits(run_bytes=MIB + MIB // 2))
     run_graph(graph, {"x": big}, registry=registry, limits=Limits(run_bytes=6 * MIB))
+
+
+def test_sizes_inside_bodies_are_refused_before_they_run() -> None:
+    graph, registry = body_graph()
+    (negate, call) = graph.nodes
+    body = call.attributes["body"]
+    assert isinstance(body, Graph)
+    grown = body.replace(
+        nodes=(
+            node("Add", "a w", "b"),
+            Node("Expand", ("b", "s"), ("c",), version=13, name="grow"),
+        ),
+        initializers={"s": np.array([1 << 30, 1, 1])},
+        types={"a": real(N, 4), "b": real(N, 4), "c": real(1 << 30, N, 4)}
+        | {"s": TensorType(DType.INT64, (3,))},
+    )
+    graph = graph.replace(nodes=(negate, call.replace(attributes={"body": grown, "times": 1})))
+    with pytest.raises(ResourceLimit, match="grow"):
+        run_graph(graph, {"x": X}, registry=registry, limits=Limits(run_bytes=MIB))
 
 
 def test_one_plan_serves_many_threads() -> None:
