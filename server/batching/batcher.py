@@ -25,7 +25,7 @@ from server.metrics import ModelMetrics, Phase
 from server.model_config import BatchingConfig
 
 US_PER_S = 1e6
-INLINE_US = 1000  # runs known to be shorter stay on the loop's thread; docs/batching.md says why
+INLINE_US = 2000  # runs known to be shorter stay on the loop's thread; docs/batching.md says why
 GUESSED_RUN_US = 20_000  # until the first run has been measured
 LEAST_RETRY_S = 0.01
 
