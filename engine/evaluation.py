@@ -63,12 +63,14 @@ def evaluate_graph(
 ) -> Evaluation:
     """Type every value of `graph` anew from its inputs; errors name the node whose rule failed."""
     scope = Scope()
-    walk = _Walk(registry, limits, deadline, budget)
+    walk = Walk(registry, limits, deadline, budget)
     typed = walk.run(graph, scope, [v.type for v in graph.inputs])
     return Evaluation(typed, scope, walk.folded)
 
 
-class _Walk:
+class Walk:
+    """Types nodes one after the other, in a scope that the caller keeps."""
+
     def __init__(
         self, registry: Registry, limits: Limits, deadline: Deadline, budget: FoldBudget
     ) -> None:
@@ -93,7 +95,7 @@ class _Walk:
             branch = _fixed_branch(node, scope)
             if branch is not None:
                 pending.extendleft(reversed(_inline(node, branch, scope, constants)))
-            elif (kept := self._visit(node, scope, constants)) is not None:
+            elif (kept := self.visit(node, scope, constants)) is not None:
                 nodes.append(kept)
         names = [*(v.name for v in inputs), *graph.initializers, *constants]
         names += [name for node in nodes for name in node.outputs if name]
@@ -105,7 +107,7 @@ class _Walk:
             types={name: scope.types[name] for name in names},
         )
 
-    def _visit(self, node: Node, scope: Scope, constants: dict[str, Array]) -> Node | None:
+    def visit(self, node: Node, scope: Scope, constants: dict[str, Array]) -> Node | None:
         """Type a node's outputs; return the node to keep, or None when its outputs became
         constants.
         """

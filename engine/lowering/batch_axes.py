@@ -62,16 +62,17 @@ def follow_rows(
     """Return every value's row state when inputs whose leading dim is `batch` carry items."""
     states: dict[str, RowState] = {}
     for value in graph.inputs:
-        states[value.name] = _input_state(value.name, value.type, batch)
+        states[value.name] = input_state(value.name, value.type, batch)
     for name in (*graph.initializers, *graph.constants):
         states[name] = SHARED
     for node in graph.nodes:
-        outputs = _node_states(node, states, registry, scope, batch)
+        outputs = node_states(node, states, registry, scope, batch)
         states.update((n, s) for n, s in zip(node.outputs, outputs, strict=False) if n)
     return states
 
 
-def _input_state(name: str, kind: TensorType, batch: SymDim) -> RowState:
+def input_state(name: str, kind: TensorType, batch: SymDim) -> RowState:
+    """Return the row state of a graph input: items on axis 0, none at all, or out of place."""
     shape = kind.shape or ()
     if shape and shape[0] == batch and not any(_mentions(d, batch) for d in shape[1:]):
         return rows_on(0)
@@ -80,13 +81,14 @@ def _input_state(name: str, kind: TensorType, batch: SymDim) -> RowState:
     return SHARED
 
 
-def _node_states(
+def node_states(
     node: Node,
     states: Mapping[str, RowState],
     registry: Registry,
     scope: Scope,
     batch: SymDim,
 ) -> tuple[RowState, ...]:
+    """Return the row states of a node's outputs from those of what it reads."""
     inputs = [states[name] if name else None for name in node.inputs]
     everything = [*inputs, *(states[name] for name in node.captured)]
     bad = next((s for s in everything if s is not None and s.kind is RowKind.MIXED), None)
@@ -122,7 +124,17 @@ def _node_states(
         AttributeError,
     ) as error:
         return ctx.mixed(f"its row rule does not cover this form ({type(error).__name__}: {error})")
-    return _checked(ctx, found)
+    result = _checked(ctx, found)
+    pairs = zip(node.outputs, result, strict=False)
+    return tuple(SHARED if _is_known(scope, n, batch) else state for n, state in pairs)
+
+
+def _is_known(scope: Scope, name: str, batch: SymDim) -> bool:
+    """Whether the value is known already, and the same for any number of items."""
+    if name in scope.constants:
+        return True
+    known = scope.symbolic.get(name)
+    return known is not None and not any(_mentions(dim, batch) for dim in known.flat)
 
 
 def _checked(ctx: RowContext, states: tuple[RowState, ...]) -> tuple[RowState, ...]:
