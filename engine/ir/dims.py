@@ -9,7 +9,6 @@ others are.
 
 from __future__ import annotations
 
-import ast
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,17 +18,6 @@ from typing import Union
 
 Dim = Union[int, "SymDim"]
 
-MAX_TEXT = 1000  # characters of a dim's text that are worth reading as an expression
-# Whatever reading odd text as an expression may raise; ast.parse alone knows most of them.
-UNREADABLE = (
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
 MAX_TERMS = 512  # a polynomial beyond this is no dim of a real model; it would only burn time
 
 
@@ -245,20 +233,6 @@ def dim_max(*dims: Dim) -> Dim:
     return _extremum("max", max, dims)
 
 
-def parse_dim(text: str) -> Dim:
-    """Read what `str(dim)` wrote.
-
-    Text that is no such expression is the name of a symbol, as in ONNX files.
-    """
-    if len(text) > MAX_TEXT:
-        return symbol(text)
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        return _parse(tree)
-    except UNREADABLE:
-        return symbol(text)
-
-
 # ---------------------------------------------------------------------- the normal form
 
 
@@ -419,33 +393,3 @@ def _grouped(dim: Dim) -> str:
 
 _FUNCTIONS: dict[str, Callable[..., int]] = {"//": lambda a, b: a // b, "min": min, "max": max}
 _BUILDERS: dict[str, Callable[..., Dim]] = {"//": floordiv, "min": dim_min, "max": dim_max}
-_OPERATORS: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: floordiv,
-    ast.Mod: mod,
-}
-_CALLS: dict[str, Callable[..., Dim]] = {
-    "min": dim_min,
-    "max": dim_max,
-    "floor": lambda a: a,
-    "ceildiv": ceildiv,
-}
-
-
-def _parse(tree: ast.expr) -> Dim:
-    match tree:
-        case ast.Constant(value=bool()):
-            raise ValueError("a truth value is no dimension")
-        case ast.Constant(value=int(number)):
-            return number
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_parse(operand)
-        case ast.BinOp(left=left, op=operation, right=right):
-            return _OPERATORS[type(operation)](_parse(left), _parse(right))
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if arguments:
-            return _CALLS[name](*map(_parse, arguments))
-    raise ValueError("not a dimension expression")

@@ -8,6 +8,7 @@ from math import prod
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel
+from engine.ir.dim_parser import parse_dim
 from engine.ir.dims import (
     Dim,
     SymDim,
@@ -19,7 +20,6 @@ from engine.ir.dims import (
     fresh_symbol,
     is_static,
     mod,
-    parse_dim,
     substitute,
     symbol,
     symbols_of,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel
-from engine.ir.dims import MAX_TEXT, SymDim
+from engine.ir.dim_parser import MAX_TEXT
+from engine.ir.dims import SymDim
 from engine.ir.types import (
     Dim,
     TensorType,
@@ -136,7 +137,21 @@ def test_normal_form(dim: Dim, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["batch size", "?", "", "a.b", "f(x)", "2**64", "L//0", "True", "x if y else z", "1.5"]
+    "text",
+    [
+        "batch size",
+        "?",
+        "",
+        "a.b",
+        "f(x)",
+        "2**64",
+        "L//0",
+        "True",
+        "x if y else z",
+        "1.5",
+        r"'\d'",
+        "1or x",
+    ],
 )
 def test_odd_text_is_a_name(text: str) -> None:
     dim = parse_dim(text)
