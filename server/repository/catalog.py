@@ -6,6 +6,7 @@ Leases are taken and released on the event loop's thread, without a lock and wit
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -69,6 +70,7 @@ class Catalog:
         self._checker = CompletenessChecker(settings.settle_s)
         self._refreshing = asyncio.Lock()
         self._watcher = Watcher(self.root, self.refresh, settings.reconcile_s)
+        self._identity: tuple[int, int] | None = None
         self._readable = True
         self._was_ready = False
         self._settles_at: float | None = None  # monotonic; when waiting for files at the start ends
@@ -123,6 +125,7 @@ class Catalog:
 
     def _look(self) -> tuple[dict[str, ModelSnapshot], dict[str, Verdicts], float | None]:
         found = scan_repository(self.root, self.settings.state_dir)
+        self._check_mounted(empty=not found)
         wall_s, monotonic_s = time.time(), time.monotonic()
         judge = self._checker.judge
         verdicts = {
@@ -133,8 +136,16 @@ class Catalog:
         waits = [v.wait_s for each in verdicts.values() for v in each.values()]
         return found, verdicts, min((wait for wait in waits if wait is not None), default=None)
 
+    def _check_mounted(self, *, empty: bool) -> None:
+        # A volume that was unmounted leaves an empty folder behind: another one than before. What
+        # is loaded stays loaded then.
+        stat = self.root.stat()
+        identity = (stat.st_dev, stat.st_ino)
+        if empty and self._identity not in (None, identity):
+            raise OSError(errno.ENOENT, "it is another folder than before, and empty")
+        self._identity = identity
+
     def _note_unreadable(self, error: OSError) -> None:
-        # An unmounted volume looks like an empty folder would; what is loaded stays loaded.
         if self._readable:
             logger.error("the repository %s cannot be read: %s", self.root, error.strerror)
         self._readable = False

@@ -50,6 +50,7 @@ class ModelSnapshot:
     desired: DesiredState = field(default_factory=DesiredState)
     error: str | None = None  # why `model.toml` or the state file cannot be used
     usable: bool = True  # False: `model.toml` is wrong, nothing new may be loaded
+    desired_known: bool = True  # False: the state file cannot be used, `desired` is the default
 
 
 def state_file(repository: Path, state_dir: Path | None, model: str) -> StateFile:
@@ -96,16 +97,24 @@ def _read_model(folder: Path, state: StateFile) -> ModelSnapshot | None:
         errors.append(str(error))
         usable = False
     config = configuration.parse_model_config(body)
+    desired, known = DesiredState(), False
     try:
-        desired = state.read()
+        desired, known = state.read(), True
     except StateInvalid as error:
         errors.append(str(error))
-        desired = DesiredState()
     how = {key: value for key, value in body.items() if key not in ROUTING_KEYS}
     common = [json.dumps(how, sort_keys=True, default=str)]
     versions = {v: _scan_version(v, folder, parts, config, common) for v, parts in places.items()}
     return ModelSnapshot(
-        folder.name, folder, versions, body, config, desired, "; ".join(errors) or None, usable
+        folder.name,
+        folder,
+        versions,
+        body,
+        config,
+        desired,
+        error="; ".join(errors) or None,
+        usable=usable,
+        desired_known=known,
     )
 
 

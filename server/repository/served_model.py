@@ -62,6 +62,8 @@ class ServedModel:
 
     def update(self, snapshot: ModelSnapshot | None, verdicts: dict[str, Verdict]) -> None:
         """Take in what the folder holds now, and act on it."""
+        if snapshot is not None and not snapshot.desired_known and self.snapshot is not None:
+            snapshot = replace(snapshot, desired=self.snapshot.desired)
         if snapshot is not None and not snapshot.usable and self.live and self.snapshot:
             # A broken `model.toml` changes nothing but the status: what is served stays served.
             self.snapshot = replace(self.snapshot, error=snapshot.error)

@@ -139,6 +139,10 @@ async def test_a_damaged_state_file_is_shown_and_ignored(three: Path):
         await repository.promote("m", "1")
         assert answer(repository) == ("1", 1.0)
         assert repository.status("m")[0].error is None
+        (three / "m" / ".state.json").write_text("{")
+        await repository.refresh()  # what was asked for is still known
+        assert answer(repository) == ("1", 1.0)
+        assert ".state.json" in (repository.status("m")[0].error or "")
 
 
 # Completeness
@@ -201,6 +205,10 @@ async def test_what_vanishes_is_unloaded_but_a_vanished_repository_is_an_acciden
         three.rename(three.with_name("elsewhere"))
         await repository.refresh()
         assert answer(repository) == ("2", 2.0)
+        three.mkdir()  # as an unmounted volume leaves its mount point behind
+        await repository.refresh()
+        assert answer(repository) == ("2", 2.0)
+        three.rmdir()
         three.with_name("elsewhere").rename(three)
         await repository.refresh()
         assert answer(repository) == ("2", 2.0)
