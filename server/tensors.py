@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,7 +49,7 @@ def check_feeds(specs: Sequence[TensorSpecLike], feeds: Mapping[str, np.ndarray[
     symbols: dict[str, int] = {}
     for spec in specs:
         array = feeds[spec.name]
-        if array.dtype.name != spec.dtype and not _both_text(array.dtype, spec.dtype):
+        if type_name(array.dtype) != spec.dtype and not _both_text(array.dtype, spec.dtype):
             raise InvalidInput(
                 f"input {spec.name!r}: expected {spec.dtype}, got {array.dtype.name}",
                 field=spec.name,
@@ -56,6 +57,12 @@ def check_feeds(specs: Sequence[TensorSpecLike], feeds: Mapping[str, np.ndarray[
                 got=array.dtype.name,
             )
         _check_shape(spec, array.shape, symbols)
+
+
+@lru_cache(256)
+def type_name(dtype: np.dtype[Any]) -> str:
+    """Return numpy's name of an element type, which numpy works out anew every time."""
+    return dtype.name
 
 
 def _both_text(dtype: np.dtype[Any], name: str) -> bool:

@@ -227,17 +227,19 @@ class Batcher:
             plan = form_batch(queue.parts, now_us, self._limits)
             self._expire(plan.expired)
             if plan.batch:
-                self._start(plan.batch, now_us)
+                ran_here = self._start(plan.batch, now_us)
+                if ran_here and queue.parts:  # the loop gets its turn before the next batch
+                    self._dispatch_soon()
+                    break
             elif plan.wait_us is not None:
                 self._alarm.set(now_us + plan.wait_us)
-                break
-            if self._dispatching:  # ran here: the loop gets its turn before the next batch
                 break
         self._metrics.queue_depth = queue.rows
         if self._closing is not None and not queue.parts and not self._running:
             self._closing.set()
 
-    def _start(self, batch: Sequence[Part], now_us: int) -> None:
+    def _start(self, batch: Sequence[Part], now_us: int) -> bool:
+        """Run a batch here if it is known to be short, else hand it to a thread; say which."""
         self._queue.remove(batch)
         for part in batch:
             follower = part.successor(now_us) if part.whole is not None else None
@@ -248,8 +250,7 @@ class Batcher:
         if self._is_short(sum(rows)):
             outcome = self._runner.execute(members, rows, batch[0].fetches)
             self._settle(batch, now_us, outcome, undisturbed=True)
-            self._dispatch_soon()
-            return
+            return True
         self._started += 1
         number = self._started
         self._running[number] = batch
@@ -258,6 +259,7 @@ class Batcher:
             self._pool.submit(self._runner.execute, members, rows, batch[0].fetches, done=done)
         except ServerError as error:  # the pool is closed
             self._on_done(number, now_us, None, error)
+        return False
 
     def _is_short(self, rows: int) -> bool:
         least_us = self._cost.least_us(rows)
@@ -280,7 +282,7 @@ class Batcher:
                 part.fail(as_server_error(fault))
         else:
             self._settle(batch, started_us, outcome, undisturbed=False)
-        self._dispatch_soon()
+        self._dispatch()
 
     def _settle(
         self, batch: Sequence[Part], started_us: int, outcome: Outcome, *, undisturbed: bool

@@ -12,6 +12,7 @@ from server.errors import InvalidInput
 from server.handlers.infer import InferReply
 from server.routes.answers import JSON, Answer, to_json
 from server.routes.v2_request import NAMES, V2Request, WantedOutput
+from server.tensors import type_name
 
 MIN_COMPRESSED_BYTES = 1024
 BINARY = (b"content-type", b"application/octet-stream")
@@ -31,7 +32,7 @@ def encode_reply(reply: InferReply, request: V2Request) -> Answer:
             array = classify(array, output, reply.labels, output.name in reply.batched)
         tensor: dict[str, Any] = {
             "name": output.name,
-            "datatype": datatype_of(array.dtype.name),
+            "datatype": datatype_of(type_name(array.dtype)),
             "shape": array.shape,
         }
         if output.binary:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import numpy as np
+from server.tensors import type_name
 
 from .base import Array, Arrays, Parameters, Prepared
 from .items import ItemReader, ItemTask
@@ -35,10 +34,5 @@ class TensorsTask(ItemTask):
 
 
 def _describe(value: Array) -> dict[str, Any]:
-    name = _type_name(value.dtype)
+    name = "string" if value.dtype.kind in "OSU" else type_name(value.dtype)
     return {"dtype": name, "shape": list(value.shape), "data": value.ravel().tolist()}
-
-
-@cache  # numpy works a type's name out anew every time
-def _type_name(dtype: np.dtype[Any]) -> str:
-    return "string" if dtype.kind in "OSU" else dtype.name
