@@ -45,7 +45,7 @@ class NodeCase:
         return [f"y{k}" for k in range(self.outputs)]
 
     def model(self, dims: str = "static", items: Collection[int] = ()) -> bytes:
-        """The model; `dims` is static, symbolic (each its own symbol) or batch (N leads `items`)."""
+        """The model; `dims` is static, symbolic (own symbols) or batch (N leads `items`)."""
         present = [i for i, x in enumerate(self.inputs) if x is not None]
         node = helper.make_node(
             self.op,

@@ -59,7 +59,8 @@ def test_parameters_of_activations_are_handed_out_in_order():
     attributes = {"activations": ["HardSigmoid", "Affine"], "activation_alpha": [0.3, 0.5]}
     attributes["activation_beta"] = [0.4, 0.1]
     check_node("GRU", X, *weights("GRU", 1), hidden_size=HIDDEN, atol=1e-4, **attributes)
-    attributes = {"activations": ["ScaledTanh"], "activation_alpha": [0.5], "activation_beta": [2.0]}
+    attributes = {"activations": ["ScaledTanh"], "activation_alpha": [0.5]}
+    attributes["activation_beta"] = [2.0]
     check_node("RNN", X, *weights("RNN", 1), hidden_size=HIDDEN, atol=1e-4, **attributes)
     attributes = {"activations": ["ThresholdedRelu"], "activation_alpha": [0.5]}
     check_node("RNN", X, *weights("RNN", 1), hidden_size=HIDDEN, atol=1e-4, **attributes)
