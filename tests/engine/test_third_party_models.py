@@ -1,4 +1,4 @@
-"""Model files that others made: outputs agree with ONNX Runtime's, photographs are classified alike."""
+"""Model files that others made: outputs and classes agree with ONNX Runtime."""
 
 from __future__ import annotations
 
