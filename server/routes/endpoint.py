@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
-from server.errors import InvalidInput, MalformedRequest, ServerDraining, ServerError
+from server.errors import InvalidInput, ServerDraining, ServerError
 from server.handlers import Handlers
 from server.handlers.call import Call
 from server.handlers.failures import as_server_error
@@ -166,11 +166,3 @@ def log_access(scope: Scope, status: int, call: Call) -> None:
             "version": call.version,
         },
     )
-
-
-def decode_header(value: bytes, name: str) -> str:
-    """Return a header's text; headers are ASCII here."""
-    try:
-        return value.decode("ascii")
-    except UnicodeDecodeError:
-        raise MalformedRequest(f"the header {name} has characters that are not ASCII") from None
