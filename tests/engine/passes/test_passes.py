@@ -24,7 +24,6 @@ from tests.engine.onnx_models import convnet, graph_of, load, model, node, norma
 
 X = ("x", ["N", 4])
 Y = ("y", None)
-CTX = PassContext(REGISTRY)
 
 
 def apply(function: Pass, data: bytes, limits: Limits | None = None) -> Graph:
@@ -293,6 +292,8 @@ def test_a_bias_that_is_no_channel_bias_stays() -> None:
 def test_every_level_gives_the_same_answer(level: int) -> None:
     data = convnet()
     seen: list[str] = []
-    graph = run_pipeline(graph_of(data), LEVELS[level], CTX, lambda n, name, g: seen.append(name))
+    graph = run_pipeline(
+        graph_of(data), LEVELS[level], PassContext(REGISTRY), lambda n, name, g: seen.append(name)
+    )
     assert seen == ["import", *(name for name, _ in LEVELS[level])]
     assert ("BatchNormalization" in ops(graph)) == (level < 2)
