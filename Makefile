@@ -59,7 +59,7 @@ test: lint  ## the gate: lint, types, every test that needs no GPU, coverage
 	$(BIN)/python -m pytest -q -m "$(NO_GPU) and not slow" --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev  ## under a minute: no whole servers, no data
-	$(BIN)/python -m pytest -q -x -m "$(NO_GPU) and not slow and not e2e and not data"
+	$(BIN)/python -m pytest -q -x -n auto -m "$(NO_GPU) and not slow and not e2e and not data"
 
 test-full: lint  ## full counts; set MILLRACE_TEST_DATA for the tests that need data
 	$(BIN)/python -m pytest -q -m "$(NO_GPU)" --timeout=1800 --cov --cov-report=term:skip-covered
