@@ -1,11 +1,13 @@
 """Classifiers written by hand in torch, and their export with both of torch's exporters.
 
-Run as a program with a Python that has torch: `python tests/full/torch_nets.py FOLDER`. Writes, per net, exporter
-and kind of batch, `NAME.onnx` and `NAME.npz` with an input `x` of three rows and torch's output `y`.
+Run as a program with a Python that has torch: `python tests/full/torch_nets.py FOLDER`. Writes, per
+net, exporter and kind of batch, `NAME.onnx` and `NAME.npz` with an input `x` of three rows and
+torch's output `y`.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -20,7 +22,15 @@ SIZE = 64
 CLASSES = 10
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: bool = True, kind: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def conv_bn(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    act: bool = True,
+    kind: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     parts: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
     return nn.Sequential(*parts, *([kind()] if act else []))
@@ -45,8 +55,11 @@ class ResNet18(nn.Module):
         self.stem = nn.Sequential(conv_bn(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1))
         widths = [64, 64, 128, 256, 512]
         blocks = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            blocks += [BasicBlock(before, after, 1 if before == after else 2), BasicBlock(after, after, 1)]
+        for before, after in itertools.pairwise(widths):
+            blocks += [
+                BasicBlock(before, after, 1 if before == after else 2),
+                BasicBlock(after, after, 1),
+            ]
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(512, CLASSES)
@@ -212,6 +225,8 @@ def export(folder: Path) -> None:
             x = torch.randn(ROWS, 3, SIZE, SIZE)
             y = net(x)
         for dynamo in (True, False):
+            if not dynamo and name == "shufflenet":
+                continue  # the older exporter knows no adaptive pooling of a free size
             for free in (True, False):
                 stem = f"{name}-{'dynamo' if dynamo else 'script'}-{'free' if free else 'one'}"
                 _export(net, x[:2] if free else x[:1], folder / f"{stem}.onnx", dynamo, free)
