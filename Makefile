@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+FULL   ?= .venv-full
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 export OPENBLAS_NUM_THREADS ?= 1
@@ -29,6 +30,14 @@ $(VENV)/.core: requirements/core.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+# Torch is a matter of the recipes: it gets an environment of its own, and only on request.
+$(FULL)/.full: requirements/dev.txt recipes/requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(FULL)
+	$(FULL)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements/dev.txt -r recipes/requirements.txt
+	$(FULL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # --- running it
@@ -61,8 +70,9 @@ test: lint  ## the gate: lint, types, every test that needs no GPU, coverage
 test-fast: $(VENV)/.dev  ## under a minute: no whole servers, no data
 	$(BIN)/python -m pytest -q -x -n auto -m "$(NO_GPU) and not slow and not e2e and not data"
 
-test-full: lint  ## full counts; set MILLRACE_TEST_DATA for the tests that need data
-	$(BIN)/python -m pytest -q -m "$(NO_GPU)" --timeout=1800 --cov --cov-report=term:skip-covered
+test-full: lint $(FULL)/.full  ## full counts, and what needs torch; set MILLRACE_TEST_DATA for the rest
+	MILLRACE_TORCH_PYTHON=$(abspath $(FULL)/bin/python) $(FULL)/bin/python -m pytest -q -m "$(NO_GPU)" \
+		--timeout=1800 --cov --cov-report=term:skip-covered
 
 test-cuda: $(VENV)/.dev  ## what needs a GPU
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]' \
@@ -83,4 +93,4 @@ lock: $(BIN)/python  ## raise the pinned versions: newest that pyproject.toml al
 	$(BIN)/python -m scripts.lock
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(FULL) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
