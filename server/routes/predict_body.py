@@ -158,11 +158,11 @@ def _json_item(item: Any, where: str) -> Item | ServerError:
             raise _wrong_kind(where, 'one of {"image"}, {"text"}, {"tensors"}', item)
         [(kind, value)] = item.items()
         if kind == "tensors" and isinstance(value, dict):
-            return TensorItem(value)
+            return TensorItem(value, f"{where}.tensors")
         if kind == "text" and isinstance(value, str):
-            return TextItem(value)
+            return TextItem(value, f"{where}.text")
         if kind == "image" and isinstance(value, dict) and set(value) == {"b64"}:
-            return ImageItem(_base64(value["b64"], f"{where}.image.b64"))
+            return ImageItem(_base64(value["b64"], f"{where}.image.b64"), f"{where}.image")
     except ServerError as error:
         return error
     forms = {
@@ -196,7 +196,8 @@ def _from_form(parts: list[Part], options: _Options) -> list[Item | ServerError]
                     got=part.name[:80],
                 )
             text = part.content_type.startswith("text/")
-            items.append(_text(part.data) if text else _image(part.data))
+            where = f"file[{len(items)}]"
+            items.append(_text(part.data, where) if text else _image(part.data, where))
         else:
             options.take(part.name, part.data.decode("utf-8", "replace"))
     if not items:
@@ -206,15 +207,15 @@ def _from_form(parts: list[Part], options: _Options) -> list[Item | ServerError]
     return items
 
 
-def _image(data: bytes) -> ImageItem:
+def _image(data: bytes, where: str = "image") -> ImageItem:
     if not data:
-        raise InvalidInput("the picture is empty", field="file", expected="an image", got="0 bytes")
-    return ImageItem(data)
+        raise InvalidInput("the picture is empty", field=where, expected="an image", got="0 bytes")
+    return ImageItem(data, where)
 
 
-def _text(data: bytes) -> TextItem:
+def _text(data: bytes, where: str = "text") -> TextItem:
     try:
-        return TextItem(data.decode())
+        return TextItem(data.decode(), where)
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the text is not UTF-8: {error.reason}") from None
 
