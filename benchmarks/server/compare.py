@@ -129,7 +129,7 @@ def peer(script: str, model: Path, body: Body, log: Path) -> Iterator[Running]:
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,  # not a session: Linux would schedule it as a group of its own
         )
     try:
         limit = time.monotonic() + START_LIMIT_S

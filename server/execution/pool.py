@@ -25,7 +25,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 # Little, on purpose: a thread that holds the interpreter and gets no core holds up the event loop.
 BATCH_NICE = 1
-HEAVY_NICE = 2
+HEAVY_NICE = 1
 BACKGROUND_NICE = 2
 BACKGROUND_THREADS = 2
 MAX_WAITING = 512  # heavy jobs; each may hold a whole request body

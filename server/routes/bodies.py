@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from server.errors import (
     UnsupportedMedia,
 )
 from server.routes.answers import Receive
+from server.routes.turns import Turns
 from server.settings import Settings
 
 LINGER_S = 2.0
@@ -35,6 +37,7 @@ class BodyReader:
         self._silence_s = settings.body_timeout_s
         self._total_s = max(settings.request_timeout_s, settings.body_timeout_s)
         self._held = 0
+        self._turns = Turns()
 
     @property
     def held_bytes(self) -> int:
@@ -67,23 +70,23 @@ class BodyReader:
     async def _read_rest(
         self, first: bytes, headers: Mapping[bytes, bytes], receive: Receive
     ) -> bytes:
-        body = bytearray(first)
-        held = len(body)
+        body = io.BytesIO()  # gives its bytes away without copying them once more
+        held = body.write(first)
         self._hold(held)
         end = time.monotonic() + self._total_s
         try:
             more = True
             while more:
+                await self._turns.take()
                 message = await next_message(receive, min(self._silence_s, end - time.monotonic()))
                 chunk = message.get("body", b"")
                 more = message.get("more_body", False)
-                if len(body) + len(chunk) > self._most:
-                    body.clear()
+                if held + len(chunk) > self._most:
+                    body.close()
                     await self._refuse(headers, receive)
                 self._hold(len(chunk))
-                held += len(chunk)
-                body += chunk
-            return bytes(body)
+                held += body.write(chunk)
+            return body.getvalue()
         finally:
             self._held -= held
 
