@@ -146,7 +146,7 @@ def test_transposed_convs_that_do_not_fit_are_refused(x, w):
 sizes = st.integers(1, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_conv_of_any_geometry(data):
     rank = data.draw(st.integers(1, 3))

@@ -247,7 +247,7 @@ def test_trilu(k, upper):
     np.testing.assert_array_equal(case.run_engine("symbolic")[0], function(X, min(k or 0, 99)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_gather_of_any_shapes(data):
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))

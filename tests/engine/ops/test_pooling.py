@@ -105,7 +105,7 @@ def test_indices_count_through_the_batch():
     assert not indices.is_rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_pools_of_any_geometry(data):
     rank = data.draw(st.integers(1, 3))

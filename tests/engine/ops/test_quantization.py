@@ -213,7 +213,7 @@ def test_rows(case, expected):
     assert state.is_rows == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40),
     st.floats(0.0009765625, 8.0, width=32),

@@ -250,7 +250,7 @@ def test_slice(starts, ends, axes, steps):
 bounds = st.integers(-8, 8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(size=st.integers(0, 5), start=bounds, end=bounds, step=st.integers(-3, 3).filter(bool))
 def test_slices_with_any_bounds(size, start, end, step):
     inputs = [floats(size, 2), *(int64(v) for v in (start, end, 0, step))]
