@@ -331,3 +331,23 @@ def test_large_json_is_parsed_off_the_loop_and_answers_the_same(client: httpx.Cl
     assert len(json.dumps(small)) < 16_384 < len(padded)
     first = client.post("/predict", json=small).json()["results"]
     assert client.post("/predict", content=padded).json()["results"] == first
+
+
+def test_very_large_strings_come_back_short(client: httpx.Client) -> None:
+    long = "x" * 500_000
+    for body in (
+        {"model": long, "inputs": [{"text": "a"}]},
+        {"model": "digits", "version": long, "inputs": [{"text": "a"}]},
+        {"model": "digits", "label": long, "inputs": [{"text": "a"}]},
+        {"model": "digits", "inputs": [{long: 1}]},
+        {"model": "digits", "inputs": [{"text": "a"}], long: 1},
+        {"model": "digits", "inputs": [tensors({long: long})]},
+        {"model": "digits", "inputs": [{"tensors": {long: [1]}}]},
+        {"model": "digits", "inputs": [tensors()], "parameters": {long: long}},
+        {"model": "digits", "inputs": [tensors()], "parameters": {"top_k": long}},
+        {"model": "digits", "inputs": [tensors()], "id": long},
+        {"model": "digits", "inputs": [tensors()], "timeout_s": long},
+    ):
+        answer = client.post("/predict", json=body)
+        assert 400 <= answer.status_code < 500
+        assert len(answer.content) < 5_000, answer.text[:300]

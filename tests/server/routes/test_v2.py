@@ -13,6 +13,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from server.errors import InvalidInput
+from server.routes.v2_reply import classify, tensor_bytes
+from server.routes.v2_request import WantedOutput
 from tests.server.running import RunningServer
 
 ROWS = np.random.default_rng(3).random((3, 1, 28, 28), np.float32)
@@ -381,3 +384,39 @@ def test_bytes_tensors_are_decoded_and_refused_by_name(client: httpx.Client) -> 
             headers={"Inference-Header-Content-Length": str(len(head))},
         )
         assert answer.status_code == 400, data
+
+
+def test_classification_needs_numbers() -> None:
+    wanted = WantedOutput("y", binary=False, classes=2)
+    with pytest.raises(InvalidInput, match="needs numbers"):
+        classify(np.array(["a", "b"], object), wanted, None, batched=False)
+    with pytest.raises(InvalidInput, match="needs numbers"):
+        classify(np.array([True]), wanted, None, batched=False)
+    texts = classify(np.array([[1, 3], [2, 0]], np.int64), wanted, ("no", "yes"), batched=True)
+    assert texts.tolist() == [
+        ["3.000000:1:yes", "1.000000:0:no"],
+        ["2.000000:0:no", "0.000000:1:yes"],
+    ]
+
+
+def test_tensors_on_the_wire_are_little_endian() -> None:
+    assert tensor_bytes(np.array([1], ">i4")) == b"\x01\0\0\0"
+    assert tensor_bytes(np.array(["é", b"b"], object)) == b"\x02\0\0\0\xc3\xa9\x01\0\0\0b"
+
+
+def test_very_large_names_come_back_short(client: httpx.Client) -> None:
+    long = "x" * 200_000
+    a, b = PAIR["inputs"]
+    for body in (
+        {"inputs": [a | {"name": long}, b]},
+        {"inputs": [a | {"datatype": long}, b]},
+        {"inputs": [a | {"data": [long]}, b]},
+        {"inputs": [a | {"shape": [long]}, b]},
+        {"inputs": [a, b, b | {"name": long}, b | {"name": long}]},
+        PAIR | {"outputs": [{"name": long}]},
+        PAIR | {"outputs": [{"name": long}, {"name": long}]},
+        PAIR | {"parameters": {"timeout": long}},
+    ):
+        answer = infer(client, body)
+        assert answer.status_code == 400
+        assert len(answer.content) < 5_000, answer.text[:300]
