@@ -1,9 +1,9 @@
 """The threads that run batches and everything heavy.
 
-Three crews, so that none waits behind another: *batches* of a model, *heavy* work of a request
-(decoding pictures, parsing large bodies) and *background* work (loading models). They may use more
-threads than there are cores; the operating system shares the cores, and every crew stands behind
-the event loop in priority. What each hand-over costs: docs/batching.md.
+Two crews, so that neither waits behind the other: *batches* of a model, and *heavy* work of a
+request (decoding pictures, parsing large bodies). They may use more threads than there are cores;
+the operating system shares the cores, and both stand behind the event loop in priority. Loading
+models has threads of its own, in the repository. What a hand-over costs: docs/batching.md.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ Done = Callable[[Any, BaseException | None], None]
 # Little, on purpose: a thread that holds the interpreter and gets no core holds up the event loop.
 BATCH_NICE = 1
 HEAVY_NICE = 1
-BACKGROUND_NICE = 2
-BACKGROUND_THREADS = 2
 MAX_WAITING = 512  # heavy jobs; each may hold a whole request body
 GUESSED_JOB_S = 0.05  # until the first job has been measured
 SMOOTHING = 0.1
 
 
 class WorkerPool:
-    """OS threads in three crews; everything but the jobs themselves happens on one event loop."""
+    """OS threads in two crews; everything but the jobs themselves happens on one event loop."""
 
     def __init__(self, threads: int, *, max_waiting: int = MAX_WAITING) -> None:
         """Allow `threads` batches and `threads` heavy jobs at a time; threads start when needed."""
@@ -45,7 +43,6 @@ class WorkerPool:
         self._mailbox: LoopMailbox | None = None
         self._batches = _Crew("batch", threads, BATCH_NICE)
         self._heavy = _Crew("heavy", threads, HEAVY_NICE)
-        self._background = _Crew("background", BACKGROUND_THREADS, BACKGROUND_NICE)
         self._unfinished = 0  # heavy jobs, waiting or running
         self._closed = False
 
@@ -80,21 +77,17 @@ class WorkerPool:
             )
         self._unfinished += 1
         try:
-            return await self._await(self._heavy, fn, args)
+            return await self._run_heavy(fn, args)
         finally:
             self._unfinished -= 1
-
-    async def run_background(self, fn: Callable[[*Ts], R], *args: *Ts) -> R:
-        """Run something long that no request waits for, such as loading a model."""
-        return await self._await(self._background, fn, args)
 
     def close(self) -> None:
         """Finish what was handed over and join the threads; blocks until then."""
         self._closed = True
-        for crew in (self._batches, self._heavy, self._background):
+        for crew in (self._batches, self._heavy):
             crew.close()
 
-    async def _await(self, crew: _Crew, fn: Callable[[*Ts], R], args: tuple[*Ts]) -> R:
+    async def _run_heavy(self, fn: Callable[[*Ts], R], args: tuple[*Ts]) -> R:
         self._refuse_if_closed()
         mailbox = self._mailbox_here()
         future: asyncio.Future[R] = mailbox.loop.create_future()
@@ -105,7 +98,7 @@ class WorkerPool:
             result, error = _outcome(fn, args)
             mailbox.post(lambda: _resolve(future, result, error))
 
-        crew.put(job)
+        self._heavy.put(job)
         return await future
 
     def _mailbox_here(self) -> LoopMailbox:

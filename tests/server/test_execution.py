@@ -52,7 +52,6 @@ async def test_heavy_work_is_awaited(pool):
     assert await pool.run(divmod, 7, 3) == (2, 1)
     with pytest.raises(ZeroDivisionError):
         await pool.run(divmod, 7, 0)
-    assert await pool.run_background(sorted, [2, 1]) == [1, 2]
 
 
 async def test_an_exception_that_futures_refuse_still_comes_back(pool):
@@ -60,17 +59,16 @@ async def test_an_exception_that_futures_refuse_still_comes_back(pool):
         await pool.run(next, iter(()))
 
 
-async def test_batches_do_not_wait_behind_heavy_work_nor_behind_loads(pool):
+async def test_batches_do_not_wait_behind_heavy_work(pool):
     gate = threading.Event()
     blocked = [asyncio.ensure_future(pool.run(gate.wait, 30)) for _ in range(4)]
-    blocked += [asyncio.ensure_future(pool.run_background(gate.wait, 30)) for _ in range(4)]
     arrived = asyncio.get_running_loop().create_future()
     await asyncio.sleep(0)
     pool.submit(lambda: "ran", done=lambda result, error: arrived.set_result(result))
     assert await arrived == "ran"
     assert not any(task.done() for task in blocked)
     gate.set()
-    assert await asyncio.gather(*blocked) == [True] * 8
+    assert await asyncio.gather(*blocked) == [True] * 4
 
 
 async def test_no_more_threads_than_asked_for(pool):
