@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zlib
@@ -169,6 +170,14 @@ def test_of_an_animation_the_first_frame(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(first, kind, save_all=True, append_images=[second], **options)
     np.testing.assert_array_equal(pixels_of(data), four_corners())
+
+
+def test_of_a_stereo_photograph_the_first_picture():
+    first, second = Image.fromarray(four_corners(64, 96)), Image.new("RGB", (96, 64), "black")
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert np.abs(pixels_of(data).astype(int) - four_corners(64, 96)).mean() < 3
+    assert decode_image(data, LIMITS, cover=(16, 16)).image.size == (24, 16)
 
 
 # --- orientation
