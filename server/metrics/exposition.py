@@ -39,7 +39,7 @@ class Exposition(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, models in a stable order."""
-        models = [self._metrics.models[key] for key in sorted(self._metrics.models)]
+        models = [found for _, found in sorted(self._metrics.models.items())]
         yield from _request_families(models)
         yield from _batch_families(models)
         yield _state_family(self._metrics)

@@ -21,7 +21,8 @@ def routes(runtime: Runtime) -> list[Route]:
 
     async def metrics(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         metrics = runtime.handlers.metrics
-        body = await runtime.handlers.pool.run(metrics.render)
+        # Not among the requests' heavy work: a scrape must come through when that is backed up.
+        body = await runtime.handlers.pool.run_background(metrics.render)
         return Answer(200, body, [(b"content-type", metrics.content_type.encode())])
 
     async def index(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
