@@ -22,7 +22,7 @@ from engine.limits import Limits
 from engine.ops import REGISTRY
 
 SHARDS = 8
-FEWEST_PASSED = 1450  # of all shards together, when every operator below is still missing
+FEWEST_PASSED = 1500  # of all shards together
 
 # Operators that the engine does not have yet, by why. A test fails when one of them has arrived.
 MISSING = {
