@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from server import __version__
 from server.handlers.call import Call
 from server.routes.answers import Answer, Receive, Scope, json_answer
@@ -22,7 +24,7 @@ def routes(runtime: Runtime) -> list[Route]:
     async def metrics(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         metrics = runtime.handlers.metrics
         # Not among the requests' heavy work: a scrape must come through when that is backed up.
-        body = await runtime.handlers.pool.run_background(metrics.render)
+        body = await asyncio.to_thread(metrics.render)
         return Answer(200, body, [(b"content-type", metrics.content_type.encode())])
 
     async def index(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
