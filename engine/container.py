@@ -87,8 +87,11 @@ def parse_container(data: memoryview, name: str) -> Container:
         raise InvalidModel(f"artifact {name} has {len(data)} bytes, its prefix says {total}")
     if _checksum(data[PREFIX.size :]) != digest:
         raise InvalidModel(f"artifact {name} is damaged: its checksum does not match")
-    document = json.loads(bytes(data[PREFIX.size : PREFIX.size + header_bytes]))
-    return Container(document["header"], _cut(data, header_bytes, document["blobs"], name))
+    try:
+        document = json.loads(bytes(data[PREFIX.size : PREFIX.size + header_bytes]))
+        return Container(document["header"], _cut(data, header_bytes, document["blobs"], name))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InvalidModel(f"artifact {name} has a damaged header: {error}") from error
 
 
 def _cut(data: memoryview, header_bytes: int, sizes: Sequence[int], name: str) -> list[memoryview]:

@@ -139,11 +139,14 @@ def _from_raw(raw: bytes | bytearray, dtype: DType, count: int, where: str) -> n
 def _typed(tensor: TensorProto, dtype: DType, count: int, where: str) -> np.ndarray:
     field, per_element = TYPED_FIELDS.get(dtype, DEFAULT_FIELD)
     data = getattr(tensor, field)
-    packed = raw_byte_count(dtype, count) if _is_packed(dtype) else count * per_element
-    if len(data) != packed:
+    shares_bytes = _is_packed(dtype) and 8 % dtype.bits == 0  # 6 bits stand alone in this field
+    needed = raw_byte_count(dtype, count) if shares_bytes else count * per_element
+    if len(data) != needed:
         raise InvalidModel(
-            f"{where}: {len(data)} elements in {field}, its type and shape need {packed}"
+            f"{where}: {len(data)} elements in {field}, its type and shape need {needed}"
         )
+    if _is_packed(dtype) and not shares_bytes:
+        return _from_codes(np.asarray(list(data), np.int64) & ((1 << dtype.bits) - 1), dtype)
     if _is_packed(dtype):
         return _unpack(np.asarray(list(data), np.int64).astype(np.uint8), dtype, count)
     return numpy_helper.to_array(tensor).reshape(-1).astype(dtype.numpy, copy=False)
@@ -176,13 +179,16 @@ def _is_packed(dtype: DType) -> bool:
 
 
 def _unpack(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
-    """Spread elements of 2 or 4 bits, lowest bits first, over a byte each."""
-    bits = dtype.bits
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    codes = ((data[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
-    if dtype is DType.FLOAT4E2M1:
-        return codes.view(dtype.numpy)
-    values = codes.astype(np.int8)
+    """Spread elements of fewer than 8 bits, lowest bits first, over a byte each."""
+    bits = np.unpackbits(data, count=count * dtype.bits, bitorder="little")
+    places = np.left_shift(1, np.arange(dtype.bits))
+    codes = bits.reshape(count, dtype.bits) @ places  # (count,)
+    return _from_codes(codes, dtype)
+
+
+def _from_codes(codes: np.ndarray, dtype: DType) -> np.ndarray:
+    if dtype.is_float:
+        return codes.astype(np.uint8).view(dtype.numpy)
     if dtype.is_signed:
-        values = np.where(values >= 1 << (bits - 1), values - (1 << bits), values).astype(np.int8)
-    return values.astype(dtype.numpy)
+        codes = np.where(codes >> (dtype.bits - 1), codes - (1 << dtype.bits), codes)
+    return codes.astype(np.int8).astype(dtype.numpy)

@@ -101,7 +101,32 @@ def bytes_changed(data: st.DataObject) -> bytes:
 NUMBERS = st.sampled_from([0, 1, -1, 2, 3, 7, 99, 2**31, -(2**31), 2**63 - 1, -(2**63)])
 NAMES = st.sampled_from(["x", "y", "", "w", "n", "s", "t", "nowhere", "a/b"])
 OPS = st.sampled_from(
-    ["Add", "Conv", "MatMul", "Reshape", "Gather", "Concat", "Slice", "Transpose", "If", "Loop", "Expand", "Pad", "Split", "Resize", "Tile", "ConstantOfShape", "Range", "BatchNormalization", "Shape", "Einsum", "ReduceSum", "Softmax", "Gemm", "Where"]
+    [
+        "Add",
+        "Conv",
+        "MatMul",
+        "Reshape",
+        "Gather",
+        "Concat",
+        "Slice",
+        "Transpose",
+        "If",
+        "Loop",
+        "Expand",
+        "Pad",
+        "Split",
+        "Resize",
+        "Tile",
+        "ConstantOfShape",
+        "Range",
+        "BatchNormalization",
+        "Shape",
+        "Einsum",
+        "ReduceSum",
+        "Softmax",
+        "Gemm",
+        "Where",
+    ]
 )
 
 
