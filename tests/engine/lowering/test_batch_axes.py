@@ -203,9 +203,7 @@ def test_inputs_outside_of_the_batch_are_its_key() -> None:
     inputs = [("x", ["N", 4]), ("scale", []), ("bias", [4])]
     with load(model(nodes, inputs, [("y", None)])) as loaded:
         assert loaded.batch == engine.BatchAxes(frozenset({"x"}), frozenset({"y"}))
-        check_rows(
-            loaded, {"x": normal(3, 4), "scale": np.array(2, np.float32), "bias": normal(4)}
-        )
+        check_rows(loaded, {"x": normal(3, 4), "scale": np.array(2, np.float32), "bias": normal(4)})
 
 
 def test_two_inputs_with_the_same_symbol_are_batched_together() -> None:
@@ -263,3 +261,37 @@ def test_a_class_token_is_the_same_for_every_row() -> None:
     weights = WEIGHTS | {"token": normal(1, 1, 4), "tail": np.array([1, 4])}
     with load(net(nodes, **weights)) as loaded:
         check_rows(loaded, {"x": normal(3, *REST)})
+
+
+def test_a_class_token_of_an_export_for_one_is_repeated() -> None:
+    nodes = [node("Concat", ["token", "x"], ["c"], axis=1), node("Relu", ["c"], ["y"])]
+    with load(net(nodes, batch=1, token=normal(1, 1, 4))) as loaded:
+        assert loaded.inputs[0].shape == ("N", *REST)
+        check_rows(loaded, {"x": normal(3, *REST)})
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_items_in_between_of_merged_axes_are_followed(batch: int | str) -> None:
+    """torch's attention: sequence first, sequence and batch merged for the product, taken apart
+    again.
+    """
+    nodes = [
+        node("Transpose", ["x"], ["s"], perm=[1, 0, 2]),
+        node("Reshape", ["s", "merged"], ["m"]),
+        node("Gemm", ["m", "w", "g"], ["p"]),
+        node("Mul", ["p", "g"], ["q"]),
+        node("Reshape", ["q", "apart"], ["r"]),
+        node("Transpose", ["r"], ["y"], perm=[1, 0, 2]),
+    ]
+    weights = WEIGHTS | {"apart": np.array([6, 1 if batch == 1 else -1, 4])}
+    merged = np.array([6, 4]) if batch == 1 else np.array([-1, 4])
+    with load(net(nodes, batch=batch, **(weights | {"merged": merged}))) as loaded:
+        check_rows(loaded, {"x": normal(3, *REST)})
+
+
+def test_a_reshape_that_mixes_stays_refused_in_an_export_for_one() -> None:
+    """The rows of the table are read across the items."""
+    nodes = [node("Reshape", ["x", "t"], ["r"]), node("MatMul", ["a", "r"], ["y"])]
+    weights = {"t": np.array([6, 4]), "a": normal(6, 6)}
+    with load(net(nodes, batch=1, **weights)) as loaded:
+        assert loaded.batch is None and "MatMul" in str(loaded.batch_reason)
