@@ -225,7 +225,7 @@ def test_false_statements_are_refused_in_order(data: st.DataObject) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(max_examples=5000, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=2000, deadline=None, suppress_health_check=LENIENT)
 @given(data=st.data())
 def test_damaged_bytes_many(data: st.DataObject) -> None:
     try_model(bytes_changed(data))
@@ -233,7 +233,7 @@ def test_damaged_bytes_many(data: st.DataObject) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(max_examples=5000, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=2000, deadline=None, suppress_health_check=LENIENT)
 @given(data=st.data())
 def test_false_statements_many(data: st.DataObject) -> None:
     try_model(proto_changed(data))
