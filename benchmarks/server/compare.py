@@ -1,8 +1,8 @@
 """Millrace beside a hand-written FastAPI wrapper and LitServe: the same net, the same load.
 
-Every round starts each server in turn, loads it with wrk at every concurrency and stops it; the
-figures are medians over the rounds. All servers share one environment, so one FastAPI, uvicorn and
-numpy. Needs Debian's `wrk`, and
+All servers run side by side and are loaded with wrk in turn, point by point; the figures are
+medians over the rounds. They share one environment, so one FastAPI, uvicorn and numpy. Needs
+Debian's `wrk`, and
 
     python3 -m venv .venv-bench && .venv-bench/bin/pip install -e ".[bench]"
     .venv-bench/bin/python -m benchmarks.server.compare [--rounds 3] [--seconds 5]
@@ -20,8 +20,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -160,53 +161,49 @@ def millrace(repository: Path, log: Path) -> Iterator[Running]:
         yield Running(server.port, server.pid)
 
 
-def measure(
-    figures: dict[tuple[str, str, int], list[Point]],
-    name: str,
-    server: Running,
-    seconds: int,
-    bodies: Mapping[str, Body],
-) -> None:
-    for kind, body in bodies.items():
-        answer = post_once(server.port, body)
-        if b"logits" not in answer:
-            raise RuntimeError(f"{name} answered {answer[:300]!r}, which holds no logits")
-        run_wrk(server.port, server.pid, body, 32, WARM_UP_S)
-        for concurrency in CONCURRENCIES:
-            point = run_wrk(server.port, server.pid, body, concurrency, seconds)
-            figures.setdefault((kind, name, concurrency), []).append(point)
-            print(
-                f"{name:9} {kind:7} c={concurrency:<3} {point.requests_per_s:8.0f} req/s  "
-                f"p50 {point.p50_ms:7.3f} ms  cpu {point.cpu_ms:6.3f} ms  errors {point.errors}",
-                flush=True,
-            )
+def check_and_warm_up(name: str, server: Running, body: Body) -> None:
+    answer = post_once(server.port, body)
+    if b"logits" not in answer:
+        raise RuntimeError(f"{name} answered {answer[:300]!r}, which holds no logits")
+    run_wrk(server.port, server.pid, body, 32, WARM_UP_S)
 
 
 def run_rounds(rounds: int, seconds: int, only: list[str]) -> Figures:
-    by_server = {
-        name: {kind: make()[name] for kind, make in BODIES.items()} for name in json_bodies()
-    }
+    """Load the servers in turn, point by point, so that what else the machine does meets all."""
+    bodies = {(kind, name): make()[name] for kind, make in BODIES.items() for name in only}
     taken: dict[tuple[str, str, int], list[Point]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        model = root / "models" / "tiny" / "1" / "model.onnx"
-        model.parent.mkdir(parents=True)
-        model.write_bytes(dense_net())
-        starts = {
-            "millrace": lambda: millrace(root / "models", root / "millrace.log"),
-            "wrapper": lambda: peer(
-                "wrapper.py", model, by_server["wrapper"]["JSON"], root / "wrapper.log"
-            ),
-            "litserve": lambda: peer(
-                "litserve_app.py", model, by_server["litserve"]["JSON"], root / "litserve.log"
-            ),
-        }
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        servers = start_servers(Path(folder), only, running)
+        for (_, name), body in bodies.items():
+            check_and_warm_up(name, servers[name], body)
         for _ in range(rounds):
-            for name, start in starts.items():
-                if name in only:
-                    with start() as server:
-                        measure(taken, name, server, seconds, by_server[name])
-    return {key: _medians(points) for key, points in taken.items()}
+            for (kind, concurrency), name in product(product(BODIES, CONCURRENCIES), only):
+                server = servers[name]
+                body = bodies[kind, name]
+                point = run_wrk(server.port, server.pid, body, concurrency, seconds)
+                taken.setdefault((kind, name, concurrency), []).append(point)
+                print(describe(kind, name, concurrency, point), flush=True)
+    return {key: _medians(points) for key, points in sorted(taken.items())}
+
+
+def start_servers(root: Path, only: list[str], running: ExitStack) -> dict[str, Running]:
+    model = root / "models" / "tiny" / "1" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(dense_net())
+    bodies = json_bodies()
+    starts = {
+        "millrace": lambda: millrace(root / "models", root / "millrace.log"),
+        "wrapper": lambda: peer("wrapper.py", model, bodies["wrapper"], root / "wrapper.log"),
+        "litserve": lambda: peer("litserve_app.py", model, bodies["litserve"], root / "lit.log"),
+    }
+    return {name: running.enter_context(starts[name]()) for name in only}
+
+
+def describe(kind: str, name: str, concurrency: int, point: Point) -> str:
+    return (
+        f"{name:9} {kind:7} c={concurrency:<3} {point.requests_per_s:8.0f} req/s  p50 "
+        f"{point.p50_ms:7.3f} ms  cpu {point.cpu_ms:6.3f} ms  errors {point.errors}"
+    )
 
 
 def _medians(points: list[Point]) -> Point:
@@ -268,8 +265,8 @@ def report(figures: Figures, facts: Mapping[str, object], checked: list[Target])
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument(
         "--only",
         nargs="+",
