@@ -15,8 +15,7 @@ DEFAULT_SIZE = 1
 def random_feeds(
     inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return an array for every input: normal floats, small integers; symbols without a size are 1.
-    """
+    """Return an array for every input: normal floats, small integers. Unsized symbols are 1."""
     generator = np.random.default_rng(seed)
     return {spec.name: _random(spec, sizes or {}, generator) for spec in inputs}
 
