@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Served
+from tests.server.running import wait_until
 from tests.server.zoo import add_digits, add_echo
 
 pytestmark = pytest.mark.e2e
@@ -27,6 +29,10 @@ def waiting(seconds: float) -> str:
     return f"[batching]\nmax_queue_delay_us = {int(seconds * 1e6)}\n"
 
 
+def metrics_of(url: str) -> str:
+    return httpx.get(f"{url}/metrics", timeout=20.0).text
+
+
 class Background:
     """One request in a thread."""
 
@@ -34,7 +40,8 @@ class Background:
         self.answer: httpx.Response | None = None
         self._thread = threading.Thread(target=self._send, args=(url,))
         self._thread.start()
-        time.sleep(0.3)  # long enough to be in the queue, where it then waits for seconds
+        # It is in the queue, where it then waits for seconds.
+        wait_until(lambda: re.search(r"queue_depth\S* 1(\.0)?$", metrics_of(url), re.MULTILINE))
 
     def _send(self, url: str) -> None:
         self.answer = httpx.post(f"{url}/predict", json=ITEM, timeout=30.0)
@@ -75,7 +82,7 @@ def test_readiness_turns_503_while_the_server_still_answers(serve: Serve, tmp_pa
 
 
 def test_requests_in_flight_are_finished(serve: Serve, tmp_path: Path) -> None:
-    add_echo(tmp_path, "late", waiting(1.5))
+    add_echo(tmp_path, "late", waiting(4.0))
     served = serve(tmp_path)
     request = Background(served.url)
     served.terminate()
@@ -111,7 +118,7 @@ def test_a_second_signal_does_not_wait(serve: Serve, tmp_path: Path) -> None:
     served = serve(tmp_path, "--drain-timeout-s", "25")
     request = Background(served.url)
     served.terminate()
-    time.sleep(0.3)
+    served.read_until("draining")
     began = time.monotonic()
     served.terminate()
     served.wait(15)
