@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 
 from server.app import Application, create_app
+from server.execution import settle_heap
 from server.http_protocol import HttpProtocol
 from server.logging import set_up_logging
 from server.settings import Settings
@@ -43,6 +44,7 @@ class ServerProcess(uvicorn.Server):
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Open the port, and say so."""
         await super().startup(sockets=sockets)  # type: ignore[arg-type]
+        settle_heap()
         if self.started and self._started_hook is not None:
             self._started_hook(self.url, self.app)
 

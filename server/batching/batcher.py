@@ -200,10 +200,12 @@ class Batcher:
         if deadline_us <= now_us:
             raise _deadline_exceeded("its deadline was past when it came")
         self._alarm.set(deadline_us)
+        if not self._queue.parts:
+            return
         # Only what is in front of it counts, at what it costs at the very least: a wrong guess must
         # not turn away a request that could have been answered.
         least_us = self._cost.least_us(self._limits.max_rows)
-        if least_us is None or not self._queue.parts:
+        if least_us is None:
             return
         per_row_us = least_us / self._limits.max_rows / self._config.lanes
         if self._queue.rows * per_row_us <= deadline_us - now_us:
@@ -225,7 +227,8 @@ class Batcher:
             queue.drop_abandoned()
             now_us = self._clock()
             plan = form_batch(queue.parts, now_us, self._limits)
-            self._expire(plan.expired)
+            if plan.expired:
+                self._expire(plan.expired)
             if plan.batch:
                 ran_here = self._start(plan.batch, now_us)
                 if ran_here and queue.parts:  # the loop gets its turn before the next batch

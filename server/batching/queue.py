@@ -32,10 +32,8 @@ class WaitingQueue:
 
     def remove(self, taken: Sequence[Part]) -> None:
         """Take parts out that are in the queue, given in its order."""
-        if not taken:
-            return
         self.rows -= sum([part.weight for part in taken])
-        if self.parts[len(taken) - 1] is taken[-1]:
+        if taken and self.parts[len(taken) - 1] is taken[-1]:
             del self.parts[: len(taken)]
         else:
             gone = set(map(id, taken))
@@ -44,7 +42,8 @@ class WaitingQueue:
     def drop_abandoned(self) -> None:
         """Forget parts that nobody waits for: cancelled, or failed with another piece."""
         abandoned = [part for part in self.parts if part.future.done()]
-        self.remove(abandoned)
+        if abandoned:
+            self.remove(abandoned)
 
     def expired(self, now_us: int) -> list[Part]:
         """Return the parts whose deadline is past, in order."""

@@ -7,7 +7,12 @@ engine's errors. It may not know batches, models or requests.
 from server.execution.faults import as_server_error
 from server.execution.mailbox import LoopMailbox
 from server.execution.pool import WorkerPool
-from server.execution.tuning import limit_blas_threads, lower_priority, set_switch_interval
+from server.execution.tuning import (
+    limit_blas_threads,
+    lower_priority,
+    set_switch_interval,
+    settle_heap,
+)
 
 __all__ = [
     "LoopMailbox",
@@ -16,4 +21,5 @@ __all__ = [
     "limit_blas_threads",
     "lower_priority",
     "set_switch_interval",
+    "settle_heap",
 ]

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from server.execution import (
     limit_blas_threads,
     lower_priority,
     set_switch_interval,
+    settle_heap,
     tuning,
 )
 
@@ -245,6 +247,14 @@ def test_no_known_blas_is_no_error(monkeypatch):
     monkeypatch.setattr(tuning, "_blas_libraries", list)
     assert limit_blas_threads(1) is False
     tuning._blas_setter.cache_clear()
+
+
+def test_a_settled_heap_is_left_alone_by_the_collector():
+    try:
+        settle_heap()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_switch_interval():
