@@ -26,9 +26,10 @@ the terms of the data.
 ARCHITECTURE = {
     "1": "Fully connected: 784 inputs, hidden layers of 384 and 128 rectified units, 10 outputs.",
     "2": (
-        "Convolutional: three stages of two 3 x 3 convolutions (24, 48, 96 channels) with batch\n"
-        "normalization and rectification, maximum pooling between them, a global average, and one\n"
-        "linear layer. The average is the `embedding`."
+        "Convolutional: one 5 x 5 convolution (32 channels), then twice two 3 x 3 convolutions\n"
+        "(48 and 96 channels), each with batch normalization and rectification; maximum pooling\n"
+        "between the stages, a global average, and one linear layer. The average is the\n"
+        "`embedding`."
     ),
 }
 REMARK = {

@@ -29,28 +29,27 @@ class FullyConnected(nn.Module):
         return (self.layers(image),)
 
 
-def block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, normalization, rectification."""
+def block(channels_in: int, channels_out: int, size: int = 3) -> nn.Sequential:
+    """Convolution of `size` x `size`, normalization, rectification."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(),
     )
 
 
 class Convolutional(nn.Module):
-    """Version 2: three stages of convolutions and a global average.
+    """Version 2: five convolutions in three stages, and a global average.
 
     The average over all positions is what lets a digit stand anywhere in the picture.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (32, 48, 96)) -> None:
         """`widths` are the channels at 28 x 28, 14 x 14 and 7 x 7."""
         super().__init__()
         a, b, c = widths
         self.features = nn.Sequential(
-            block(1, a),
-            block(a, a),
+            block(1, a, size=5),
             nn.MaxPool2d(2),
             block(a, b),
             block(b, b),

@@ -70,7 +70,8 @@ VERSIONS = {
         "2",
         Convolutional,
         Settings(
-            epochs=30,
+            epochs=25,
+            peak_lr=3e-3,
             warp=MILD,
             drawn=AS_IF_DRAWN,
         ),
@@ -101,7 +102,7 @@ class Training:
         self.test_images = normalized(ink(data.test.images))
         self.test_labels = torch.from_numpy(data.test.labels)
         torch.manual_seed(self.settings.seed)
-        self.model = version.build().to(self.device)
+        self.model = version.build().to(self.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), self.settings.peak_lr, weight_decay=self.settings.weight_decay

@@ -97,7 +97,7 @@ def test_folding_normalizations_changes_no_output() -> None:
         assert torch.allclose(expected, found, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore")     # the exporter's own
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize(
     ("net", "shape", "outputs"),
     [
