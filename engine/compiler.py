@@ -4,15 +4,15 @@ batched.
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from engine.artifact import Artifact
 from engine.errors import EngineError, InvalidInput
-from engine.frontend.onnx_importer import read_model
 from engine.ir.graph import Graph, Value
 from engine.limits import Deadline, Limits
 from engine.lowering.batch_axes import BatchVerdict, find_batch_axes
@@ -20,6 +20,10 @@ from engine.lowering.batch_symbol import propose_batched
 from engine.ops.registry import REGISTRY, Registry
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
+
+# Named, and imported when a model is compiled: a process that only runs artifacts (the server, whose
+# models compile in child processes) never loads the ONNX parser.
+IMPORTER = "engine.frontend.onnx_importer"
 
 Source = str | os.PathLike[str] | bytes
 
@@ -70,6 +74,7 @@ def compile_model(
     `watch` is shown the graph after the import and each pass.
     """
     deadline = Deadline(request.limits.load_s)
+    read_model: Callable[..., tuple[Graph, bool]] = importlib.import_module(IMPORTER).read_model
     imported, external = read_model(
         source,
         limits=request.limits,

@@ -244,3 +244,17 @@ def test_the_child_starts_quickly(tmp_path: Path) -> None:
         after.children_user + after.children_system - before.children_user - before.children_system
     )
     assert used < 2.5
+
+
+def test_a_process_that_loads_isolated_never_imports_the_onnx_parser(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(mlp())
+    code = (
+        "import sys, engine\n"
+        "engine.load(sys.argv[1], isolate=True).close()\n"
+        "print('onnx' in sys.modules, 'google.protobuf' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", "False"]
