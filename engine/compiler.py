@@ -21,8 +21,8 @@ from engine.ops.registry import REGISTRY, Registry
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
 
-# Named, and imported when a model is compiled: a process that only runs artifacts (the server, whose
-# models compile in child processes) never loads the ONNX parser.
+# Named, and imported when a model is compiled: a process that only runs artifacts (the server,
+# whose models compile in child processes) never loads the ONNX parser.
 IMPORTER = "engine.frontend.onnx_importer"
 
 Source = str | os.PathLike[str] | bytes
