@@ -1,6 +1,5 @@
 import asyncio
 import re
-import timeit
 from pathlib import Path
 
 import pytest
@@ -152,13 +151,6 @@ def test_observe_many_equals_many_observes():
     many.observe_many(Phase.COMPUTE, 0.25, 5)
     assert one.phases[Phase.COMPUTE].counts == many.phases[Phase.COMPUTE].counts
     assert one.phases[Phase.COMPUTE].total == many.phases[Phase.COMPUTE].total
-
-
-def test_observe_costs_less_than_half_a_microsecond():
-    observe, phase = Metrics().model("m", "1").observe, Phase.COMPUTE
-    # The best of many short tries: what the machine does besides is not the subject.
-    best = min(timeit.repeat(lambda: observe(phase, 0.003), number=2000, repeat=40)) / 2000
-    assert best < 0.5e-6 * 3  # three times the target: a shared or slower machine must not fail
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1e6), max_size=60))
