@@ -18,7 +18,7 @@ from types import FrameType
 import uvicorn
 
 from server.app import Application, create_app
-from server.execution import settle_heap
+from server.execution import keep_freed_memory, settle_heap
 from server.http_protocol import HttpProtocol
 from server.logging import set_up_logging
 from server.settings import Settings
@@ -90,6 +90,7 @@ def _end_at_last(seconds: float) -> None:
 
 def build_server(settings: Settings, started: Started | None = None) -> ServerProcess:
     """Return a server that is ready to run."""
+    keep_freed_memory()
     app = create_app(settings)
     config = uvicorn.Config(
         app,

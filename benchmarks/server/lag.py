@@ -119,6 +119,14 @@ def quantile_ms(buckets: Buckets, share: float) -> float:
     return next(bound for bound in sorted(buckets) if buckets[bound] >= share * total) * 1e3
 
 
+def largest_ms(buckets: Buckets, recent_s: float) -> float:
+    """Return a bound of the largest lag: its bucket's, or the recent maximum if that is less.
+
+    The recent maximum alone would also count the time before the load, when the server started.
+    """
+    return min(quantile_ms(buckets, 1.0), recent_s * 1e3)
+
+
 def model_state(url: str, name: str) -> str:
     """Return the state of a model's only version, or why it has none."""
     for model in json.loads(get(f"{url}/models"))["models"]:
@@ -178,7 +186,7 @@ def main() -> int:
         lag, maximum, point, loads, load_s = measure(Path(folder), arguments.seconds)
     targets: list[Target] = [
         at_most("event loop lag, p99, ms", quantile_ms(lag, 0.99), P99_LIMIT_MS),
-        at_most("event loop lag, largest, ms", maximum * 1e3, MAX_LIMIT_MS),
+        at_most("event loop lag, largest, ms", largest_ms(lag, maximum), MAX_LIMIT_MS),
         at_most("failed requests", point.errors, 0),
     ]
     facts = machine_facts("uvicorn", "uvloop", "pillow")
@@ -189,7 +197,7 @@ def main() -> int:
     text += f"100 MB model loads beside ({loads} times, {load_s:.1f} s each until it is ready), on "
     text += f"{facts['cores']} cores ({facts['cpu']}) that wrk shares. "
     text += f"{point.requests_per_s:.1f} requests/s, p50 {point.p50_ms:.0f} ms; other CPU "
-    text += f"{point.other_cpu:.0%}. p99 is the upper bound of its bucket.\n\n"
+    text += f"{point.other_cpu:.0%}. p99 and largest are the upper bounds of their buckets.\n\n"
     text += targets_table(targets) + "\n"
     total = lag[float("inf")]
     rows = [[f"{bound * 1e3:g}", f"{count / total:.3%}"] for bound, count in sorted(lag.items())]

@@ -8,6 +8,7 @@ from server.execution.faults import as_server_error
 from server.execution.mailbox import LoopMailbox
 from server.execution.pool import WorkerPool
 from server.execution.tuning import (
+    keep_freed_memory,
     limit_blas_threads,
     lower_priority,
     set_switch_interval,
@@ -18,6 +19,7 @@ __all__ = [
     "LoopMailbox",
     "WorkerPool",
     "as_server_error",
+    "keep_freed_memory",
     "limit_blas_threads",
     "lower_priority",
     "set_switch_interval",

@@ -15,6 +15,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+KEPT_BYTES = 128 << 20
+_MMAP_THRESHOLD_BYTES = 32 << 20  # the largest that glibc takes; larger blocks are mapped
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+
 # The names of one setter: in numpy's wheels, in 64-bit-integer builds, and in plain OpenBLAS.
 _BLAS_SETTERS = (
     *("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"),
@@ -47,6 +51,22 @@ def settle_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def keep_freed_memory() -> bool:
+    """Let the allocator keep what large bodies and arrays free, to hand it out again (glibc only).
+
+    By default it returns every large block to the kernel, and the next one is faulted in page by
+    page: four fifths of what it costs the event loop to take in a body of 5 MB. At most
+    `KEPT_BYTES` are kept at the heap's end, and unloading a model trims them.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+    )
 
 
 def limit_blas_threads(threads: int) -> bool:

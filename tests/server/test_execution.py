@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import os
+import subprocess
 import sys
 import threading
 
@@ -13,6 +14,7 @@ from server.execution import (
     LoopMailbox,
     WorkerPool,
     as_server_error,
+    keep_freed_memory,
     limit_blas_threads,
     lower_priority,
     set_switch_interval,
@@ -247,6 +249,18 @@ def test_no_known_blas_is_no_error(monkeypatch):
     monkeypatch.setattr(tuning, "_blas_libraries", list)
     assert limit_blas_threads(1) is False
     tuning._blas_setter.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the option is glibc's")
+def test_the_allocator_can_keep_what_is_freed():
+    # In a process of its own: it would change how this one uses memory.
+    code = "from server.execution import keep_freed_memory as k; raise SystemExit(0 if k() else 1)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=50).returncode == 0
+
+
+def test_an_allocator_without_options_is_no_error(monkeypatch):
+    monkeypatch.setattr(tuning.ctypes, "CDLL", lambda name: object())
+    assert keep_freed_memory() is False
 
 
 def test_a_settled_heap_is_left_alone_by_the_collector():
