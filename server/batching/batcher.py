@@ -26,6 +26,8 @@ from server.model_config import BatchingConfig
 
 US_PER_S = 1e6
 INLINE_US = 2000  # runs known to be shorter stay on the loop's thread; docs/batching.md says why
+LONELY_RUNS = 16  # after so many requests that ran alone, the next does not wait for company
+PROBE_EVERY = 8  # but one in so many does, to notice when it is no longer alone
 GUESSED_RUN_US = 20_000  # until the first run has been measured
 LEAST_RETRY_S = 0.01
 
@@ -103,6 +105,7 @@ class Batcher:
         self._running: dict[int, Sequence[Part]] = {}  # batches in threads, by their number
         self._started = 0
         self._dispatching = False  # a dispatch is on its way
+        self._lonely = 0  # runs in a row that held one request, with nobody waiting behind it
         self._alarm = Alarm(clock, self._on_alarm)
         self._closing: asyncio.Event | None = None  # set once everything has been answered
 
@@ -125,9 +128,12 @@ class Batcher:
         self._queue.add(part)
         self._metrics.queue_depth = self._queue.rows
         if not self._dispatching and len(self._running) < self._config.lanes:
-            # One turn of the loop later, when all requests read in this turn have been queued.
-            self._dispatching = True
-            loop.call_soon(self._dispatch)
+            if self._lonely >= LONELY_RUNS and self._lonely % PROBE_EVERY:
+                self._dispatch()
+            else:
+                # One turn of the loop later, when all requests read in this turn are queued.
+                self._dispatching = True
+                loop.call_soon(self._dispatch)
         return part.future
 
     async def close(self) -> None:
@@ -244,6 +250,7 @@ class Batcher:
     def _start(self, batch: Sequence[Part], now_us: int) -> bool:
         """Run a batch here if it is known to be short, else hand it to a thread; say which."""
         self._queue.remove(batch)
+        self._lonely = self._lonely + 1 if len(batch) == 1 and not self._queue.parts else 0
         for part in batch:
             follower = part.successor(now_us) if part.whole is not None else None
             if follower is not None:

@@ -41,6 +41,11 @@ def collate(
     """Join the members' inputs along axis 0; a single member is passed on as it is."""
     first = members[0]
     if len(members) == 1:
+        # A tensor that lies in the body it came with may begin at any byte; computing with it as it
+        # lies is slower than copying it.
+        for array in first.values():
+            if not array.flags.aligned:
+                return {name: np.array(array) for name, array in first.items()}
         return first
     return {
         name: np.concatenate([member[name] for member in members]) if name in batched else array

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from server.batching import Batcher, Work, monotonic_us
+from server.batching.batcher import LONELY_RUNS, PROBE_EVERY
 from server.errors import (
     DeadlineExceeded,
     InternalFault,
@@ -94,6 +95,28 @@ async def test_requests_of_one_turn_of_the_loop_share_the_first_run():
     async with batching(inline_us=ALWAYS_INLINE) as (batcher, model):
         await asyncio.gather(*(batcher.submit(work(i)) for i in range(5)))
         assert model.calls == [5]
+
+
+async def test_whoever_is_alone_for_long_is_answered_without_a_turn_of_the_loop():
+    async with batching(inline_us=ALWAYS_INLINE) as (batcher, _):
+        for i in range(LONELY_RUNS + 2):
+            assert_answer(await batcher.submit(work(i)), i)
+        at_once = batcher.submit(work(7))
+        assert at_once.done()
+        assert_answer(await at_once, 7)
+
+
+async def test_company_after_a_lonely_time_soon_shares_runs_again():
+    async with batching(inline_us=ALWAYS_INLINE) as (batcher, model):
+        for i in range(LONELY_RUNS + 1):
+            await batcher.submit(work(i))
+        model.calls.clear()
+        for _ in range(2):
+            futures = [batcher.submit(work(i)) for i in range(20)]
+            for i, future in enumerate(futures):
+                assert_answer(await future, i)
+        assert len(model.calls) <= PROBE_EVERY + 1
+        assert model.calls[-1] == 20
 
 
 async def test_an_idle_engine_waits_for_company_only_when_configured():

@@ -36,6 +36,14 @@ def test_a_single_member_is_not_copied():
     assert split({"y": array}, [4], Y)[0]["y"] is array
 
 
+def test_a_single_member_that_lies_askew_is_copied():
+    body = np.frombuffer(b"x" + rows(2).tobytes(), np.float32, offset=1).reshape(2, 3)
+    assert not body.flags.aligned
+    array = collate([{"x": body}], X)["x"]
+    assert array.flags.aligned
+    np.testing.assert_array_equal(array, rows(2))
+
+
 def test_shares_are_views_of_the_run():
     array = rows(4)
     shares = split({"y": array}, [1, 3], Y)
