@@ -10,6 +10,7 @@ from recipes.common.data import Dataset, load_cifar10
 from recipes.common.publish import Candidate, Published, publish
 from recipes.common.report import draw_curve, machine, write_results
 from recipes.photos.documents import LICENSE, card
+from recipes.photos.model import Mirrored
 from recipes.photos.train import Settings, Training
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -26,14 +27,19 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("build/checkpoints"))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
+    parser.add_argument(
+        "--mirror", action="store_true", help="export a graph that averages over the mirror image"
+    )
     arguments = parser.parse_args()
     data = load_cifar10(arguments.data)
     training = Training(data, Settings(epochs=arguments.epochs), arguments.checkpoints)
     training.run()
-    finish(training, data, arguments.out, arguments.results)
+    finish(training, data, arguments.out, arguments.results, arguments.mirror)
 
 
-def finish(training: Training, data: Dataset, out: Path, results: Path) -> None:
+def finish(
+    training: Training, data: Dataset, out: Path, results: Path, mirror: bool = False
+) -> None:
     """Write the version folder and the result file."""
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     facts = {
@@ -42,9 +48,11 @@ def finish(training: Training, data: Dataset, out: Path, results: Path) -> None:
     }
 
     def documents(published: Published) -> dict[str, str]:
-        return {"CARD.md": card(published, facts, VERSION), "LICENSE": LICENSE}
+        return {"CARD.md": card(published, facts, VERSION, mirror), "LICENSE": LICENSE}
 
-    candidate = Candidate(NAME, VERSION, training.model.deployed(), OUTPUTS, data.classes)
+    deployed = training.model.deployed()
+    net = Mirrored(deployed) if mirror else deployed
+    candidate = Candidate(NAME, VERSION, net, OUTPUTS, data.classes)
     published = publish(candidate, data.test, training.test_images, out, documents)
     curve = training.progress.curve
     curve[-1]["test_accuracy"] = published.accuracy    # of the file, after the last calibration
@@ -58,6 +66,7 @@ def finish(training: Training, data: Dataset, out: Path, results: Path) -> None:
             "train_s": round(training.progress.train_s, 1),
             "machine": machine(),
             "parameters": parameters,
+            "mirrored": mirror,
             "settings": asdict(training.settings),
             "curve": curve,
         },

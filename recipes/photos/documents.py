@@ -26,7 +26,13 @@ test and to demonstrate the model, and stay under the terms of the data.
 """
 
 
-def card(published: Published, facts: Mapping[str, str], version: str) -> str:
+LOOKS = {
+    False: "one look per picture",
+    True: "two looks per picture:\nthe graph averages over the picture and its mirror image",
+}
+
+
+def card(published: Published, facts: Mapping[str, str], version: str, mirrored: bool) -> str:
     """Return CARD.md; `facts` are further rows of its table of figures."""
     rows = {
         "accuracy on the official test split (10,000 pictures, JPEG copies)": (
@@ -62,7 +68,7 @@ GPU" (arXiv:2404.00498).
 |---|---|
 {table}
 
-Accuracy is that of `model.onnx` in ONNX Runtime, one look per picture. The copy of CIFAR-10 used
+Accuracy is that of `model.onnx` in ONNX Runtime, {LOOKS[mirrored]}. The copy of CIFAR-10 used
 here is lossy: every picture, of both splits, was kept as a JPEG of about 920 bytes, which makes it
 harder than the original pixels; do not compare the figure with results on those. No checkpoint
 was chosen by the test split: the weights are those after the last epoch.
@@ -78,7 +84,7 @@ Reproduce it with
 
 ```
 python -m pip install -r recipes/requirements.txt
-python -m recipes.photos --data FOLDER_OF_CIFAR10 --out model_repo
+python -m recipes.photos --data FOLDER_OF_CIFAR10 --out model_repo{" --mirror" * mirrored}
 ```
 
 The folder holds CIFAR-10's binary version (`data_batch_1.bin` ...) or `cifar10_jpg.npz`. Seeds are

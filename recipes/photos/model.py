@@ -122,6 +122,21 @@ class PhotoNet(nn.Module):
         return net
 
 
+class Mirrored(nn.Module):
+    """A net that looks at each picture twice, as it is and mirrored, and averages what it finds."""
+
+    def __init__(self, net: PhotoNet) -> None:
+        """Wrap a net for inference."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `(logits, embedding)`, both averaged."""
+        both = torch.cat([self.net.features(images), self.net.features(images.flip(-1))], 1)
+        embedding = both.unflatten(1, (2, -1)).mean(1)          # (N, 256)
+        return self.net.head(embedding) * self.net.head_scale, embedding
+
+
 def _fold_norms(layers: nn.Sequential) -> None:
     """Replace each convolution by one with the bias and factor of the normalization after it."""
     convolution: nn.Conv2d | None = None
