@@ -102,8 +102,9 @@ class Incoming:
 
     def _move(self, version: str | None) -> str:
         while True:
-            name = version or layout.next_version(taken_versions(self.model_folder))
-            if name in taken_versions(self.model_folder):
+            taken = taken_versions(self.model_folder)
+            name = version or layout.next_version(taken)
+            if name in taken:
                 raise version_exists(self.model, name)
             try:
                 # The kernel refuses to rename over a folder that is not empty, and every version
