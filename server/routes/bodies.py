@@ -57,9 +57,7 @@ class BodyReader:
             raise MalformedRequest("Content-Length must be a number from 0")
         if int(declared) > self._most:
             await self._refuse(headers, receive)
-        message = await receive()  # small bodies are already here
-        if message["type"] == "http.disconnect":
-            raise _gone()
+        message = await next_message(receive, self._silence_s)  # small bodies are already here
         if not message.get("more_body", False):
             body: bytes = message.get("body", b"")
             if len(body) > self._most:

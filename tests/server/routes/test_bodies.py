@@ -36,6 +36,13 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
+def test_a_body_that_never_begins(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        status, answer = read_answer(connection)
+    assert (status, answer["code"]) == (408, "request_timeout")
+
+
 def test_declared_too_large(client: httpx.Client) -> None:
     answer = client.post("/predict", content=b" " * (2 << 20))
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
