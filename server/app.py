@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,6 +37,7 @@ logger = logging.getLogger("millrace.app")
 
 HOT = ("/predict", "/classify", "/embed")
 POOL_CLOSE_S = 2.0
+FILE_THREADS = 2  # what asyncio.to_thread runs on: looks at folders, uploads, scrapes
 SWITCH_INTERVAL_S = 0.001  # how long a worker may keep the interpreter from the event loop
 LEAST_STOP_S = 1.0
 
@@ -133,6 +136,7 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
     # Half the cores for one run by default: the loop and a second run need some, too.
     limit_blas_threads(settings.engine_threads or max(1, available_cpus() // 2))
     pool = WorkerPool(settings.worker_threads)
+    await _start_file_threads()
     metrics = Metrics()
     repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))
     runtime.start(Handlers(repository, pool, metrics, settings))
@@ -150,6 +154,14 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
         # Its threads are daemons: one that hangs in a run does not hold up the exit.
         closing = asyncio.get_running_loop().run_in_executor(None, pool.close)
         await _bounded(closing, POOL_CLOSE_S, "the worker threads")
+
+
+async def _start_file_threads() -> None:
+    """Give the loop all its threads for files now; a count that grows later is a leak."""
+    executor = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="millrace-files")
+    asyncio.get_running_loop().set_default_executor(executor)
+    all_there = threading.Barrier(FILE_THREADS)
+    await asyncio.gather(*(asyncio.to_thread(all_there.wait) for _ in range(FILE_THREADS)))
 
 
 async def _bounded(stopping: Any, seconds: float, what: str) -> None:

@@ -35,7 +35,7 @@ class WorkerPool:
     """OS threads in two crews; everything but the jobs themselves happens on one event loop."""
 
     def __init__(self, threads: int, *, max_waiting: int = MAX_WAITING) -> None:
-        """Allow `threads` batches and `threads` heavy jobs at a time; threads start when needed."""
+        """Start the threads of `threads` batches and `threads` heavy jobs at a time."""
         if threads < 1:
             raise ValueError(f"a worker pool needs at least 1 thread, got {threads}")
         self.threads = threads
@@ -113,24 +113,20 @@ class WorkerPool:
 
 
 class _Crew:
-    """Threads behind one queue, started one by one as there is work for them."""
+    """Threads behind one queue, all started at once: how many a server has says nothing later."""
 
     def __init__(self, name: str, size: int, nice: int) -> None:
-        self._name = name
-        self._size = size
         self._nice = nice
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
         self.job_s = GUESSED_JOB_S  # smoothed
-        self._unfinished = 0  # a hint for starting threads: only put() and work() touch it
+        self._threads = [
+            threading.Thread(target=self._work, name=f"millrace-{name}-{k}", daemon=True)
+            for k in range(size)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, job: Callable[[], None]) -> None:
-        self._unfinished += 1
-        if len(self._threads) < min(self._size, self._unfinished):
-            name = f"millrace-{self._name}-{len(self._threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
         self._jobs.put(job)
 
     def close(self) -> None:
@@ -145,7 +141,6 @@ class _Crew:
             started = time.perf_counter()
             job()
             self.job_s += SMOOTHING * (time.perf_counter() - started - self.job_s)
-            self._unfinished -= 1
             del job  # or the last batch's tensors live until the next one comes
 
 

@@ -81,6 +81,16 @@ async def test_no_more_threads_than_asked_for(pool):
     assert 1 <= len(seen) <= 2
 
 
+async def test_the_number_of_threads_is_settled_at_the_start():
+    before = threading.active_count()
+    pool = WorkerPool(2)
+    started = threading.active_count()
+    await asyncio.gather(*(pool.run(abs, k) for k in range(-50, 50)))
+    assert threading.active_count() == started == before + 4
+    pool.close()
+    assert threading.active_count() == before
+
+
 async def test_cancelled_heavy_work_that_has_not_started_never_runs(pool):
     gate, ran = threading.Event(), []
     blocked = [asyncio.ensure_future(pool.run(gate.wait, 30)) for _ in range(2)]
