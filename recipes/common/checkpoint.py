@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from recipes.common.loop import Stopwatch
+
 
 class CheckpointMismatch(Exception):
     """The checkpoint belongs to a training with other settings; remove it or use its settings."""
@@ -19,7 +21,13 @@ class Progress:
 
     epoch: int = 0                        # epochs completed
     train_s: float = 0.0                  # seconds spent in training steps, over all runs
+    cpu_s: float = 0.0                    # the same in CPU-seconds: other load does not lengthen it
     curve: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, watch: Stopwatch) -> None:
+        """Count the time of one more epoch."""
+        self.train_s += watch.seconds()
+        self.cpu_s += watch.cpu_seconds()
 
 
 def save(path: Path, settings: dict[str, Any], progress: Progress, **parts: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch import Tensor, nn
+
+
+class Stopwatch:
+    """Time since it was made, on the wall and as used by all threads of the process."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        """Return seconds on the wall."""
+        return time.perf_counter() - self._start
+
+    def cpu_seconds(self) -> float:
+        """Return CPU-seconds of all threads."""
+        return time.process_time() - self._cpu_start
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -77,3 +94,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 def default_device() -> torch.device:
     """Return the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computes_in_bfloat16() -> bool:
+    """Tell whether this machine computes convolutions in bfloat16 faster than in float32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -64,6 +64,7 @@ def finish(training: Training, data: Dataset, version: Version, out: Path, resul
             "test_accuracy": published.accuracy,
             "drawn_accuracy": drawn,
             "train_s": round(training.progress.train_s, 1),
+            "train_cpu_s": round(training.progress.cpu_s, 1),
             "machine": machine(),
             "parameters": parameter_count(net),
             "settings": asdict(version.settings),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,14 +126,14 @@ class Training:
                 checkpoint.save(self.path, asdict(s), self.progress, **self._parts())
 
     def _train_epoch(self, epoch: int, bar: loop.ProgressBar) -> None:
-        start, loss_sum = time.perf_counter(), 0.0
+        watch, loss_sum = loop.Stopwatch(), 0.0
         torch.manual_seed(self.settings.seed * 1_000_003 + epoch)        # dropout's
         generator = loop.epoch_generator(self.settings.seed, epoch)
         order = loop.batches(len(self.labels), self.settings.batch_size, generator)
         for step, rows in enumerate(order, epoch * self.steps_per_epoch):
             loss_sum += self._step(step, self._augmented(rows, generator), self.labels[rows])
             bar.advance()
-        self.progress.train_s += time.perf_counter() - start
+        self.progress.add(watch)
         self.progress.epoch = epoch + 1
         self._record(loss_sum / self.steps_per_epoch, bar)
 

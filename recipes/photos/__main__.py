@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipes.common.data import Dataset, load_cifar10
+from recipes.common.loop import computes_in_bfloat16
+from recipes.common.memory import keep_freed_memory
 from recipes.common.publish import Candidate, Published, publish
 from recipes.common.report import draw_curve, machine, write_results
 from recipes.photos.documents import LICENSE, card
@@ -30,9 +32,18 @@ def main() -> None:
     parser.add_argument(
         "--mirror", action="store_true", help="export a graph that averages over the mirror image"
     )
+    parser.add_argument(
+        "--float32", action="store_true", help="do not compute in bfloat16 where the machine can"
+    )
     arguments = parser.parse_args()
+    keep_freed_memory()
     data = load_cifar10(arguments.data)
-    training = Training(data, Settings(epochs=arguments.epochs), arguments.checkpoints)
+    settings = Settings(
+        epochs=arguments.epochs,
+        small_epochs=arguments.epochs * Settings.small_epochs // Settings.epochs,
+        bfloat16=computes_in_bfloat16() and not arguments.float32,
+    )
+    training = Training(data, settings, arguments.checkpoints)
     training.run()
     finish(training, data, arguments.out, arguments.results, arguments.mirror)
 
@@ -42,9 +53,14 @@ def finish(
 ) -> None:
     """Write the version folder and the result file."""
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    progress = training.progress
+    precision = "bfloat16" if training.settings.bfloat16 else "float32"
     facts = {
         "parameters": f"{parameters:,}",
-        "training": f"{training.progress.train_s / 60:.0f} min on {machine()}",
+        "training": (
+            f"{progress.train_s / 60:.0f} min ({progress.cpu_s / 60:.0f} CPU-min) in {precision} "
+            f"on {machine()}"
+        ),
     }
 
     def documents(published: Published) -> dict[str, str]:
@@ -64,6 +80,7 @@ def finish(
             "data": f"{data.train.source}; {data.test.source}",
             "test_accuracy": published.accuracy,
             "train_s": round(training.progress.train_s, 1),
+            "train_cpu_s": round(training.progress.cpu_s, 1),
             "machine": machine(),
             "parameters": parameters,
             "mirrored": mirror,

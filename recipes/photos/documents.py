@@ -75,8 +75,8 @@ was chosen by the test split: the weights are those after the last epoch.
 
 ## Training
 
-All 50,000 training pictures, shifted by up to 4 pixels and mirrored in every second epoch. The
-first epochs see them at 24 x 24. Filters are trained by Muon, biases and the head by SGD with
+All 50,000 training pictures, shifted by up to 4 pixels and mirrored in every second epoch, with
+a square of 12 x 12 blanked. The first epochs see them at 24 x 24. Filters are trained by Muon, biases and the head by SGD with
 Nesterov momentum, all rates falling in a straight line; label smoothing 0.2. Settings are in
 `recipes/photos/train.py`, the learning curve in `recipes/results/photos-{version}.json`.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTHS = (64, 256, 256)
-DEPTHS = (1, 1, 2)                        # convolutions in the residual branch of each stage
+DEPTHS = (2, 2, 2)                        # convolutions in the residual branch of each stage
 WHITENING_EPSILON = 5e-4
 
 
