@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 NO_GPU := not cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo bench lint format test test-fast test-full test-cuda cuda-wheels image lock clean
+.PHONY: help serve demo bench conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -81,6 +81,9 @@ test-cuda: $(VENV)/.dev  ## what needs a GPU
 
 cuda-wheels: $(BIN)/python  ## download what the GPU needs into wheels/, for machines without a network
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check -d wheels '.[cuda]'
+
+conformance: $(VENV)/.dev  ## ONNX's backend suite on ours, ONNX Runtime and onnx.reference; results as for bench
+	$(BIN)/python -W ignore -m benchmarks.conformance
 
 # --- packaging
 

@@ -1,0 +1,17 @@
+"""Why cases of the suite are left out: a pattern of names, and a reason that a user accepts.
+
+A case that fails and matches none of these is a fault of the engine, or not understood yet.
+"""
+
+from __future__ import annotations
+
+import re
+
+REASONS: dict[str, str] = {
+    r"test_gradient_of_": "Gradient belongs to training, which this engine does not do",
+}
+
+
+def reason_for(name: str) -> str | None:
+    """Return why the case of this name is left out; None when it should pass."""
+    return next((text for pattern, text in REASONS.items() if re.match(pattern, name)), None)
