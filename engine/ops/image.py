@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from engine.ir.types import Dim, TensorType, floordiv
+from engine.ir.types import Dim, TensorType, floordiv, symbols_of
 from engine.ops.common import Array, axes_of, check_size, ints, narrow, normalize_axes, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.cores.resampling import AxisPlan, Interpolation, reach, resize
@@ -16,6 +16,7 @@ from engine.ops.row_rules import follow, leading
 from engine.ops.rows import RowContext, RowState
 
 COORDINATES_SINCE = 11  # Resize of opset 10 was Upsample with a name of its own
+SIZES_AT = 3  # Resize's input of wanted sizes
 
 
 def _untouched_rows(ctx: RowContext) -> Sequence[RowState]:
@@ -26,7 +27,22 @@ def _untouched_rows(ctx: RowContext) -> Sequence[RowState]:
     if ctx.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return ctx.mixed("its region of interest may shift the items")
     same = {k for k, (a, b) in enumerate(zip(kind.shape, out, strict=True)) if a == b}
-    return follow(ctx, lambda axis: axis if axis in same else None)
+    sizes = (SIZES_AT,) if _sizes_count_items_only(ctx, len(kind.shape)) else ()
+    return follow(ctx, lambda axis: axis if axis in same else None, sizes=sizes)
+
+
+def _sizes_count_items_only(ctx: RowContext, rank: int) -> bool:
+    """Whether the wanted sizes are known, and only that of the items' axis depends on their number.
+
+    Exporters write `Concat(Shape(x)[:2], [height, width])`.
+    """
+    state = ctx.rows[0]
+    values = ctx.values[SIZES_AT] if len(ctx.values) > SIZES_AT else None
+    if values is None or state is None or not state.is_rows or ctx.batch is None:
+        return False
+    axes = [axis % rank for axis in ctx.attributes.get("axes") or range(rank)]
+    others = [v for axis, v in zip(axes, values, strict=False) if axis != state.axis]
+    return not any(symbols_of(v) & symbols_of(ctx.batch) for v in others)
 
 
 def _scaled_dim(ctx: InferContext, dim: Dim, scale: float) -> Dim:
