@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class NodeCase:
     fixed: Collection[int] = ()
     outputs: int = 1
     domain: str = ""
+    domain_version: int = 1
 
     def name(self, i: int) -> str:
         return "" if self.inputs[i] is None else f"x{i}"
@@ -70,7 +71,7 @@ class NodeCase:
         graph = helper.make_graph([node], self.op, inputs, outputs, initializers)
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:
-            opsets.append(helper.make_opsetid(self.domain, 1))
+            opsets.append(helper.make_opsetid(self.domain, self.domain_version))
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         return model.SerializeToString()
 
@@ -133,7 +134,9 @@ def check_type(inferred: TensorType, result: np.ndarray, bindings: dict[str, int
 def assert_close(ours: np.ndarray, theirs: np.ndarray, rtol: float, atol: float) -> None:
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape
-    if ours.dtype.kind == "f":
+    if ours.dtype.kind == "O":
+        np.testing.assert_array_equal(ours, theirs)
+    elif ours.dtype.kind == "f":
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, equal_nan=True)
     else:
         difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
@@ -150,13 +153,14 @@ def check_node(
     fixed: Collection[int] = (),
     outputs: int = 1,
     domain: str = "",
+    domain_version: int = 1,
     **attributes: Any,
 ) -> list[np.ndarray]:
     """Compare the engine with ONNX Runtime, with static and with symbolic dims; return the result.
 
     `atol` also bounds how far integers may be apart: 0.5 asks for equality.
     """
-    case = NodeCase(op, inputs, attributes, opset, fixed, outputs, domain)
+    case = NodeCase(op, inputs, attributes, opset, fixed, outputs, domain, domain_version)
     theirs = case.run_runtime()
     for kind in dims:
         for ours, expected in zip(case.run_engine(kind), theirs, strict=True):
@@ -192,9 +196,7 @@ def check_rows(case: NodeCase, items: Collection[int], count: int = 3) -> list[R
 
 
 def _replace(case: NodeCase, inputs: list[np.ndarray | None]) -> NodeCase:
-    return NodeCase(
-        case.op, inputs, case.attributes, case.opset, case.fixed, case.outputs, case.domain
-    )
+    return replace(case, inputs=inputs)
 
 
 def _only(case: NodeCase, items: Collection[int], item: int, count: int) -> NodeCase:
