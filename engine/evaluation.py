@@ -21,8 +21,9 @@ from engine.errors import EngineError, InvalidModel, UnsupportedOp
 from engine.inference import Scope, infer_context, infer_types, infer_values, type_of
 from engine.ir.graph import Array, Graph, Node, Value
 from engine.ir.types import SymDim, TensorType
+from engine.ir.value_types import ValueType
 from engine.limits import Deadline, Limits
-from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.contexts import BodyFacts, ComputeContext, InferContext
 from engine.ops.registry import Operator, Registry
 from engine.renaming import rename_node
 
@@ -79,11 +80,22 @@ class Walk:
         self.deadline = deadline
         self.budget = budget
         self.folded = 0
+        self._taken: set[str] = set()  # every name of the graph; only inlining needs to know
 
-    def run(self, graph: Graph, scope: Scope, given: Sequence[TensorType | None]) -> Graph:
+    def run(
+        self,
+        graph: Graph,
+        scope: Scope,
+        given: Sequence[ValueType | None],
+        fixed: Sequence[Array | None] = (),
+    ) -> Graph:
+        """Type a graph from its inputs' types, some of which may be known by value."""
         inputs = _typed_inputs(graph, given)
         for value in inputs:
             scope.types[value.name] = value.type
+        for value, array in zip(inputs, fixed, strict=False):
+            if array is not None:
+                scope.add_constant(value.name, array)
         for name, array in (*graph.initializers.items(), *graph.constants.items()):
             scope.add_constant(name, array)
         constants = dict(graph.constants)
@@ -94,18 +106,27 @@ class Walk:
             self.deadline.check(f"node {node.label!r}")
             branch = _fixed_branch(node, scope)
             if branch is not None:
-                pending.extendleft(reversed(_inline(node, branch, scope, constants)))
+                names = self._names_inside(graph)
+                pending.extendleft(reversed(_inline(node, branch, scope, constants, names)))
             elif (kept := self.visit(node, scope, constants)) is not None:
                 nodes.append(kept)
-        names = [*(v.name for v in inputs), *graph.initializers, *constants]
-        names += [name for node in nodes for name in node.outputs if name]
+        typed = [*(v.name for v in inputs), *graph.initializers, *constants]
+        typed += [name for node in nodes for name in node.outputs if name]
         return graph.replace(
             inputs=inputs,
             outputs=tuple(Value(v.name, _output_type(v.name, scope, graph)) for v in graph.outputs),
             nodes=tuple(nodes),
             constants=constants,
-            types={name: scope.types[name] for name in names},
+            types={name: scope.types[name] for name in typed},
         )
+
+    def _names_inside(self, graph: Graph) -> set[str]:
+        """Return all names in use, so that what is inlined gets new ones."""
+        if not self._taken:
+            for around, node in graph.walk():
+                self._taken.update(around.input_names, around.initializers, around.constants)
+                self._taken.update(node.outputs)
+        return self._taken
 
     def visit(self, node: Node, scope: Scope, constants: dict[str, Array]) -> Node | None:
         """Type a node's outputs; return the node to keep, or None when its outputs became
@@ -139,17 +160,32 @@ class Walk:
         if not any(True for _ in node.bodies):
             return ctx
 
-        def infer_body(body: Graph, given: Sequence[TensorType | None]) -> Sequence[TensorType]:
-            typed = self.run(body, scope.inner(), given)
-            bodies.update((key, typed) for key, original in node.bodies if original is body)
-            return [v.type for v in typed.outputs]
+        def infer_body(
+            body: Graph, given: Sequence[ValueType | None], fixed: Sequence[Array | None] = ()
+        ) -> BodyFacts:
+            inner = scope.inner()
+            typed = self.run(body, inner, given, fixed)
+            for key, original in node.bodies:
+                if original is body:
+                    bodies[key] = typed
+                    scope.bodies[id(node), key] = node, inner
+            outputs = typed.outputs
+            return BodyFacts(
+                [v.type for v in outputs], [inner.constants.get(v.name) for v in outputs]
+            )
 
         return replace(ctx, infer_body=infer_body)
 
     def _evaluate(
-        self, operator: Operator, ctx: InferContext, types: Sequence[TensorType]
+        self, operator: Operator, ctx: InferContext, kinds: Sequence[ValueType]
     ) -> list[Array | None] | None:
-        """Return the node's values when its inputs are fixed and the result stays small."""
+        """Return the node's values when its inputs are fixed and the result stays small.
+
+        Only tensors are ever fixed.
+        """
+        types = [kind for kind in kinds if isinstance(kind, TensorType)]
+        if len(types) != len(kinds):
+            return None
         fixed = [
             array is not None or kind is None
             for array, kind in zip(ctx.constants, ctx.types, strict=True)
@@ -192,7 +228,7 @@ class Walk:
         return isinstance(flops, int) and flops <= FOLD_FLOPS
 
 
-def typed_outputs(operator: Operator, ctx: InferContext) -> tuple[TensorType, ...]:
+def typed_outputs(operator: Operator, ctx: InferContext) -> tuple[ValueType, ...]:
     """Return the types of a node's outputs; whatever its rule meets is an `InvalidModel` naming the
     node.
     """
@@ -215,7 +251,7 @@ def typed_outputs(operator: Operator, ctx: InferContext) -> tuple[TensorType, ..
 
 
 def _follow_values(
-    operator: Operator, ctx: InferContext, types: Sequence[TensorType], scope: Scope
+    operator: Operator, ctx: InferContext, types: Sequence[ValueType], scope: Scope
 ) -> None:
     """Note integer outputs known by value; those that hold plain numbers count as fixed."""
     try:
@@ -244,7 +280,7 @@ def _known_outputs(node: Node, scope: Scope) -> list[Array | None] | None:
     return [scope.constants.get(name) for name in node.outputs]
 
 
-def _typed_inputs(graph: Graph, given: Sequence[TensorType | None]) -> tuple[Value, ...]:
+def _typed_inputs(graph: Graph, given: Sequence[ValueType | None]) -> tuple[Value, ...]:
     if len(given) != len(graph.inputs):
         raise InvalidModel(
             f"body {graph.name!r} has {len(graph.inputs)} inputs, its node gives it {len(given)}"
@@ -253,7 +289,7 @@ def _typed_inputs(graph: Graph, given: Sequence[TensorType | None]) -> tuple[Val
     return tuple(v if kind is None else Value(v.name, kind) for v, kind in pairs)
 
 
-def _output_type(name: str, scope: Scope, graph: Graph) -> TensorType:
+def _output_type(name: str, scope: Scope, graph: Graph) -> ValueType:
     kind = scope.types.get(name)
     if kind is None:
         raise InvalidModel(f"output {name!r} of graph {graph.name!r} is computed by no node")
@@ -271,14 +307,16 @@ def _fixed_branch(node: Node, scope: Scope) -> Graph | None:
     return branch if isinstance(branch, Graph) else None
 
 
-def _inline(node: Node, branch: Graph, scope: Scope, constants: dict[str, Array]) -> list[Node]:
+def _inline(
+    node: Node, branch: Graph, scope: Scope, constants: dict[str, Array], taken: set[str]
+) -> list[Node]:
     """Return the branch's nodes under names of their own, and identities that give the If's
     outputs.
     """
     if branch.inputs or len(branch.outputs) < len(node.outputs):
         raise InvalidModel(f"node {node.label!r} (If): a branch needs all outputs and no inputs")
     own = [*branch.initializers, *branch.constants, *branch.producers]
-    renamed = {name: f"{node.label}/{name}" for name in own}
+    renamed = {name: _new_name(f"{node.label}/{name}", scope, taken) for name in own}
     for name, value in (*branch.initializers.items(), *branch.constants.items()):
         constants[renamed[name]] = value
         scope.add_constant(renamed[name], value)
@@ -294,6 +332,14 @@ def _inline(node: Node, branch: Graph, scope: Scope, constants: dict[str, Array]
         if name
     ]
     return [rename_node(each, renamed) for each in branch.nodes] + ends
+
+
+def _new_name(name: str, scope: Scope, taken: set[str]) -> str:
+    """Return the name, or a longer one when it is in use; take it."""
+    while name in taken or name in scope.types:
+        name += "'"
+    taken.add(name)
+    return name
 
 
 def _bytes(kind: TensorType) -> int:

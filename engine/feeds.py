@@ -11,8 +11,9 @@ from typing import NoReturn
 import numpy as np
 
 from engine.errors import InvalidInput
-from engine.ir.graph import Value
+from engine.ir.graph import Array, Value
 from engine.ir.types import SymDim, TensorType
+from engine.ir.values import misfit
 
 Rule = tuple[str, np.dtype, int, tuple[tuple[int, int], ...], tuple[tuple[int, str], ...]]
 
@@ -23,7 +24,8 @@ class FeedChecker:
     def __init__(self, inputs: Sequence[Value]) -> None:
         self._inputs = tuple(inputs)
         self._count = len(self._inputs)
-        self._rules = tuple(map(_rule, self._inputs))
+        self._rules = tuple(_rule(v) for v in self._inputs if isinstance(v.type, TensorType))
+        self._others = tuple(v for v in self._inputs if not isinstance(v.type, TensorType))
         self._expressions = tuple(
             (value.name, axis, dim)
             for value in self._inputs
@@ -31,7 +33,7 @@ class FeedChecker:
             if isinstance(dim, SymDim) and not dim.is_symbol
         )
 
-    def __call__(self, feeds: Mapping[str, np.ndarray]) -> None:
+    def __call__(self, feeds: Mapping[str, Array]) -> None:
         """Check one call's feeds."""
         if len(feeds) != self._count:
             self._fail(feeds)
@@ -49,11 +51,14 @@ class FeedChecker:
             for axis, symbol in symbols:
                 if bound.setdefault(symbol, shape[axis]) != shape[axis]:
                     self._fail(feeds)
+        for value in self._others:
+            if value.name not in feeds or misfit(feeds[value.name], value.type) is not None:
+                self._fail(feeds)
         for name, axis, dim in self._expressions:
             if dim.symbols <= bound.keys() and dim.evaluate(bound) != feeds[name].shape[axis]:
                 self._fail(feeds)
 
-    def _fail(self, feeds: Mapping[str, np.ndarray]) -> NoReturn:
+    def _fail(self, feeds: Mapping[str, Array]) -> NoReturn:
         """Find out again, with time to spare, what is wrong."""
         names = [v.name for v in self._inputs]
         missing = [n for n in names if n not in feeds]
@@ -85,6 +90,11 @@ def _rule(value: Value) -> Rule:
 
 def _explain(value: Value, array: object, bound: dict[str, tuple[int, str]]) -> None:
     where, kind = f"input {value.name!r}", value.type
+    if not isinstance(kind, TensorType):
+        problem = misfit(array, kind)
+        if problem is not None:
+            raise InvalidInput(f"{where}: {problem}")
+        return
     if not isinstance(array, np.ndarray):
         raise InvalidInput(f"{where}: expected a numpy array, got {type(array).__name__}")
     if array.dtype != kind.dtype.numpy:

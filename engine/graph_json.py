@@ -14,6 +14,7 @@ from engine.dtypes import DType
 from engine.errors import InvalidModel
 from engine.ir.graph import Attribute, Graph, Node, Value
 from engine.ir.types import Dim, TensorType, parse_dim
+from engine.ir.value_types import VALUE_TYPES, MapType, OptionalType, SequenceType, ValueType
 
 Json = Any
 
@@ -64,7 +65,7 @@ class GraphWriter:
                 return {"bytes": value.hex()}
             case float():
                 return {"float": value.hex()}  # JSON has no NaN and no infinity
-        return value
+        return {"type": write_type(value)} if isinstance(value, VALUE_TYPES) else value
 
     def _array(self, array: np.ndarray) -> Json:
         dtype = DType.from_numpy(array.dtype)
@@ -120,6 +121,8 @@ class GraphLoader:
                 return bytes.fromhex(value)
             case "float":
                 return float.fromhex(value)
+            case "type":
+                return read_type(value)
         raise InvalidModel(f"artifact holds an attribute of unknown kind {kind!r}")
 
     def _array(self, data: Json) -> np.ndarray:
@@ -131,18 +134,33 @@ class GraphLoader:
         return np.frombuffer(blob, np.uint8).view(dtype.numpy).reshape(shape)
 
 
-def write_type(kind: TensorType) -> Json:
+def write_type(kind: ValueType) -> Json:
     """Return a type as JSON."""
-    shape = (
-        None if kind.shape is None else [d if isinstance(d, int) else str(d) for d in kind.shape]
-    )
-    return [kind.dtype.value, shape]
+    match kind:
+        case SequenceType():
+            return {"sequence": write_type(kind.element), "length": _write_dim(kind.length)}
+        case OptionalType():
+            return {"optional": write_type(kind.element)}
+        case MapType():
+            return {"map": write_type(kind.value), "key": kind.key.value}
+    return [kind.dtype.value, None if kind.shape is None else list(map(_write_dim, kind.shape))]
 
 
-def read_type(data: Json) -> TensorType:
+def read_type(data: Json) -> ValueType:
     """Return the type that `write_type` wrote."""
+    match data:
+        case {"sequence": element, "length": length}:
+            return SequenceType(read_type(element), None if length is None else _read_dim(length))
+        case {"optional": element}:
+            return OptionalType(read_type(element))
+        case {"map": value, "key": key}:
+            return MapType(DType(key), read_type(value))
     name, shape = data
     return TensorType(DType(name), None if shape is None else tuple(map(_read_dim, shape)))
+
+
+def _write_dim(dim: Dim | None) -> int | str | None:
+    return dim if dim is None or isinstance(dim, int) else str(dim)
 
 
 def _read_dim(data: int | str) -> Dim:

@@ -20,6 +20,7 @@ from engine.dtypes import DType
 from engine.errors import GraphInvalid, InvalidModel
 from engine.ir.graph import Array, Node
 from engine.ir.types import SymDim, TensorType
+from engine.ir.value_types import ValueType
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import Operator
 
@@ -31,15 +32,23 @@ SYMBOLIC_TYPES = frozenset({DType.INT64, DType.INT32, DType.BOOL})
 class Scope:
     """What is known of the names seen so far; a body's scope looks through to the one around it."""
 
-    types: MutableMapping[str, TensorType] = field(default_factory=dict)
+    types: MutableMapping[str, ValueType] = field(default_factory=dict)
     constants: MutableMapping[str, Array] = field(default_factory=dict)
     symbolic: MutableMapping[str, np.ndarray] = field(default_factory=dict)
+    # What is known inside a node's bodies, by the node's id and the attribute; nodes are kept, so
+    # that no other one gets the id.
+    bodies: dict[tuple[int, str], tuple[Node, Scope]] = field(default_factory=dict)
 
     def inner(self) -> Scope:
         """Return a scope for a body: sees everything here, adds nothing here."""
         return Scope(
             ChainMap({}, self.types), ChainMap({}, self.constants), ChainMap({}, self.symbolic)
         )
+
+    def body(self, node: Node, attribute: str) -> Scope | None:
+        """Return what is known inside a body of a node seen here, None when it was not walked."""
+        found = self.bodies.get((id(node), attribute))
+        return None if found is None else found[1]
 
     def add_constant(self, name: str, value: Array) -> None:
         """Take in a fixed value with its type."""
@@ -74,8 +83,12 @@ def infer_context(op: Operator, node: Node, scope: Scope) -> InferContext:
     )
 
 
-def infer_types(op: Operator, ctx: InferContext) -> tuple[TensorType, ...]:
+def infer_types(op: Operator, ctx: InferContext) -> tuple[ValueType, ...]:
     """Return one type per output of the node; whatever else a rule raises is the model's fault."""
+    if op.tensors_only:
+        for i, kind in enumerate(ctx.types):
+            if kind is not None and not isinstance(kind, TensorType):
+                ctx.fail(f"input {i} is {kind}, expected a tensor")
     try:
         types = tuple(op.infer(ctx))
     except (TypeError, ValueError, IndexError, KeyError, ArithmeticError) as error:
@@ -108,7 +121,7 @@ def infer_values(op: Operator, ctx: InferContext) -> Sequence[np.ndarray | None]
     return [None if r is None else np.asarray(r).astype(object) for r in results]
 
 
-def _known_type(name: str, node: Node, scope: Scope) -> TensorType | None:
+def _known_type(name: str, node: Node, scope: Scope) -> ValueType | None:
     if not name:
         return None
     found = scope.types.get(name)

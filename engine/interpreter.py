@@ -26,10 +26,14 @@ from engine.errors import (
     RunFailed,
 )
 from engine.ir.graph import Array, Graph, Node
+from engine.ir.types import Dim, TensorType, evaluate
+from engine.ir.value_types import ValueType
+from engine.ir.values import value_bytes
 from engine.limits import Limits
 from engine.ops.contexts import BodyRun, ComputeContext
 from engine.ops.registry import REGISTRY, Kernel, Operator, Registry
 from engine.size_guard import SizeGuard, node_guard
+from engine.transfers import holds, on_host, to_device, to_host
 
 NEVER = RunControl()  # the control of a run that nobody holds
 
@@ -51,6 +55,8 @@ class Step:
     inputs: tuple[int, ...]  # slots; slot 0 always holds None, the absent input
     outputs: tuple[int, ...]  # slots; 0 for an output that nobody wants
     dead: tuple[int, ...]
+    dead_objects: tuple[int, ...]  # those that hold no arrays, but lists, dicts or None
+    tensors_only: bool  # among what it writes and what dies with it
     enters_body: bool  # the kernel takes the RunState first
     guard: Callable[[Sequence[Array | None]], None] | None
 
@@ -138,7 +144,7 @@ class GraphPlan:
 
     def memory(self) -> dict[str, int]:
         """Return bytes of fixed values; this plan has neither an arena nor code of its own."""
-        weights = sum(value.nbytes for value in self._template if value is not None)
+        weights = sum(map(value_bytes, self._template))
         return {"weights_bytes": weights, "arena_bytes": 0, "code_bytes": 0}
 
     # ------------------------------------------------------------------------------ the walk
@@ -185,14 +191,16 @@ class GraphPlan:
     def _prepare(self, node: Node) -> tuple[Kernel, Operator]:
         op = self._registry.find(node)
         types = self.graph.types
+        xp = self._namespace(op, node)
+        fixed = (self._fixed(name) for name in node.inputs)
         ctx = ComputeContext(
-            xp=self._xp,
+            xp=xp,
             node=node,
             attributes=op.complete(node),
             version=node.version,
             types=tuple(types.get(name) for name in node.inputs),
             outputs=tuple(types[name] for name in node.outputs if name in types),
-            constants=tuple(self._fixed(name) for name in node.inputs),
+            constants=tuple(fixed if xp is self._xp else (to_host(self._xp, v) for v in fixed)),
             limits=self._limits,
         )
         bodies = {
@@ -200,14 +208,23 @@ class GraphPlan:
             for name, body in node.bodies
         }
         if bodies:
-            return _body_kernel(op, ctx, bodies), op
+            captured = tuple(types.get(name) for name in node.captured)
+            return _body_kernel(op, ctx, bodies, captured, self._limit_bytes), op
         try:
-            return op.kernel(ctx), op
+            kernel = op.kernel(ctx)
+            return (kernel if xp is self._xp else on_host(self._xp, kernel)), op
         except EngineError:
             raise
         except Exception as error:  # fixed values that no valid model has
             reason = f"{type(error).__name__}: {error}"
             raise InvalidModel(f"{_where(node)} cannot be prepared: {reason}") from error
+
+    def _namespace(self, op: Operator, node: Node) -> Any:
+        """Return where the node runs: on the device, or numpy when something is not held there."""
+        types = map(self.graph.types.get, (*node.inputs, *node.outputs))
+        kinds = [kind.dtype.numpy for kind in types if isinstance(kind, TensorType)]
+        on_device = not op.host and all(holds(self._xp, kind) for kind in kinds)
+        return self._xp if on_device else np
 
     def _fixed(self, name: str) -> Array | None:
         is_fixed = name in self.graph.initializers or name in self.graph.constants
@@ -251,15 +268,25 @@ class GraphPlan:
         kernel, op = self._kernels[id(node)]
         names = (*node.inputs, *node.captured)
         inputs = tuple(self._slots[name] if name else 0 for name in names)
+        objects = tuple(name for name in dying if self._is_object(name))
+        written = (name for name in node.outputs if name in wanted)
         return Step(
             node=node,
             kernel=kernel,
             inputs=inputs,
             outputs=tuple(self._slots[n] if n and n in wanted else 0 for n in node.outputs),
-            dead=tuple(self._slots[name] for name in dying),
+            dead=tuple(self._slots[name] for name in dying if name not in objects),
+            dead_objects=tuple(self._slots[name] for name in objects),
+            tensors_only=not objects and not any(map(self._is_object, written)),
             enters_body=any(True for _ in node.bodies),
             guard=node_guard(op, node, self.graph, self._limit_bytes),
         )
+
+
+    def _is_object(self, name: str) -> bool:
+        """Whether the value is no tensor, so that it has no `nbytes`."""
+        kind = self.graph.types.get(name)
+        return kind is not None and not isinstance(kind, TensorType)
 
 
 def run_graph(
@@ -282,7 +309,7 @@ def _instruction(step: Step) -> Instruction:
     is_special = step.enters_body or step.guard is not None or not step.inputs
     how = SPECIAL if is_special else ONE_INPUT if len(step.inputs) == 1 else SEVERAL_INPUTS
     gather = itemgetter(*step.inputs) if step.inputs else tuple
-    output = step.outputs[0] if len(step.outputs) == 1 else 0
+    output = step.outputs[0] if len(step.outputs) == 1 and step.tensors_only else 0
     return how, step.kernel, gather, output, step.dead, step
 
 
@@ -300,16 +327,27 @@ def _watched(step: Step, slots: list[Any], state: RunState) -> Sequence[Array]:
 
 
 def _store(step: Step, slots: list[Any], results: Sequence[Array]) -> int:
-    """Put several outputs where they belong; return how many bytes they hold."""
+    """Put outputs where they belong, drop objects that died; return how many more bytes there
+    are.
+    """
     size = 0
     for slot, value in zip(step.outputs, results, strict=False):
         if slot:
             slots[slot] = value
-            size += value.nbytes
+            size += value_bytes(value)
+    for slot in step.dead_objects:
+        size -= value_bytes(slots[slot])
+        slots[slot] = None
     return size
 
 
-def _body_kernel(op: Operator, ctx: ComputeContext, plans: Mapping[str, GraphPlan]) -> Kernel:
+def _body_kernel(
+    op: Operator,
+    ctx: ComputeContext,
+    plans: Mapping[str, GraphPlan],
+    captured_types: Sequence[ValueType | None],
+    limit: int,
+) -> Kernel:
     """Return a kernel that gives the operator its bodies, with captured values already in place."""
     node = ctx.node
     count = len(node.inputs)
@@ -327,10 +365,40 @@ def _body_kernel(op: Operator, ctx: ComputeContext, plans: Mapping[str, GraphPla
             if state.control.cancelled:
                 raise RunCancelled(f"cancelled in node {node.label!r}")
 
-        bound = replace(ctx, bodies={key: body(key) for key in plans}, check_cancel=check_cancel)
+        def charge(size: int) -> None:
+            # What follows in this run starts from here; the walk around it keeps its own count.
+            state.alive_bytes += size
+            if state.alive_bytes > limit:
+                raise ResourceLimit(
+                    _where(node), f"{state.alive_bytes} bytes", f"run_bytes={limit}"
+                )
+
+        bound = replace(
+            ctx,
+            bodies={key: body(key) for key in plans},
+            check_cancel=check_cancel,
+            charge=charge,
+            dim_value=lambda dim: _dim_value(dim, (*ctx.types, *captured_types), values),
+        )
         return op.compute(bound, *values[:count])
 
     return kernel
+
+
+def _dim_value(
+    dim: Dim, kinds: Sequence[ValueType | None], values: Sequence[Array | None]
+) -> int | None:
+    """Return the number that a dim comes to, by the shapes of values whose types name its symbols;
+    None when they do not.
+    """
+    bindings: dict[str, int] = {}
+    for kind, value in zip(kinds, values, strict=True):
+        if isinstance(kind, TensorType) and kind.shape is not None and value is not None:
+            bindings.update((str(d), n) for d, n in zip(kind.shape, value.shape, strict=False))
+    try:
+        return evaluate(dim, bindings)
+    except (KeyError, ArithmeticError):
+        return None
 
 
 def _number_slots(graph: Graph, captured: Sequence[str]) -> dict[str, int]:
@@ -344,7 +412,7 @@ def _number_slots(graph: Graph, captured: Sequence[str]) -> dict[str, int]:
 def _frozen(value: Array, xp: Any) -> Array:
     """Return a fixed value on the device, read-only where possible: outputs may be views of it."""
     if xp is not np:
-        return xp.asarray(value)
+        return to_device(xp, value)
     protected = np.asarray(value).view()
     protected.flags.writeable = False
     return protected

@@ -5,18 +5,19 @@ closed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
 from types import TracebackType
 from typing import Self
-
-import numpy as np
 
 from engine.artifact import Artifact
 from engine.device import Plan, RunControl
 from engine.errors import InvalidInput, ModelClosed
 from engine.feeds import FeedChecker
-from engine.ir.graph import Graph, Value
+from engine.ir.graph import Array, Graph, Value
+from engine.ir.types import TensorType
+from engine.ir.value_types import MapType, ValueType
+from engine.ir.values import copy_value
 from engine.lowering.batch_axes import BatchAxes
 from engine.profiler import ProfileReport, Recorder
 
@@ -26,12 +27,15 @@ class TensorSpec:
     """An input or output: its name, numpy's name of its type, and a number or a symbol's name per
     dim.
 
-    A shape of None means that not even the rank is known before a run.
+    A shape of None means that not even the rank is known before a run. `kind` is "tensor", or the
+    whole type of a sequence (a list of arrays), an optional (None or a value) or a map (a dict);
+    element type and shape are then those of the tensors inside.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...] | None
+    kind: str = "tensor"
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,16 @@ class Model:
 
     def run(
         self,
-        feeds: Mapping[str, np.ndarray],
+        feeds: Mapping[str, Array],
         fetches: Sequence[str] | None = None,
         *,
         control: RunControl | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Array]:
         """Compute outputs from inputs.
 
         Args:
-            feeds: An array for every input; types and shapes must fit exactly.
+            feeds: An array for every input; types and shapes must fit exactly. A sequence is a list
+                of arrays, an optional None or a value, a map a dict.
             fetches: Names from `kept`; by default `outputs`.
             control: Lets another thread cancel this run.
 
@@ -108,10 +113,10 @@ class Model:
             self._leave()
         if self._shared:
             for name in self._shared.intersection(results):
-                results[name] = results[name].copy()
+                results[name] = copy_value(results[name])
         return results
 
-    def profile(self, feeds: Mapping[str, np.ndarray], *, repeat: int = 5) -> ProfileReport:
+    def profile(self, feeds: Mapping[str, Array], *, repeat: int = 5) -> ProfileReport:
         """Run a few times while measuring every node; the report holds the median time of each."""
         recorder = Recorder()
         for _ in range(max(1, repeat) + 1):  # the first warms up and is dropped
@@ -182,6 +187,16 @@ class Model:
 
 def tensor_spec(value: Value) -> TensorSpec:
     """Return what a caller needs to know of a value."""
-    shape = value.type.shape
+    kind = value.type
+    if not isinstance(kind, TensorType):
+        inner = _inner_tensor(kind)
+        return replace(tensor_spec(Value(value.name, inner)), kind=str(kind))
+    shape = kind.shape
     dims = None if shape is None else tuple(d if isinstance(d, int) else str(d) for d in shape)
-    return TensorSpec(value.name, value.type.dtype.numpy.name, dims)
+    return TensorSpec(value.name, kind.dtype.numpy.name, dims)
+
+
+def _inner_tensor(kind: ValueType) -> TensorType:
+    while not isinstance(kind, TensorType):
+        kind = kind.value if isinstance(kind, MapType) else kind.element
+    return kind

@@ -15,6 +15,7 @@ from engine.dtypes import DType
 from engine.errors import ResourceLimit
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import SymDim, TensorType, element_count, evaluate, symbols_of
+from engine.ir.value_types import ValueType
 from engine.ops.contexts import InferContext
 from engine.ops.registry import Operator
 
@@ -30,7 +31,7 @@ class SizeGuard:
     def __init__(self, graph: Graph, limit_bytes: int) -> None:
         self._graph = graph
         self._limit = limit_bytes
-        self._names = graph.input_names
+        self._names = tuple(v.name for v in graph.inputs if isinstance(v.type, TensorType))
         self._symbols = _bound_symbols(graph)
         self._fits: set[tuple[tuple[int, ...], ...]] = set()
 
@@ -66,6 +67,8 @@ def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guar
         return None
     if any(True for _ in node.bodies):
         return None  # bodies check their own nodes
+    if not all(_is_tensor(graph, name) for name in (*node.inputs, *node.outputs)):
+        return None  # these hand on, join or split what is there already
     attributes = op.complete(node)
 
     def guard(inputs: Sequence[Array | None]) -> None:
@@ -96,11 +99,17 @@ def _bound_symbols(graph: Graph) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _is_bound(kind: TensorType, known: frozenset[str]) -> bool:
+def _is_tensor(graph: Graph, name: str) -> bool:
+    # Types of values around a body are not listed in it: they are taken for what rules expect.
+    kind = graph.types.get(name)
+    return kind is None or isinstance(kind, TensorType)
+
+
+def _is_bound(kind: ValueType, known: frozenset[str]) -> bool:
     return kind.shape is not None and all(symbols_of(dim) <= known for dim in kind.shape)
 
 
-def _known_bytes(kind: TensorType | None, bindings: Mapping[str, int]) -> int | None:
+def _known_bytes(kind: ValueType | None, bindings: Mapping[str, int]) -> int | None:
     if kind is None or kind.shape is None:
         return None
     try:

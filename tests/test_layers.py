@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("errors",),
         ("dtypes", "limits", "container"),
         ("ir",),
-        ("device", "feeds", "graph_json", "isolate", "renaming"),
+        ("device", "feeds", "graph_json", "isolate", "renaming", "transfers"),
         ("ops",),
         ("inference", "size_guard"),
         ("evaluation", "interpreter"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, GraphProto, SparseTensorProto, TensorProto, TypeProto
 
 from engine.errors import InvalidModel, UnsupportedOp
 from engine.frontend.tensors import decode_text
 from engine.ir.graph import Attribute, Graph
+from engine.ir.value_types import ValueType
 
 # Files older than IR version 2 leave the type out; the field that is filled tells it.
 UNTYPED_FIELDS = {
@@ -32,10 +33,12 @@ class AttributeReader:
         read_tensor: Callable[[TensorProto], np.ndarray],
         read_sparse: Callable[[SparseTensorProto], np.ndarray],
         read_graph: Callable[[GraphProto], Graph],
+        read_type: Callable[[TypeProto], ValueType],
     ) -> None:
         self._read_tensor = read_tensor
         self._read_sparse = read_sparse
         self._read_graph = read_graph
+        self._read_type = read_type
 
     def read(self, proto: AttributeProto, where: str) -> Attribute:
         """Return the value of one attribute."""
@@ -52,6 +55,8 @@ class AttributeReader:
                 return self._read_sparse(proto.sparse_tensor)
             case AttributeProto.GRAPH:
                 return self._read_graph(proto.g)
+            case AttributeProto.TYPE_PROTO:
+                return self._read_type(proto.tp)
             case AttributeProto.FLOATS:
                 return tuple(proto.floats)
             case AttributeProto.INTS:

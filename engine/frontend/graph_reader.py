@@ -16,7 +16,7 @@ from engine.frontend.order import sort_nodes
 from engine.frontend.safety import ExternalData
 from engine.frontend.schema import check_node
 from engine.frontend.tensors import check_text, read_sparse_tensor, read_tensor
-from engine.frontend.value_types import DimNames, read_value
+from engine.frontend.value_types import DimNames, read_type, read_value
 from engine.ir.graph import Attribute, Graph, Node, Value
 from engine.limits import Deadline, Limits
 
@@ -211,6 +211,7 @@ class GraphReader:
             self._tensor,
             lambda sparse: read_sparse_tensor(sparse, self._external, self._limits.model_bytes),
             lambda graph: self._read_graph(graph, inner),
+            lambda kind: read_type(kind, label, self._dims),
         )
         found: dict[str, Attribute] = {}
         for attribute in proto.attribute:

@@ -21,6 +21,8 @@ from engine.frontend.safety import ExternalData, read_model_file
 from engine.frontend.tensors import check_text
 from engine.frontend.value_types import UNTYPED
 from engine.ir.graph import Graph
+from engine.ir.types import TensorType
+from engine.ir.value_types import covers
 from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
 
@@ -154,8 +156,11 @@ def read_metadata(model: ModelProto) -> dict[str, str]:
 def check_declared(declared: Graph, inferred: Graph) -> None:
     """Refuse outputs whose declared element type is not what the graph computes."""
     for told, found in zip(declared.outputs, inferred.outputs, strict=True):
-        if told.type is not UNTYPED and told.type.dtype is not found.type.dtype:
-            raise InvalidModel(
-                f"output {told.name!r} is declared {told.type.dtype}, "
-                f"the graph computes {found.type.dtype}"
-            )
+        if told.type is UNTYPED or covers(told.type, found.type):
+            continue
+        kinds = told.type, found.type
+        both_tensors = all(isinstance(kind, TensorType) for kind in kinds)
+        declared_kind, computed = (k.dtype if both_tensors else k for k in kinds)
+        raise InvalidModel(
+            f"output {told.name!r} is declared {declared_kind}, the graph computes {computed}"
+        )

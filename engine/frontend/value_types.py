@@ -12,7 +12,9 @@ from engine.errors import InvalidModel, UnsupportedOp
 from engine.frontend.tensors import MAX_RANK, check_text
 from engine.ir.graph import Value
 from engine.ir.types import Dim, SymDim, TensorType, fresh_symbol, symbol
+from engine.ir.value_types import MapType, OptionalType, SequenceType, ValueType, all_varying
 
+MAX_TYPE_DEPTH = 8  # a sequence of optionals of maps of ...; ONNX itself stops at three
 NOT_IN_NAMES = re.compile(r"\W", re.ASCII)
 UNTYPED = TensorType(DType.FLOAT32)  # stands where a file may leave the type out; told by identity
 LIKE_FRESH = re.compile(r"_\d+$")  # how `fresh_symbol` ends its names
@@ -52,19 +54,39 @@ def read_value(proto: ValueInfoProto, names: DimNames, *, may_be_untyped: bool =
     return Value(proto.name, read_type(proto.type, proto.name, names))
 
 
-def read_type(proto: TypeProto, name: str, names: DimNames) -> TensorType:
-    """Return a declared tensor type; other kinds of values are not supported yet."""
+def read_type(proto: TypeProto, name: str, names: DimNames, depth: int = 0) -> ValueType:
+    """Return a declared type: of a tensor, a sequence, an optional or a map."""
     kind = proto.WhichOneof("value")
-    if kind is None:
-        raise InvalidModel(f"value {name!r} has no type")
-    if kind != "tensor_type":
-        raise UnsupportedOp(
-            name, kind, "", 0, f"value {name!r} is a {kind}; only tensors are supported"
-        )
-    dtype = DType.from_onnx(proto.tensor_type.elem_type)
-    if not proto.tensor_type.HasField("shape"):
+    if depth > MAX_TYPE_DEPTH:
+        raise InvalidModel(f"value {name!r}: its type nests deeper than {MAX_TYPE_DEPTH}")
+    match kind:
+        case None:
+            raise InvalidModel(f"value {name!r} has no type")
+        case "tensor_type":
+            return _read_tensor_type(proto.tensor_type, name, names)
+        case "sequence_type":
+            element = read_type(proto.sequence_type.elem_type, name, names, depth + 1)
+            # A file cannot say which dims its elements share.
+            return SequenceType(all_varying(element))
+        case "optional_type":
+            return OptionalType(read_type(proto.optional_type.elem_type, name, names, depth + 1))
+        case "map_type":
+            return _read_map_type(proto.map_type, name, names, depth)
+    raise UnsupportedOp(name, kind, "", 0, f"value {name!r} is a {kind}, which no operator takes")
+
+
+def _read_map_type(proto: TypeProto.Map, name: str, names: DimNames, depth: int) -> MapType:
+    key = DType.from_onnx(proto.key_type)
+    if not (key.is_integer or key is DType.STRING):
+        raise InvalidModel(f"value {name!r}: keys of a map are integers or texts, not {key}")
+    return MapType(key, all_varying(read_type(proto.value_type, name, names, depth + 1)))
+
+
+def _read_tensor_type(proto: TypeProto.Tensor, name: str, names: DimNames) -> TensorType:
+    dtype = DType.from_onnx(proto.elem_type)
+    if not proto.HasField("shape"):
         return TensorType(dtype)
-    dims = proto.tensor_type.shape.dim
+    dims = proto.shape.dim
     if len(dims) > MAX_RANK:
         raise InvalidModel(f"value {name!r}: rank {len(dims)} is above {MAX_RANK}")
     return TensorType(dtype, tuple(_read_dim(d, name, i, names) for i, d in enumerate(dims)))

@@ -14,7 +14,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from engine.ir.types import TensorType
+from engine.ir.value_types import ValueType
 
 Array = (
     Any  # numpy.ndarray here, cupy.ndarray on a GPU: whatever the array namespace of a device holds
@@ -29,6 +29,7 @@ Attribute = Union[
     tuple[str, ...],
     tuple[bytes, ...],
     np.ndarray,
+    ValueType,
     "Graph",
 ]
 
@@ -38,7 +39,7 @@ class Value:
     """A named value and its type."""
 
     name: str
-    type: TensorType
+    type: ValueType
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class Graph:
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     initializers: Mapping[str, Array] = field(default_factory=dict)
-    types: Mapping[str, TensorType] = field(default_factory=dict)
+    types: Mapping[str, ValueType] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 

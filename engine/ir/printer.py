@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.ir.graph import Array, Attribute, Graph, Node
-from engine.ir.types import TensorType
+from engine.ir.value_types import VALUE_TYPES, ValueType
 
 SHOWN_ELEMENTS = 8  # small tensors are written out
 INDENT = "  "
@@ -53,7 +53,7 @@ def _name(name: str) -> str:
 
 
 def _type(graph: Graph, name: str) -> str:
-    kind: TensorType | None = graph.types.get(name)
+    kind: ValueType | None = graph.types.get(name)
     return "?" if kind is None else str(kind)
 
 
@@ -69,4 +69,4 @@ def _attribute(value: Attribute) -> str:
         return f"tensor<{value.dtype}[{shape}]{_contents(value)}>"
     if isinstance(value, tuple):
         return f"[{', '.join(map(repr, value))}]"
-    return repr(value)
+    return f"type<{value}>" if isinstance(value, VALUE_TYPES) else repr(value)

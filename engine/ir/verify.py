@@ -18,9 +18,10 @@ from engine.dtypes import DType
 from engine.errors import EngineError, GraphInvalid
 from engine.ir.graph import Graph, Node
 from engine.ir.types import Dim, TensorType
+from engine.ir.value_types import VALUE_TYPES, MapType, OptionalType, SequenceType, ValueType
 
 Known = Callable[[Node], bool]
-Reinfer = Callable[[Graph], Mapping[str, TensorType]]
+Reinfer = Callable[[Graph], Mapping[str, ValueType]]
 MAX_NESTING = 64  # deeper than any limit lets a model in; stops a graph that contains itself
 
 
@@ -98,7 +99,7 @@ def is_attribute(value: object) -> bool:
     if isinstance(value, tuple):
         kinds = {type(each) for each in value}
         return len(kinds) <= 1 and kinds <= {int, float, str, bytes}
-    return isinstance(value, int | float | str | bytes | np.ndarray | Graph)
+    return isinstance(value, (int, float, str, bytes, np.ndarray, Graph, *VALUE_TYPES))
 
 
 def _check_types(graph: Graph, defined: set[str]) -> None:
@@ -117,7 +118,7 @@ def _check_types(graph: Graph, defined: set[str]) -> None:
                 raise GraphInvalid(f"{name!r} holds a {actual}, its type says {types[name]}")
 
 
-def _compare_types(graph: Graph, fresh: Mapping[str, TensorType]) -> None:
+def _compare_types(graph: Graph, fresh: Mapping[str, ValueType]) -> None:
     for node in graph.nodes:
         for name in filter(None, node.outputs):
             found, listed = fresh.get(name), graph.types[name]
@@ -125,10 +126,22 @@ def _compare_types(graph: Graph, fresh: Mapping[str, TensorType]) -> None:
                 raise GraphInvalid(f"{_place(node)}: {name!r} should be {found}, is {listed}")
 
 
-def contradicts(a: TensorType, b: TensorType) -> bool:
+def contradicts(a: ValueType, b: ValueType) -> bool:
     """Whether two types can never describe one value; open symbols may still turn out equal."""
-    if a.dtype is not b.dtype:
-        return True
+    match a, b:
+        case TensorType(), TensorType():
+            return a.dtype is not b.dtype or _shapes_contradict(a, b)
+        case SequenceType(), SequenceType():
+            # Elements of two empty sequences need not be alike.
+            return a.dtype is not b.dtype
+        case OptionalType(), OptionalType():
+            return contradicts(a.element, b.element)
+        case MapType(), MapType():
+            return a.key is not b.key or contradicts(a.value, b.value)
+    return True
+
+
+def _shapes_contradict(a: TensorType, b: TensorType) -> bool:
     if a.shape is None or b.shape is None:
         return False
     return len(a.shape) != len(b.shape) or _any_differs(a.shape, b.shape)

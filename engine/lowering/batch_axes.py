@@ -7,7 +7,7 @@ verdict names the node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import EngineError
@@ -15,6 +15,7 @@ from engine.evaluation import evaluate_graph
 from engine.inference import Scope
 from engine.ir.graph import Graph, Node
 from engine.ir.types import SymDim, TensorType
+from engine.ir.value_types import ValueType
 from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
 from engine.ops.rows import SHARED, RowContext, RowKind, RowState, mixed, rows_on
@@ -71,8 +72,10 @@ def follow_rows(
     return states
 
 
-def input_state(name: str, kind: TensorType, batch: SymDim) -> RowState:
+def input_state(name: str, kind: ValueType, batch: SymDim) -> RowState:
     """Return the row state of a graph input: items on axis 0, none at all, or out of place."""
+    if not isinstance(kind, TensorType):
+        return mixed(f"input {name!r} is {kind}, which has no axis of items")
     shape = kind.shape or ()
     if shape and shape[0] == batch and not any(_mentions(d, batch) for d in shape[1:]):
         return rows_on(0)
@@ -97,14 +100,16 @@ def node_states(
     operator = registry.find(node)
     if all(s is None or s.kind is RowKind.SHARED for s in everything):
         return (SHARED,) * len(node.outputs)
+    types, outputs = _tensor_types(node.inputs, scope), _tensor_types(node.outputs, scope)
+    if types is None or outputs is None:
+        reason = f"node {node.label!r} ({node.op}): its sequences, optionals or maps hold items"
+        return (mixed(reason),) * len(node.outputs)
+    unnamed = TensorType(scope.types[_first(node)].dtype)
     ctx = RowContext(
         node=node,
         rows=inputs,
-        types=[scope.types[n] if n else None for n in node.inputs],
-        outputs=[
-            scope.types[n] if n else TensorType(scope.types[_first(node)].dtype)
-            for n in node.outputs
-        ],
+        types=types,
+        outputs=[unnamed if kind is None else kind for kind in outputs],
         attributes=operator.complete(node),
         constants=[scope.constants.get(n) if n else None for n in node.inputs],
         values=[_flat_value(scope, n) for n in node.inputs],
@@ -127,6 +132,17 @@ def node_states(
     result = _checked(ctx, found)
     pairs = zip(node.outputs, result, strict=False)
     return tuple(SHARED if _is_known(scope, n, batch) else state for n, state in pairs)
+
+
+def _tensor_types(names: Sequence[str], scope: Scope) -> list[TensorType | None] | None:
+    """Return the names' types, or None when one is no tensor's."""
+    found: list[TensorType | None] = []
+    for name in names:
+        kind = scope.types[name] if name else None
+        if kind is not None and not isinstance(kind, TensorType):
+            return None
+        found.append(kind)
+    return found
 
 
 def _is_known(scope: Scope, name: str, batch: SymDim) -> bool:

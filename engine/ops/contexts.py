@@ -10,12 +10,21 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel, UnsupportedOp
-from engine.ir.graph import Array, Graph, Node
+from engine.ir.graph import Array, Node
 from engine.ir.types import Dim, Shape, SymDim, TensorType, fresh_symbol
+from engine.ir.value_types import ValueType
 from engine.limits import Limits
 
-BodyInference = Callable[[Graph, Sequence[TensorType | None]], Sequence[TensorType]]
+BodyInference = Callable[..., "BodyFacts"]  # (body, types of its inputs, fixed values of them)
 BodyRun = Callable[[Sequence[Array]], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class BodyFacts:
+    """What is known of a body's outputs: their types, and their values where those are fixed."""
+
+    types: Sequence[ValueType]
+    constants: Sequence[Array | None]
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,12 @@ class InferContext:
             `constants` too.
         version: The opset that the model declares for the operator's domain.
         infer_body: Types a body graph's outputs from its inputs' types (None keeps what the body
-            declares).
+            declares) and, if given, from fixed values of some inputs (None for the others). Of
+            several calls the last one counts: it decides what the body looks like from now on.
     """
 
     node: Node
-    types: Sequence[TensorType | None]
+    types: Sequence[ValueType | None]
     attributes: Mapping[str, Any]
     constants: Sequence[Array | None]
     symbolic: Sequence[np.ndarray | None]
@@ -53,7 +63,14 @@ class InferContext:
         return i < len(self.types) and self.types[i] is not None
 
     def type(self, i: int) -> TensorType:
-        """Return the type of input `i`; an absent input is an `InvalidModel`."""
+        """Return the type of input `i`; an absent input, or no tensor, is an `InvalidModel`."""
+        kind = self.value_type(i)
+        if not isinstance(kind, TensorType):
+            self.fail(f"input {i} is {kind}, expected a tensor")
+        return kind
+
+    def value_type(self, i: int) -> ValueType:
+        """Return the type of input `i`, of whatever kind; an absent input is an `InvalidModel`."""
         kind = self.types[i] if i < len(self.types) else None
         if kind is None:
             self.fail(f"input {i} is required")
@@ -114,18 +131,23 @@ class ComputeContext:
         bodies: Runs the graph held by an attribute: inputs -> outputs, captured names already
             provided.
         check_cancel: Raises when the run was cancelled; long loops call it.
+        charge: Counts bytes that a node with bodies collects while it runs; raises `ResourceLimit`.
+        dim_value: The number that a dim of the node's types has in this run, None where its inputs
+            do not tell. For nodes with bodies.
     """
 
     xp: Any
     node: Node
     attributes: Mapping[str, Any]
     version: int
-    types: Sequence[TensorType | None] = ()
-    outputs: Sequence[TensorType] = ()
+    types: Sequence[ValueType | None] = ()
+    outputs: Sequence[ValueType] = ()
     constants: Sequence[Array | None] = ()
     limits: Limits = field(default_factory=Limits)
     bodies: Mapping[str, BodyRun] | None = None
     check_cancel: Callable[[], None] | None = None
+    charge: Callable[[int], None] | None = None
+    dim_value: Callable[[Dim], int | None] | None = None
 
     @property
     def n_outputs(self) -> int:

@@ -27,8 +27,11 @@ A structured operator is a class of static methods; nothing is instantiated::
 An attribute default of `REQUIRED` makes the attribute obligatory, `None` means absent. `moves =
 True` says that the operator only moves elements (Gather, Concat, Reshape, ...), so that `compute`
 also works on object arrays and symbolic shape values travel through it by themselves.
-`deterministic = False` keeps folding away (RandomNormal). One class covers all opset versions from
-its `since` on, told apart by `ctx.version`; another class may take a later range of the same name.
+`deterministic = False` keeps folding away (RandomNormal); `tensors_only = False` lets
+sequences, optionals and maps in. `host = True` says that `compute` works on numpy arrays whatever
+the device (strings, trees): elsewhere the plan brings its inputs to the host. One class covers all
+opset versions from its `since` on, told apart by `ctx.version`; another class may take a later
+range of the same name.
 
 Elementwise and reduction operators are defined once as expressions; see `elementwise` and
 `reduction`.
@@ -46,7 +49,8 @@ import numpy as np
 
 from engine.errors import InvalidModel, UnsupportedOp
 from engine.ir.graph import Array, Node
-from engine.ir.types import Dim, TensorType
+from engine.ir.types import Dim
+from engine.ir.value_types import ValueType
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.rows import RowContext, RowState, depends_on_everything
 
@@ -63,7 +67,7 @@ __all__ = [
     "operator",
 ]
 
-Infer = Callable[[InferContext], Sequence[TensorType]]
+Infer = Callable[[InferContext], Sequence[ValueType]]
 Compute = Callable[..., Sequence[Array]]
 Kernel = Callable[..., Sequence[Array]]  # called with the node's inputs, None for absent ones
 Rows = Callable[[RowContext], Sequence[RowState]]
@@ -100,6 +104,8 @@ class Operator:
         bind: Specialises `compute` for one node, or None.
         moves: Whether elements are only moved, so `compute` takes object arrays as well.
         deterministic: Whether equal inputs give equal outputs.
+        tensors_only: Whether every input must be a tensor; what else there is comes to no rule.
+        host: Whether `compute` takes and gives numpy arrays on every device.
         definition: The expression it is rendered from, for elementwise and reduction operators.
     """
 
@@ -116,6 +122,8 @@ class Operator:
     until: int | None = None
     moves: bool = False
     deterministic: bool = True
+    tensors_only: bool = True
+    host: bool = False
     definition: Any = None
 
     def complete(self, node: Node) -> Mapping[str, Any]:
@@ -221,6 +229,8 @@ def make_operator(
         bind=getattr(cls, "bind", None),
         moves=getattr(cls, "moves", False),
         deterministic=getattr(cls, "deterministic", True),
+        tensors_only=getattr(cls, "tensors_only", True),
+        host=getattr(cls, "host", False),
     )
 
 

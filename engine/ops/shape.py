@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, Shape, TensorType, element_count, floordiv
+from engine.ir.value_types import ValueType
 from engine.ops.common import Array, axes_of, int_value, ints, normalize_axes
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -331,11 +332,12 @@ class Identity:
     """The input itself."""
 
     moves = True
+    tensors_only = False
 
     @staticmethod
-    def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the input."""
-        return [ctx.type(0)]
+    def infer(ctx: InferContext) -> Sequence[ValueType]:
+        """Like the input, of whatever kind."""
+        return [ctx.value_type(0)]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:

@@ -207,7 +207,9 @@ def test_negative_dims_are_refused() -> None:
 def test_values_that_are_no_tensors_are_told() -> None:
     built = proto([node("Relu", ["x"], ["y"])], [X], [Y])
     built.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = 1
-    with pytest.raises(UnsupportedOp, match="sequence_type"):
+    refuse(built.SerializeToString(), r"input 0 is sequence\(float32\[...\]\), expected a tensor")
+    built.graph.input[0].type.sparse_tensor_type.elem_type = 1
+    with pytest.raises(UnsupportedOp, match="sparse_tensor_type"):
         graph_of(built.SerializeToString())
     built.graph.input[0].ClearField("type")
     refuse(built.SerializeToString(), "'x' has no type")
