@@ -1,21 +1,45 @@
-"""The device called "cuda". It has no plan yet; asking for it says what is missing."""
+"""The device called "cuda": the GPU that CuPy sees first."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+from typing import Any
 
+from engine.cuda.plan import CudaPlan
 from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
 from engine.ir.graph import Graph
+from engine.ops.registry import REGISTRY, Registry
 
 
 class CudaDevice:
-    """Refuses, for now, and says why."""
+    """Runs graphs on a GPU, from their portable definitions."""
 
     name = "cuda"
 
     def compile(self, graph: Graph, options: CompileOptions) -> Plan:
-        """Raise `DeviceUnavailable` naming what is missing on this machine."""
-        missing = [] if importlib.util.find_spec("cupy") else ["the package cupy (extra `cuda`)"]
-        missing.append("code generation for GPUs, which this version does not have")
-        raise DeviceUnavailable(f"device 'cuda' is missing {' and '.join(missing)}; use 'cpu'")
+        """Return a plan for the GPU; `DeviceUnavailable` names what is missing on this machine."""
+        cupy = usable_cupy()
+        if options.precision not in ("fp32", "auto"):
+            raise DeviceUnavailable(
+                f"device {self.name!r} has no kernels for precision {options.precision!r} yet; "
+                "expected 'fp32' or 'auto'"
+            )
+        table = options.operators
+        registry = table if isinstance(table, Registry) else REGISTRY
+        return CudaPlan(graph, xp=cupy, registry=registry, limits=options.limits)
+
+
+def usable_cupy() -> Any:
+    """Return the module cupy if it can reach a GPU, or raise `DeviceUnavailable`."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise _missing(f"the package cupy (extra `cuda`): {error}") from error
+    if not cupy.cuda.is_available():
+        raise _missing(f"a GPU: CuPy {cupy.__version__} finds no driver or no device")
+    return cupy
+
+
+def _missing(what: str) -> DeviceUnavailable:
+    return DeviceUnavailable(f"device 'cuda' is missing {what}; use 'cpu'")

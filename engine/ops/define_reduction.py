@@ -27,6 +27,7 @@ from engine.ir.graph import Array
 from engine.ir.render import Rendered, compile_numpy
 from engine.ir.types import Dim, Shape, TensorType, element_count
 from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.portable import reducer
 from engine.ops.registry import REGISTRY, Kernel, Operator
 from engine.ops.row_rules import follow
 from engine.ops.rows import RowContext, RowState
@@ -34,8 +35,6 @@ from engine.ops.rows import RowContext, RowState
 MapFunction = Callable[..., Expr]
 Finish = Callable[..., Expr]
 Axes = tuple[int, ...]
-
-UFUNCS = {"add": "add", "mul": "multiply", "max": "maximum", "min": "minimum"}
 
 
 @dataclass(frozen=True)
@@ -207,21 +206,7 @@ class Reduction:
     def _combiner(self, xp: Any, dtype: DType, combine: str = "") -> Rendered:
         """Return a function of (array, axes, keepdims) that combines along axes within the type."""
         how = combine or self.combine
-        if how in ("max", "min") and dtype is DType.BOOL:
-            reduce_bool = (xp.logical_or if how == "max" else xp.logical_and).reduce
-            return lambda x, axes, keep: xp.asarray(reduce_bool(x, axis=axes, keepdims=keep))
-        reduce_all = getattr(xp, UFUNCS[how]).reduce
-        kind = dtype.numpy
-        empty = _identity(how, dtype)
-
-        def combiner(x: Array, axes: Axes, keep: bool) -> Array:
-            if x.size:
-                result = reduce_all(x, axis=axes, dtype=kind, keepdims=keep)
-            else:
-                result = reduce_all(x, axis=axes, dtype=kind, keepdims=keep, initial=empty)
-            return xp.asarray(result)
-
-        return combiner
+        return reducer(xp, how, dtype.numpy, _identity(how, dtype))
 
 
 def reduction(
@@ -293,6 +278,8 @@ def _identity(how: str, dtype: DType) -> Any:
     """Return what combining no element at all gives."""
     if how in ("add", "mul"):
         return int(how == "mul")
+    if dtype is DType.BOOL:
+        return how == "min"
     if dtype.is_float:
         return -np.inf if how == "max" else np.inf
     bounds = np.iinfo(dtype.numpy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from engine.ir.types import TensorType
 from engine.ops.common import Array, int_value, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.portable import UFUNCS, combine_at
 from engine.ops.registry import operator
 from engine.ops.row_rules import follow, side_inputs_problem
 from engine.ops.rows import SIZES, RowContext, RowState
@@ -172,15 +173,9 @@ def _reduced(
     if how in (None, "none"):
         target[index] = updates
         return
-    combine: dict[str, Callable[..., None]] = {
-        "add": xp.add.at,
-        "mul": xp.multiply.at,
-        "max": xp.maximum.at,
-        "min": xp.minimum.at,
-    }
-    if how not in combine:
+    if how not in UFUNCS:
         raise ValueError(f"reduction must be none, add, mul, max or min, got {how!r}")
-    combine[how](target, index, updates)
+    combine_at(xp, how, target, index, updates)
 
 
 def scatter_elements(ctx: ComputeContext, x: Array, indices: Array, updates: Array) -> Array:

@@ -400,8 +400,6 @@ def test_devices_run_graphs(name: str) -> None:
 
 
 def test_unavailable_devices_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DeviceUnavailable, match=r"'cuda' is missing .* use 'cpu'"):
-        get_device("cuda").compile(chain(1), CompileOptions())
     with pytest.raises(DeviceUnavailable, match="'tpu'; known are cpu, cuda, reference"):
         get_device("tpu")
     monkeypatch.setitem(DEVICES, "broken", "engine.cuda.nowhere:Device")
