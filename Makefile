@@ -7,6 +7,14 @@ BIN    := $(VENV)/bin
 PORT   ?= 8000
 export OPENBLAS_NUM_THREADS ?= 1
 
+# The Python of the machine that wheels are collected for, and what its C library takes.
+WHEELS_FOR ?= 3.12
+PLATFORMS  := manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+
+# With wheels at hand nothing is fetched for tests on a GPU.
+CUDA_READY  := $(if $(wildcard wheels),.venv-cuda/.ready,$(VENV)/.cuda)
+CUDA_PYTHON := $(if $(wildcard wheels),.venv-cuda/bin/python,$(BIN)/python)
+
 # What the fast and the full gate leave out, on top of what needs a GPU.
 NO_GPU := not cuda
 
@@ -74,16 +82,24 @@ test-full: lint $(FULL)/.full  ## full counts, and what needs torch; set MILLRAC
 	MILLRACE_TORCH_PYTHON=$(abspath $(FULL)/bin/python) $(FULL)/bin/python -m pytest -q -m "$(NO_GPU)" \
 		--timeout=1800 --cov --cov-report=term:skip-covered
 
-test-cuda: $(VENV)/.dev  ## what needs a GPU
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]' \
-		$(if $(wildcard wheels),--find-links wheels)
-	$(BIN)/python -m pytest -q -m cuda
+test-cuda: $(CUDA_READY)  ## what needs a GPU; with wheels/ (make cuda-wheels) it needs no network
+	$(CUDA_PYTHON) -m pytest -q -s -m cuda tests/engine/cuda
 
-cuda-wheels: $(BIN)/python  ## download what the GPU needs into wheels/, for machines without a network
-	$(BIN)/python -m pip download --quiet --disable-pip-version-check -d wheels '.[cuda]'
+$(VENV)/.cuda: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]'
+	@touch $@
 
-conformance: $(VENV)/.dev  ## ONNX's backend suite on ours, ONNX Runtime and onnx.reference; results as for bench
-	$(BIN)/python -W ignore -m benchmarks.conformance
+# CuPy and its CUDA libraries come from the machine's own Python.
+.venv-cuda/.ready: requirements/cuda-wheels.txt
+	$(PYTHON) -m venv --system-site-packages .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-index --no-deps --find-links wheels -r requirements/cuda-wheels.txt
+	@touch $@
+
+cuda-wheels: $(BIN)/python  ## collect what test-cuda needs into wheels/, for a machine without a network
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check -d wheels --no-deps \
+		--only-binary=:all: --python-version $(WHEELS_FOR) $(addprefix --platform ,$(PLATFORMS)) \
+		-c requirements/dev.txt -r requirements/cuda-wheels.txt
 
 # --- packaging
 
