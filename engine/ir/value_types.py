@@ -8,8 +8,8 @@ reads any type: `dtype` is that of the tensors inside, and the shape is not know
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from engine.dtypes import DType
 from engine.ir.dims import Dim, SymDim, fresh_symbol, substitute, symbols_of
@@ -116,41 +116,33 @@ def varying_dim() -> SymDim:
     return fresh_symbol(VARYING)
 
 
-def is_varying(dim: Dim) -> bool:
-    """Whether `varying_dim` made the dim."""
-    return isinstance(dim, SymDim) and dim.is_symbol and bool(_IS_VARYING.fullmatch(str(dim)))
-
-
-def join_dims(a: Dim, b: Dim) -> Dim:
-    """Return a dim that covers both; `a` itself wherever it covers `b`."""
-    return a if a == b or is_varying(a) else varying_dim()
-
-
-def join_types(a: ValueType, b: ValueType) -> ValueType:
+def join_types(a: ValueType, b: ValueType, loose: Collection[str] = ()) -> ValueType:
     """Return the narrowest type that covers both; `a` itself wherever it covers `b`.
 
-    Raises ValueError when no value could be of both types.
+    Dims that differ become varying dims. Symbols of `a` named in `loose` cover any dim already, as
+    varying dims of a sequence's elements do. Raises ValueError when no value can be of both types.
     """
     match a, b:
         case TensorType(), TensorType() if a.dtype is b.dtype:
-            return a.with_shape(_join_shapes(a.shape, b.shape))
+            return a.with_shape(_join_shapes(a.shape, b.shape, loose))
         case SequenceType(), SequenceType():
             return _join_sequences(a, b)
         case OptionalType(), OptionalType():
-            return OptionalType(join_types(a.element, b.element))
+            return OptionalType(join_types(a.element, b.element, loose))
         case MapType(), MapType() if a.key is b.key:
-            return MapType(a.key, join_types(a.value, b.value))
+            return MapType(a.key, join_types(a.value, b.value, loose))
     raise ValueError(f"a value cannot be {a} and {b}")
 
 
-def _join_shapes(a: Shape | None, b: Shape | None) -> Shape | None:
+def _join_shapes(a: Shape | None, b: Shape | None, loose: Collection[str]) -> Shape | None:
     if a is None or b is None or len(a) != len(b):
         return None
-    return tuple(join_dims(x, y) for x, y in zip(a, b, strict=True))
+    pairs = zip(a, b, strict=True)
+    return tuple(x if x == y or str(x) in loose else varying_dim() for x, y in pairs)
 
 
 def _join_sequences(a: SequenceType, b: SequenceType) -> SequenceType:
-    joined = join_types(a.element, b.element)
+    joined = join_types(a.element, b.element, _varying_in(a.element))
     # An empty list says nothing about shapes.
     element = b.element if a.length == 0 else a.element if b.length == 0 else joined
     return SequenceType(element, a.length if a.length == b.length else None)
@@ -160,13 +152,22 @@ def refreshed(kind: ValueType) -> ValueType:
     """Return the type with varying dims of its own: of one element out of many, one pass out of
     many.
     """
-    names = sorted(n for n in symbols_in(kind) if _IS_VARYING.fullmatch(n))
-    return kind.substitute({name: varying_dim() for name in names}) if names else kind
+    return with_fresh(kind, _varying_in(kind))
 
 
 def all_varying(kind: ValueType) -> ValueType:
     """Return the type with every symbol replaced by a varying dim: nothing ties its elements."""
-    return kind.substitute({name: varying_dim() for name in sorted(symbols_in(kind))})
+    return with_fresh(kind, symbols_in(kind))
+
+
+def with_fresh(kind: ValueType, names: Iterable[str]) -> ValueType:
+    """Return the type with varying dims in place of the named symbols."""
+    fresh = {name: varying_dim() for name in sorted(names)}
+    return kind.substitute(fresh) if fresh else kind
+
+
+def _varying_in(kind: ValueType) -> frozenset[str]:
+    return frozenset(name for name in symbols_in(kind) if _IS_VARYING.fullmatch(name))
 
 
 def symbols_in(kind: ValueType) -> frozenset[str]:
@@ -191,8 +192,3 @@ def covers(wide: ValueType, narrow: ValueType) -> bool:
         case (SequenceType(), SequenceType()) | (OptionalType(), OptionalType()):
             return covers(wide.element, narrow.element)  # type: ignore[union-attr]  # matched above
     return False
-
-
-def without_length(kind: ValueType) -> ValueType:
-    """Return a sequence's type with its length unknown; any other type as it is."""
-    return replace(kind, length=None) if isinstance(kind, SequenceType) else kind
