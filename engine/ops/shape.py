@@ -245,7 +245,18 @@ class Squeeze:
         named = ctx.attributes["axes"] if axes is None else axes
         return [x.squeeze(None if named is None else normalize_axes(ints(named), x.ndim))]
 
-    rows = staticmethod(reshaped)
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """The items' axis stays; whatever is dropped is 1 when it runs, even if that is not proved
+        (`x[:, -1:]` of an open length).
+        """
+        rank, named = ctx.rank(0), ctx.attributes["axes"]
+        if named is None and len(ctx.values) > 1:
+            named = ctx.values[1]
+        if rank is None or named is None or not all(isinstance(a, int) for a in named):
+            return reshaped(ctx)
+        dropped = {axis % rank for axis in named}
+        return follow(ctx, lambda a: None if a in dropped else a - sum(d < a for d in dropped))
 
 
 @operator("Unsqueeze", since=(1, 11, 13, 21, 23, 24, 25))

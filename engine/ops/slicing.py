@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.ir.dims import Call, Symbol
-from engine.ir.types import Dim, SymDim, TensorType, ceildiv, dim_max, dim_min
+from engine.ir.dim_bounds import is_not_negative
+from engine.ir.types import Dim, TensorType, ceildiv, dim_max, dim_min
 from engine.ops.common import Array, axes_of, ints, normalize_axes
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -168,6 +168,8 @@ def sliced_dim(
         return ctx.fresh_dim("sliced")
     if low == 0:
         return ceildiv(high, step)
+    if high == dim and isinstance(start, int) and start < 0:
+        return ceildiv(dim_min(dim, -start), step)  # the last few, or all that there are
     return ceildiv(dim_max(high - low, 0), step)
 
 
@@ -183,18 +185,4 @@ def _clamp(bound: Dim, dim: Dim) -> Dim | None:
         if bound >= FAR:
             return dim
         return dim_max(dim + bound, 0) if bound < 0 else dim_min(bound, dim) if bound else 0
-    return dim_min(bound, dim) if _is_not_negative(bound) else None
-
-
-def _is_not_negative(dim: Dim) -> bool:
-    """Whether a dim expression cannot be negative: sums of products of sizes."""
-    if not isinstance(dim, SymDim):
-        return dim >= 0
-    return all(
-        coefficient > 0 and all(_atom_is_not_negative(a) for a in atoms)
-        for atoms, coefficient in dim.terms
-    )
-
-
-def _atom_is_not_negative(atom: Symbol | Call) -> bool:
-    return isinstance(atom, Symbol) or all(_is_not_negative(a) for a in atom.arguments)
+    return dim_min(bound, dim) if is_not_negative(bound) else None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.dtypes import DType
+from engine.ir.dim_bounds import is_not_negative
 from engine.ir.dims import Dim, dim_max, dim_min, floordiv, mod
 from engine.ir.expr import Expr
 
@@ -65,9 +66,8 @@ def _difference(a: Dim, b: Dim) -> int:
 
 def _equal(a: Dim, b: Dim) -> bool:
     # A size is never negative: `dim == -1` asks for a marker, and the answer is no.
-    for open_dim, number in ((a, b), (b, a)):
-        is_size = not isinstance(open_dim, int) and open_dim.is_symbol
-        if is_size and isinstance(number, int) and number < 0:
+    for size, number in ((a, b), (b, a)):
+        if isinstance(number, int) and number < 0 and is_not_negative(size):
             return False
     return _difference(a, b) == 0
 
