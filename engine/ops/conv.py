@@ -13,6 +13,7 @@ from engine.ops.cores.windows import Window, output_size, resolve_window
 from engine.ops.registry import Kernel, operator
 from engine.ops.row_rules import leading
 
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 CONV_ATTRIBUTES: dict[str, Any] = {
     "auto_pad": "NOTSET",
     "dilations": (),
@@ -57,7 +58,7 @@ def window_outputs(
 ) -> tuple[Dim, ...]:
     """Output positions of a sliding window over axes of these, maybe symbolic, sizes."""
     attributes, rank = ctx.attributes, len(sizes)
-    pads = tuple(attributes["pads"])
+    auto_pad, pads = attributes.get("auto_pad", "NOTSET"), tuple(attributes["pads"])
     strides = tuple(attributes.get("strides", ())) or (1,) * rank
     dilations = tuple(attributes.get("dilations", ())) or (1,) * rank
     lengths = {len(kernel), len(strides), len(dilations), len(pads) // 2 if pads else rank}
@@ -65,10 +66,12 @@ def window_outputs(
         ctx.fail(f"kernel, strides, dilations and pads do not fit {rank} spatial axes")
     if min((*kernel, *strides, *dilations)) < 1:
         ctx.fail("kernel sizes, strides and dilations must be 1 or more")
-    if attributes["auto_pad"] in ("SAME_UPPER", "SAME_LOWER"):
+    if auto_pad not in AUTO_PADS:
+        ctx.fail(f"auto_pad must be one of {', '.join(AUTO_PADS)}, got {auto_pad!r}")
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         return tuple(ceildiv(size, stride) for size, stride in zip(sizes, strides, strict=True))
-    begins = pads[:rank] if pads and attributes["auto_pad"] != "VALID" else (0,) * rank
-    ends = pads[rank:] if pads and attributes["auto_pad"] != "VALID" else (0,) * rank
+    begins = pads[:rank] if pads and auto_pad != "VALID" else (0,) * rank
+    ends = pads[rank:] if pads and auto_pad != "VALID" else (0,) * rank
     result = tuple(
         output_size(size, (k - 1) * d + 1, s, b, e, ceil_mode)
         for size, k, d, s, b, e in zip(sizes, kernel, dilations, strides, begins, ends, strict=True)
@@ -99,7 +102,7 @@ def window_for(ctx: ComputeContext, x: Array, kernel: Sequence[int]) -> Window:
         strides=attributes.get("strides", ()),
         dilations=attributes.get("dilations", ()),
         pads=attributes["pads"],
-        auto_pad=attributes["auto_pad"],
+        auto_pad=attributes.get("auto_pad", "NOTSET"),
     )
 
 
