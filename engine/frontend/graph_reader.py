@@ -271,6 +271,7 @@ def _without_hiding(proto: GraphProto, scope: _Scope) -> _Scope:
     defined = [v.name for v in proto.input]
     defined += [t.name for t in proto.initializer]
     defined += [name for node in proto.node for name in node.output]
+    check_text(*defined)
     names = dict(scope.names)
     for name in defined:
         clean = scope.name(name)

@@ -364,12 +364,14 @@ def bit_not(x: Expr) -> Expr:
 
 
 def shift_left(x: Expr, bits: Expr) -> Expr:
-    """x with its bits moved up; zero when `bits` is the width or more."""
+    """x with its bits moved up; zero when `bits` is the width or more, or negative."""
     return _binary("shl", x, bits)
 
 
 def shift_right(x: Expr, bits: Expr) -> Expr:
-    """x with its bits moved down; zero when `bits` is the width or more."""
+    """x with its bits moved down, copies of the sign above them; the sign alone (0 or -1) when
+    `bits` is the width or more, or negative.
+    """
     return _binary("shr", x, bits)
 
 

@@ -13,7 +13,6 @@ from engine.dtypes import (
     INTEGERS,
     NUMBERS,
     SIGNED_INTEGERS,
-    UNSIGNED_INTEGERS,
     DType,
 )
 from engine.ir import expr as e
@@ -379,9 +378,10 @@ def bitwise_xor(a: Expr, b: Expr) -> Expr:
     return e.bit_xor(a, b)
 
 
-@elementwise("BitShift", since=11, types=UNSIGNED_INTEGERS)
+# Signed types came with opset 28; earlier files cannot have meant anything else by them.
+@elementwise("BitShift", since=(11, 28), types=INTEGERS)
 def bit_shift(x: Expr, y: Expr, *, direction: str) -> Expr:
-    """x with its bits moved by y to the "LEFT" or the "RIGHT"."""
+    """x with its bits moved by y to the "LEFT" or the "RIGHT", where the sign fills in."""
     if direction not in ("LEFT", "RIGHT"):
         raise ValueError(f"direction is {direction!r}, expected 'LEFT' or 'RIGHT'")
     return e.shift_left(x, y) if direction == "LEFT" else e.shift_right(x, y)
