@@ -67,8 +67,8 @@ def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guar
         return None
     if any(True for _ in node.bodies):
         return None  # bodies check their own nodes
-    if not all(_is_tensor(graph, name) for name in (*node.inputs, *node.outputs)):
-        return None  # these hand on, join or split what is there already
+    if not op.tensors_only:
+        return None  # these hand on what is there, or check for themselves
     attributes = op.complete(node)
 
     def guard(inputs: Sequence[Array | None]) -> None:
@@ -97,12 +97,6 @@ def _bound_symbols(graph: Graph) -> dict[str, tuple[str, int]]:
             if isinstance(dim, SymDim) and dim.is_symbol:
                 found.setdefault(str(dim), (value.name, axis))
     return found
-
-
-def _is_tensor(graph: Graph, name: str) -> bool:
-    # Types of values around a body are not listed in it: they are taken for what rules expect.
-    kind = graph.types.get(name)
-    return kind is None or isinstance(kind, TensorType)
 
 
 def _is_bound(kind: ValueType, known: frozenset[str]) -> bool:

@@ -129,6 +129,10 @@ def join_types(a: ValueType, b: ValueType, loose: Collection[str] = ()) -> Value
             return _join_sequences(a, b)
         case OptionalType(), OptionalType():
             return OptionalType(join_types(a.element, b.element, loose))
+        case OptionalType(), _:
+            return OptionalType(join_types(a.element, b, loose))
+        case _, OptionalType():
+            return OptionalType(join_types(a, b.element, loose))
         case MapType(), MapType() if a.key is b.key:
             return MapType(a.key, join_types(a.value, b.value, loose))
     raise ValueError(f"a value cannot be {a} and {b}")
@@ -183,7 +187,11 @@ def symbols_in(kind: ValueType) -> frozenset[str]:
 
 
 def covers(wide: ValueType, narrow: ValueType) -> bool:
-    """Whether every value of `narrow` is one of `wide`, as far as kinds and element types go."""
+    """Whether a value of `narrow` can be one of `wide`, as far as kinds and element types go.
+
+    An optional is taken for what it holds, as files declare it where they know that it holds
+    something.
+    """
     match wide, narrow:
         case TensorType(), TensorType():
             return wide.dtype is narrow.dtype
@@ -191,4 +199,6 @@ def covers(wide: ValueType, narrow: ValueType) -> bool:
             return wide.key is narrow.key and covers(wide.value, narrow.value)
         case (SequenceType(), SequenceType()) | (OptionalType(), OptionalType()):
             return covers(wide.element, narrow.element)  # type: ignore[union-attr]  # matched above
+        case _, OptionalType():
+            return covers(wide, narrow.element)
     return False

@@ -13,7 +13,7 @@ from engine.dtypes import DType
 from engine.ir.types import TensorType
 from engine.ir.value_types import MapType, OptionalType, ValueType
 
-CELL_BYTES = 64  # of a number or text in a map, and of every place in a list or dict
+CELL_BYTES = 128  # of a place in a list or dict and the small object that it holds
 
 
 def value_bytes(value: Any) -> int:
