@@ -9,6 +9,10 @@ import re
 
 REASONS: dict[str, str] = {
     r"test_gradient_of_": "Gradient belongs to training, which this engine does not do",
+    r"test_squeezenet$": (
+        "all weights are equal, so 1000 logits of 9.5e9 tie: one rounding of the last digit in the "
+        "product of matrices decides the softmax; it passes or not by the number of BLAS threads"
+    ),
 }
 
 

@@ -28,8 +28,6 @@ FEWEST_PASSED = 1500  # of all shards together
 EXCLUDED = {
     # Training is not what this engine is for.
     r"test_training_dropout": "draws random numbers",
-    # The operator's schema allows unsigned integers only, up to the opsets that exporters write.
-    r"test_bitshift_.*_int(8|16|32|64)": "signed shifts",
     # ONNX's text and every runtime divide by the integer size, the reference by the fractional one.
     r"test_resize_downsample_scales_(linear|cubic)_align_corners": "disagrees with ONNX's text",
     # NaN is the only value of this type that has no counterpart in ml_dtypes' comparison.

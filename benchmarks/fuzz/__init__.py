@@ -1,0 +1,1 @@
+"""Mutated model files against the engine: loading, and running what loads."""
