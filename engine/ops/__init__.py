@@ -17,6 +17,7 @@ from engine.ops import (
     generating,
     geometry,
     image,
+    image_decoding,
     indexing,
     joining,
     linalg,
@@ -36,6 +37,7 @@ from engine.ops import (
     signal_windows,
     slicing,
     softmax,
+    unique,
 )
 from engine.ops.registry import REGISTRY, Operator, Registry
 
@@ -52,6 +54,7 @@ FAMILIES = (
     generating,
     geometry,
     image,
+    image_decoding,
     indexing,
     joining,
     linalg,
@@ -71,6 +74,7 @@ FAMILIES = (
     signal_windows,
     slicing,
     softmax,
+    unique,
 )
 
 __all__ = ["FAMILIES", "REGISTRY", "Operator", "Registry"]

@@ -109,13 +109,12 @@ class CenterCropPad:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The sizes asked for on the axes named."""
-        x, target = ctx.type(0), ctx.value(1)
+        x, known = ctx.type(0), ctx.value(1)
         if x.shape is None:
             return [x]
         named = ctx.attributes["axes"]
         axes = axes_of(ctx, range(len(x.shape)) if named is None else named, len(x.shape))
-        if target is None:
-            target = [ctx.fresh_dim() for _ in axes]
+        target: Sequence[Dim] = [ctx.fresh_dim() for _ in axes] if known is None else known
         if len(target) != len(axes):
             ctx.fail(f"{len(target)} sizes for {len(axes)} axes")
         if any(isinstance(d, int) and d < 0 for d in target):

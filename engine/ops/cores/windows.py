@@ -104,7 +104,7 @@ def resolve_window(
 
 
 def pad_spatial(
-    xp: Any, x: Array, begins: Sequence[int], ends: Sequence[int], value: float = 0
+    xp: Any, x: Array, begins: Sequence[int], ends: Sequence[int], value: Any = 0
 ) -> Array:
     """Pad the trailing `len(begins)` axes with `value`; negative padding crops."""
     if not any(begins) and not any(ends):
