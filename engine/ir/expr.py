@@ -417,6 +417,17 @@ def _as_expr(value: Expr | Number, like: Expr) -> Expr:
     return value if isinstance(value, Expr) else constant(value, like.dtype)
 
 
+def primitive(op: str, args: tuple[Expr, ...]) -> Expr:
+    """Return a primitive of one or two arguments by its name, its types checked."""
+    if op in UNARY or op in ("isnan", "isinf"):
+        (x,) = args
+        return _unary(op, x)
+    if op not in BINARY | TESTS:
+        raise ValueError(f"{op!r} is no primitive of one or two arguments")
+    left, right = args
+    return _binary(op, left, right)
+
+
 def _check_type(op: str, dtype: DType) -> None:
     if dtype.compute is not dtype:
         raise TypeError(f"{op}: {dtype} has no arithmetic, cast to {dtype.compute} first")

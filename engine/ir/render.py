@@ -66,27 +66,36 @@ def render_numpy(expr: Expr, xp: Any, args: Sequence[Array]) -> Array:
 
 
 def compile_numpy(
-    expr: Expr, xp: Any, *, arity: int | None = None, scalars: frozenset[int] = frozenset()
+    expr: Expr,
+    xp: Any,
+    *,
+    arity: int | None = None,
+    scalars: frozenset[int] = frozenset(),
+    owned: frozenset[int] = frozenset(),
 ) -> Rendered:
     """Return a function of arrays that computes `expr` for every element.
 
     It takes `arity` arrays (default: as many as the expression names). `scalars` are indices of
-    arguments that are known to have rank 0: they do not take part in shapes.
+    arguments that are known to have rank 0, or to broadcast into the others: they do not take part
+    in shapes. Arguments that are `owned` may be written to: nobody reads them after the call.
     """
     if arity is None:
         used = [int(node.payload or 0) + 1 for node in expr.walk() if node.op == "arg"]
         arity = max(used, default=0)
-    return _compiled(_Keyed(expr, arity, scalars, xp))
+    return _compiled(_Keyed(expr, arity, scalars, owned, xp))
 
 
 class _Keyed:
     """An expression as a key of the cache: equal when the compiled code would be."""
 
-    __slots__ = ("arity", "expr", "key", "scalars", "xp")
+    __slots__ = ("arity", "expr", "key", "owned", "scalars", "xp")
 
-    def __init__(self, expr: Expr, arity: int, scalars: frozenset[int], xp: Any) -> None:
+    def __init__(
+        self, expr: Expr, arity: int, scalars: frozenset[int], owned: frozenset[int], xp: Any
+    ) -> None:
         self.expr, self.arity, self.scalars, self.xp = expr, arity, scalars, xp
-        self.key = (key_of(expr), arity, scalars, id(xp))
+        self.owned = owned
+        self.key = (key_of(expr), arity, scalars, owned, id(xp))
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -97,7 +106,7 @@ class _Keyed:
 
 @lru_cache(maxsize=4096)
 def _compiled(keyed: _Keyed) -> Rendered:
-    source, names = _Writer(keyed.expr, keyed.scalars, keyed.xp).write(keyed.arity)
+    source, names = _Writer(keyed).write(keyed.arity)
     exec(compile(source, "<expression>", "exec"), names)  # source comes from the closed table above
     function: Rendered = names["expression"]
     return function
@@ -106,11 +115,13 @@ def _compiled(keyed: _Keyed) -> Rendered:
 class _Writer:
     """Writes one expression down as the source of a function."""
 
-    def __init__(self, expr: Expr, scalars: frozenset[int], xp: Any) -> None:
-        self.expr = expr
-        self.scalars = scalars
-        self.xp = xp
-        self.nodes = list(expr.walk())
+    def __init__(self, keyed: _Keyed) -> None:
+        self.expr = keyed.expr
+        self.scalars = keyed.scalars
+        self.owned = frozenset(f"x{i}" for i in keyed.owned)
+        self.xp: Any = keyed.xp
+        xp = self.xp
+        self.nodes = list(self.expr.walk())
         self.uses: dict[int, int] = {}
         for node in self.nodes:
             for each in node.args:
@@ -175,8 +186,11 @@ class _Writer:
         if node.op in ("select", "cast") or self._function(node) in OWN_FUNCTIONS:
             return None
         for each in node.args:
-            is_dead = left[id(each)] == 0 and where[id(each)].startswith("t")
-            same_shape = self.arrays[id(each)] == self.arrays[id(node)]
+            place = where[id(each)]
+            is_dead = left[id(each)] == 0 and (place.startswith("t") or place in self.owned)
+            # With no array that decides, the shape is not known: a scalar, or one of several sizes.
+            shape = self.arrays[id(node)]
+            same_shape = bool(shape) and self.arrays[id(each)] == shape
             # What a cast or a select gives may be an argument itself; nothing else aliases one.
             is_own = each.op not in ("cast", "select")
             if is_dead and is_own and same_shape and each.dtype is node.dtype:

@@ -7,27 +7,50 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.errors import EngineError, GraphInvalid
-from engine.ir.graph import Graph
+from engine.ir.graph import Graph, Node
 from engine.ir.verify import verify_graph
+from engine.ops.registry import Registry
+from engine.passes.activation_fusion import fuse_activations
+from engine.passes.attention_fusion import fuse_attention
+from engine.passes.cast_elimination import eliminate_casts
+from engine.passes.common_subexpression_elimination import eliminate_common_subexpressions
 from engine.passes.constant_folding import fold_constants
 from engine.passes.context import Pass, PassContext
 from engine.passes.conv_bn_fusion import fuse_conv_bn
 from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.elementwise_fusion import fuse_elementwise
+from engine.passes.epilogue_fusion import fuse_epilogues
 from engine.passes.identity_elimination import eliminate_identity
+from engine.passes.matmul_add_fusion import fuse_matmul_add
+from engine.passes.norm_fusion import fuse_norms
+from engine.passes.reshape_elimination import eliminate_reshapes
+from engine.passes.softmax_fusion import fuse_softmax
+from engine.passes.transpose_elimination import eliminate_transposes
 
 Pipeline = tuple[tuple[str, Pass], ...]
 
 O0: Pipeline = ()
 O1: Pipeline = (
     ("constant_folding", fold_constants),
+    ("cast_elimination", eliminate_casts),
+    ("reshape_elimination", eliminate_reshapes),
     ("identity_elimination", eliminate_identity),
+    ("common_subexpression_elimination", eliminate_common_subexpressions),
     ("dead_code", eliminate_dead_code),
 )
 O2: Pipeline = (
-    ("constant_folding", fold_constants),
-    ("identity_elimination", eliminate_identity),
+    *O1,
+    ("transpose_elimination", eliminate_transposes),
+    ("leftovers_of_transposes", eliminate_identity),
     ("conv_bn_fusion", fuse_conv_bn),
-    ("dead_code", eliminate_dead_code),
+    ("activation_fusion", fuse_activations),
+    ("norm_fusion", fuse_norms),
+    ("softmax_fusion", fuse_softmax),
+    ("attention_fusion", fuse_attention),
+    ("matmul_add_fusion", fuse_matmul_add),
+    ("elementwise_fusion", fuse_elementwise),
+    ("epilogue_fusion", fuse_epilogues),
+    ("leftovers_of_fusion", eliminate_dead_code),
 )
 LEVELS: dict[int, Pipeline] = {0: O0, 1: O1, 2: O2}
 
@@ -52,7 +75,7 @@ def run_pipeline(
 def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
     try:
         result = apply(graph, ctx)
-        verify_graph(result)
+        verify_graph(result, known=lambda node: _is_known(ctx.registry, node))
     except GraphInvalid as error:
         raise GraphInvalid(f"after pass {name}: {error}") from error
     except EngineError:
@@ -60,3 +83,11 @@ def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
     except Exception as error:  # a fault of the pass must not take down who loads a model
         raise GraphInvalid(f"pass {name} failed: {type(error).__name__}: {error}") from error
     return result
+
+
+def _is_known(registry: Registry, node: Node) -> bool:
+    try:
+        registry.find(node)
+    except EngineError:
+        return False
+    return True

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.graph import Array, Graph, Node
-from engine.ir.types import TensorType
+from engine.ir.types import Shape, TensorType
 from engine.renaming import rename_node
 
 
@@ -58,6 +58,28 @@ def fresh_name(graph: Graph, hint: str, taken: Collection[str] = ()) -> str:
 def fixed(graph: Graph, name: str) -> np.ndarray | None:
     """Return the fixed value of a name; None for an absent input or a computed value."""
     return graph.constant(name) if name else None
+
+
+def tensor_type(graph: Graph, name: str) -> TensorType | None:
+    """Return the type of a name that is a tensor; None for an absent one, a sequence and the like,
+    and for what lies outside of the graph.
+    """
+    kind = graph.types.get(name)
+    return kind if isinstance(kind, TensorType) else None
+
+
+def shape_of(graph: Graph, name: str) -> Shape | None:
+    """Return the shape of a tensor, None when its rank is unknown or it is no tensor."""
+    kind = tensor_type(graph, name)
+    return None if kind is None else kind.shape
+
+
+def scalar(graph: Graph, name: str) -> float | None:
+    """Return a fixed value that is one number; None for anything else."""
+    value = fixed(graph, name)
+    if value is None or value.size != 1 or value.dtype == object or value.dtype.kind == "c":
+        return None
+    return float(value.reshape(())[()])
 
 
 def _resolve(name: str, names: Mapping[str, str]) -> str:
