@@ -46,6 +46,7 @@ class CompileRequest:
 
     Attributes:
         outputs: Values to keep; None for the graph's outputs, `ALL` for every one (at O0).
+        keep: Values to keep beside those.
         level: 0 takes the graph as it is, 1 tidies, 2 optimises.
         limits: Bounds on the work.
         registry: The operators.
@@ -55,6 +56,7 @@ class CompileRequest:
     level: int = DEFAULT_LEVEL
     limits: Limits = field(default_factory=Limits)
     registry: Registry = REGISTRY
+    keep: tuple[str, ...] = ()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -83,9 +85,11 @@ def compile_model(
         deadline=deadline,
     )
     outputs = _default_outputs(imported, request.outputs)
-    graph = _keep(imported, request.outputs)
+    graph = _keep(imported, request.outputs, request.keep)
     ctx = PassContext(request.registry, request.limits, deadline)
-    optimised, verdict = _optimise(graph, request.pipeline, ctx, outputs, watch)
+    optimised, verdict = _optimise(
+        graph, request.pipeline, ctx, (*outputs, *request.keep), watch
+    )
     parameters = sum(int(array.size) for array in imported.initializers.values())
     return Artifact(optimised, outputs, verdict, parameters, external)
 
@@ -134,15 +138,16 @@ def _default_outputs(graph: Graph, outputs: Outputs) -> tuple[str, ...]:
     return tuple(dict.fromkeys(outputs))
 
 
-def _keep(graph: Graph, outputs: Outputs) -> Graph:
+def _keep(graph: Graph, outputs: Outputs, keep: Sequence[str]) -> Graph:
     """Make every value that may be fetched an output of the graph, so that passes keep it."""
-    if outputs is None:
+    if outputs is None and not keep:
         return graph
     if isinstance(outputs, _All):
         computed = [name for node in graph.nodes for name in node.outputs if name]
         names = list(dict.fromkeys([*graph.output_names, *computed]))
     else:
-        names = list(dict.fromkeys(outputs))
+        wanted = graph.output_names if outputs is None else outputs
+        names = list(dict.fromkeys([*wanted, *keep]))
     for name in names:
         if name not in graph.types:
             raise InvalidInput(f"no value is called {name!r}; {_suggestion(graph, name)}")

@@ -27,6 +27,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     outputs: Outputs = None,
+    keep: Sequence[str] = (),
     ops: Sequence[Operator] = (),
     limits: Limits = DEFAULT_LIMITS,
     isolate: bool = False,
@@ -40,8 +41,8 @@ def load(
         precision: "fp32", or another one that the device offers.
         threads: Cores that one run may use; None leaves it to the device.
         outputs: Named values to keep, by default the graph's outputs; `engine.ALL` keeps every
-            value,
-            unoptimised.
+            value, unoptimised.
+        keep: Named values to keep beside those: `run` gives them when `fetches` asks for them.
         ops: Operators of your own, beside or instead of the engine's.
         limits: Bounds on loading and running.
         isolate: Parse and compile in a child process with limits of its own.
@@ -58,7 +59,7 @@ def load(
         raise ValueError("operators of your own cannot be handed to a child: use isolate=False")
     target = get_device(device)  # first: a missing device is told before anything is compiled
     registry = REGISTRY.extended(ops) if ops else REGISTRY
-    request = CompileRequest(outputs=outputs, limits=limits, registry=registry)
+    request = CompileRequest(outputs=outputs, keep=tuple(keep), limits=limits, registry=registry)
     artifact = _artifact(source, request, isolate, None if ops else cache_dir)
     options = CompileOptions(
         limits=limits, operators=registry, precision=precision, threads=threads

@@ -20,7 +20,12 @@ def write_request(request: CompileRequest) -> dict[str, Any]:
         outputs = "ALL"
     elif outputs is not None:
         outputs = list(outputs)
-    return {"outputs": outputs, "level": request.level, "limits": asdict(request.limits)}
+    return {
+        "outputs": outputs,
+        "keep": list(request.keep),
+        "level": request.level,
+        "limits": asdict(request.limits),
+    }
 
 
 def read_request(data: Mapping[str, Any]) -> CompileRequest:
@@ -28,4 +33,9 @@ def read_request(data: Mapping[str, Any]) -> CompileRequest:
     outputs: Outputs = data["outputs"]
     if outputs == "ALL":
         outputs = ALL
-    return CompileRequest(outputs=outputs, level=data["level"], limits=Limits(**data["limits"]))
+    return CompileRequest(
+        outputs=outputs,
+        keep=tuple(data["keep"]),
+        level=data["level"],
+        limits=Limits(**data["limits"]),
+    )
