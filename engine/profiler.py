@@ -11,6 +11,7 @@ from engine.dtypes import DType
 from engine.errors import EngineError
 from engine.ir.graph import Array, Node
 from engine.ir.types import TensorType
+from engine.ir.values import value_bytes
 from engine.ops.contexts import InferContext
 from engine.ops.registry import REGISTRY, Registry
 
@@ -105,8 +106,7 @@ class Recorder(Observer):
         self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
     ) -> None:
         """Take notice of one executed node."""
-        arrays = [a for a in (*inputs, *outputs) if a is not None]
-        size = sum(int(a.nbytes) for a in arrays)
+        size = sum(map(value_bytes, (*inputs, *outputs)))
         self._runs[-1].append(_Sample(node, seconds, self._flops(node, inputs), size))
 
     def report(self, model: str, device: str) -> ProfileReport:
