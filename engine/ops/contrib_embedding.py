@@ -114,12 +114,13 @@ class QEmbedLayerNormalization:
         """Dequantize the tables, then as with floats."""
         given: list[Any] = [*rest, *(None,) * (16 - len(rest))]
         tables, mask, scales, zeros = given[:5], given[5], given[6:11], given[11:16]
-        parts = [
+        words, places, kinds, gamma, beta = (
             None if table is None else to_float(ctx.xp, table, scale, zero)
             for table, scale, zero in zip(tables, scales, zeros, strict=True)
-        ]
-        y, *more = EmbedLayerNormalization.compute(ctx, ids, segments, *parts, mask)  # type: ignore[arg-type]  # kinds alone may be absent
-        return [y, *more]
+        )
+        return EmbedLayerNormalization.compute(
+            ctx, ids, segments, words, places, kinds, gamma, beta, mask
+        )
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:

@@ -141,6 +141,17 @@ class DequantizeLinear:
         return [narrow(dequantize(xp, x, factor, shift), kind)]
 
 
+def dynamic_quantize(xp: Any, x: Array) -> list[Array]:
+    """Values as uint8, their scale and zero point; the range includes zero."""
+    zero = xp.float32(0)
+    low = xp.minimum(x.min(), zero) if x.size else zero
+    high = xp.maximum(x.max(), zero) if x.size else zero
+    scale = xp.asarray((high - low) / xp.float32(255), dtype=xp.float32)
+    divisor = xp.where(scale == 0, xp.float32(1), scale)
+    shift = xp.asarray(xp.rint(xp.clip(-low / divisor, 0, 255)).astype(xp.uint8))
+    return [quantize(xp, x, divisor, shift), scale, shift]
+
+
 @operator("DynamicQuantizeLinear", since=11)
 class DynamicQuantizeLinear:
     """Quantize to uint8 with a scale and zero point taken from the values' own range."""
@@ -158,15 +169,7 @@ class DynamicQuantizeLinear:
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
         """The range always includes zero, so that zero is exact."""
-        xp = ctx.xp
-        zero = xp.float32(0)
-        low = xp.minimum(x.min(), zero) if x.size else zero
-        high = xp.maximum(x.max(), zero) if x.size else zero
-        scale = xp.asarray((high - low) / xp.float32(255), dtype=xp.float32)
-        divisor = xp.where(scale == 0, xp.float32(1), scale)
-        shift = xp.rint(xp.clip(-low / divisor, 0, 255)).astype(xp.uint8)
-        y = quantize(xp, x, divisor, xp.asarray(shift))
-        return [y, scale, xp.asarray(shift)][: ctx.n_outputs]
+        return dynamic_quantize(ctx.xp, x)[: ctx.n_outputs]
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
@@ -185,7 +188,7 @@ def integer_matmul(
     return xp.matmul(centred(a, a_zero, kind), centred(b, b_zero, kind))
 
 
-def _to_int32(xp: Any, value: Array) -> Array:
+def to_int32(xp: Any, value: Array) -> Array:
     """Whole floats to int32; what does not fit wraps around."""
     return value.astype(xp.int64).astype(xp.int32)
 
@@ -220,7 +223,7 @@ class MatMulInteger:
         b_zero: Array | None = None,
     ) -> Sequence[Array]:
         """Exact."""
-        return [_to_int32(ctx.xp, integer_matmul(ctx.xp, a, b, a_zero, b_zero))]
+        return [to_int32(ctx.xp, integer_matmul(ctx.xp, a, b, a_zero, b_zero))]
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
@@ -308,7 +311,7 @@ class ConvInteger:
         w_zero: Array | None = None,
     ) -> Sequence[Array]:
         """Exact."""
-        return [_to_int32(ctx.xp, integer_conv(ctx, x, w, x_zero, w_zero))]
+        return [to_int32(ctx.xp, integer_conv(ctx, x, w, x_zero, w_zero))]
 
 
 @operator("QLinearConv", since=10)
