@@ -7,6 +7,7 @@ verdict names the node.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -115,9 +116,10 @@ def node_states(
         values=[_flat_value(scope, n) for n in node.inputs],
         version=node.version,
         batch=batch,
+        follow_body=lambda attribute, given: _follow_body(
+            node, attribute, given, states, registry, scope, batch
+        ),
     )
-    if node.captured:
-        return ctx.mixed("its bodies read values of the batch")
     try:
         found = tuple(operator.rows(ctx))
     except (
@@ -132,6 +134,28 @@ def node_states(
     result = _checked(ctx, found)
     pairs = zip(node.outputs, result, strict=False)
     return tuple(SHARED if _is_known(scope, n, batch) else state for n, state in pairs)
+
+
+def _follow_body(
+    node: Node,
+    attribute: str,
+    given: Sequence[RowState],
+    states: Mapping[str, RowState],
+    registry: Registry,
+    scope: Scope,
+    batch: SymDim,
+) -> tuple[RowState, ...]:
+    """Return the row states of a body's outputs; a LookupError when too little is known of it."""
+    body, inner = node.attributes[attribute], scope.body(node, attribute)
+    if not isinstance(body, Graph) or inner is None:
+        raise LookupError(f"nothing is known of body {attribute!r}")
+    own = dict(zip(body.input_names, given, strict=True))
+    own.update(dict.fromkeys((*body.initializers, *body.constants), SHARED))
+    seen = ChainMap(own, dict(states))
+    for each in body.nodes:
+        found = node_states(each, seen, registry, inner, batch)
+        own.update((n, s) for n, s in zip(each.outputs, found, strict=False) if n)
+    return tuple(seen[name] for name in body.output_names)
 
 
 def _tensor_types(names: Sequence[str], scope: Scope) -> list[TensorType | None] | None:

@@ -22,8 +22,10 @@ from engine.ops.bodies import (
     joined,
     too_many,
 )
+from engine.ops.body_rows import body_rows, carried_rows, joined_rows, moved_rows
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
+from engine.ops.rows import SHARED, RowContext, RowState
 
 VERSIONS = (1, 11, 13, 16, 19, 21, 23, 24, 25)
 TRUE = np.array(True)
@@ -52,6 +54,14 @@ class If:
         """Run the branch."""
         assert ctx.bodies is not None
         return ctx.bodies["then_branch" if as_flag(condition) else "else_branch"]([])
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items lie where both branches have them, when all take the same branch."""
+        if ctx.rows[0] != SHARED:
+            return ctx.mixed("its condition depends on the items")
+        then, other = (body_rows(ctx, name, []) for name in ("then_branch", "else_branch"))
+        return joined_rows(ctx, then, other)
 
 
 @operator("Loop", since=VERSIONS)
@@ -133,6 +143,17 @@ class Loop:
             goes_on = as_flag(following)
             done += 1
         return [*states, *(collector.stacked(bindings) for collector in collectors)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items stay apart when every pass keeps them apart and their number of passes is one."""
+        if any(state not in (None, SHARED) for state in ctx.rows[:2]):
+            return ctx.mixed("how often it runs depends on the items")
+        states = [SHARED if state is None else state for state in ctx.rows[2:]]
+        states, results = carried_rows(ctx, [SHARED, SHARED], states, [], skip=1)
+        if results[0] != SHARED:
+            return ctx.mixed("its condition depends on the items")
+        return [*states, *(moved_rows(state, 0) for state in results[1 + len(states) :])]
 
 
 def check_flag(ctx: InferContext, i: int) -> None:

@@ -15,7 +15,7 @@ right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -81,6 +81,8 @@ class RowContext:
         values: Known int64 values of inputs as flat tuples of dims; None where not known.
         version: The opset that the model declares.
         batch: The symbol that counts the items, where the caller knows it.
+        follow_body: States of the outputs of the body that an attribute holds, from those of its
+            inputs; what the body captures has the states that it has around the node.
     """
 
     node: Node
@@ -92,6 +94,7 @@ class RowContext:
     values: Sequence[tuple[Dim, ...] | None] = ()
     version: int = 1
     batch: Dim | None = None
+    follow_body: Callable[[str, Sequence[RowState]], tuple[RowState, ...]] | None = None
 
     def rank(self, i: int) -> int | None:
         """Rank of input `i`, or None when absent or unknown."""

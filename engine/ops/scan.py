@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from engine.ir.graph import Array, Graph
 from engine.ir.types import Dim, TensorType
 from engine.ir.value_types import ValueType
 from engine.ops.bodies import Collector, body_of, bound_symbols, carried_types, too_many
+from engine.ops.body_rows import body_rows, carried_rows, moved_rows
 from engine.ops.common import check_size, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
+from engine.ops.rows import SHARED, RowContext, RowState, rows_on
 
 BACKWARD = 1  # in the lists of directions
 
@@ -62,6 +64,33 @@ class Scan:
         plan = make_plan(ctx, body, len(values))
         return run_scan(ctx, body, plan, values[: plan.states], values[plan.states :], None)
 
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items stay apart when every pass keeps them apart, and it does not walk along them."""
+        ranks = [ctx.rank(i) for i in range(len(ctx.rows))]
+        if any(rank is None for rank in ranks):
+            return ctx.mixed("a rank is unknown")
+        plan = make_plan(ctx, ctx.attributes["body"], len(ctx.rows))
+        given = [SHARED if state is None else state for state in ctx.rows]
+        slices = []
+        for state, rank, axis in zip(
+            given[plan.states :], ranks[plan.states :], plan.input_axes, strict=True
+        ):
+            place = normalize_axis(axis, rank or 0)
+            if state.is_rows and state.axis == place:
+                return ctx.mixed("it walks along the items")
+            is_behind = state.is_rows and state.axis > place
+            slices.append(replace(state, axis=state.axis - 1) if is_behind else state)
+        states, results = carried_rows(ctx, [], given[: plan.states], slices)
+        stacked = zip(results[plan.states :], plan.output_axes, strict=True)
+        named = len(ctx.outputs)
+        places = [
+            moved_rows(state, normalize_axis(axis, ctx.outputs[k].rank or 0))
+            for k, (state, axis) in enumerate(stacked, start=plan.states)
+            if k < named
+        ]
+        return [*states, *places]
+
 
 @operator("Scan", since=8, until=9)
 class Scan8:
@@ -109,8 +138,18 @@ class Scan8:
             raise ValueError("a Scan of opset 8 needs at least one item")
         return [xp.stack(parts) for parts in zip(*found, strict=True)]
 
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Each item is scanned by itself, whatever the body does."""
+        body = ctx.attributes["body"]
+        inside = body_rows(ctx, "body", [SHARED] * len(body.inputs))
+        present = [state for state in ctx.rows if state is not None]
+        if any(state != SHARED for state in inside) or any(s != rows_on(0) for s in present):
+            return ctx.mixed("not all that it reads is one entry per item")
+        return ctx.all_outputs(rows_on(0))
 
-def make_plan(ctx: InferContext | ComputeContext, body: Graph, given: int) -> Plan:
+
+def make_plan(ctx: InferContext | ComputeContext | RowContext, body: Graph, given: int) -> Plan:
     """Read the attributes; what does not fit the body is an error."""
     attributes = ctx.attributes
     scanned = int(attributes["num_scan_inputs"])
@@ -211,14 +250,14 @@ def _padded(ctx: ComputeContext, x: Array, length: int) -> Array:
 
 
 def _complete(
-    ctx: InferContext | ComputeContext, stated: Sequence[int] | None, count: int
+    ctx: InferContext | ComputeContext | RowContext, stated: Sequence[int] | None, count: int
 ) -> tuple[int, ...]:
     if stated and len(stated) != count:
         _fail(ctx, f"a list of {len(stated)} axes or directions for {count} values")
     return tuple(stated) if stated else (0,) * count
 
 
-def _fail(ctx: InferContext | ComputeContext, why: str) -> None:
+def _fail(ctx: InferContext | ComputeContext | RowContext, why: str) -> None:
     if isinstance(ctx, InferContext):
         ctx.fail(why)
     raise ValueError(why)
