@@ -1,6 +1,7 @@
 """Compiles ONNX models for this machine and runs them: `engine.load(path).run(feeds)`.
 
-The public surface. Everything else in the package is internal and may change.
+The public surface; `engine.custom` adds what operators of your own are written with. Everything
+else in the package is internal and may change.
 """
 
 import engine.ops  # noqa: F401  (fills the operator registry)
@@ -20,7 +21,8 @@ from engine.errors import (
 from engine.limits import Limits
 from engine.loading import load
 from engine.lowering.batch_axes import BatchAxes
-from engine.ops.registry import Operator
+from engine.ops.define import make_elementwise
+from engine.ops.registry import Operator, make_operator
 from engine.profiler import NodeProfile, ProfileReport
 from engine.session import MemoryReport, Model, TensorSpec
 
@@ -45,4 +47,6 @@ __all__ = [
     "TensorSpec",
     "UnsupportedOp",
     "load",
+    "make_elementwise",
+    "make_operator",
 ]

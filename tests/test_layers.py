@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cpu", "cuda", "reference", "artifact"),
         ("compiler", "description"),
         ("session", "artifact_cache", "request_json"),
-        ("loading", "random_feeds", "child"),
+        ("loading", "random_feeds", "child", "comparison", "custom"),
         ("",),  # engine/__init__.py, the public surface
         ("cli",),
         ("__main__",),

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cli import main
+import engine
+from engine.cli import diff, main
+from engine.comparison import Side, run_side
 from engine.isolate import PACKAGE_ROOT
 from tests.engine.onnx_models import convnet, load, mlp, model, node, normal
 
@@ -28,13 +30,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_inspect_tells_shapes_weights_arithmetic_and_batching(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", path, "--nodes"]) == 0
+    assert main(["inspect", path]) == 0
     text = said(capsys)
     assert "input x float32 N x 3 x 8 x 8" in text and "output y float32 N x 5" in text
     assert "221 parameters" in text and "Conv" in text and "BatchNormalization" not in text
     assert "batch: inputs ['x'], outputs ['y']" in text
-    assert main(["inspect", path, "--nodes", "--level", "0"]) == 0
-    assert "BatchNormalization" in said(capsys)
+    assert main(["inspect", path, "--level", "0"]) == 0
+    text = said(capsys)
+    assert "n_c Conv c: float32[N, 6, 8, 8] 162 20736*N" in text and "BatchNormalization" in text
+    assert re.search(r"total 221 [\d*+N ]+", text)
+    assert main(["inspect", path, "--summary"]) == 0
+    text = said(capsys)
+    assert "Conv" not in text and "221 parameters" in text
 
 
 def test_inspect_tells_what_prevents_batching(
@@ -72,6 +79,37 @@ def test_run_takes_and_saves_arrays(path: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(file["y"], net.run({"x": x})["y"], rtol=1e-6)
 
 
+def test_diff_agrees_with_itself_and_with_onnxruntime(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", path, "--dim", "N=2"]) == 0
+    assert "agree: reference O0 and cpu O2" in said(capsys)
+    assert main(["diff", path, "--level", "O0", "--against", "onnxruntime"]) == 0
+    assert re.search(r"7 values agree: cpu O0 and onnxruntime", said(capsys))
+    assert main(["diff", path, "--device", "reference", "--level", "O0", "--level", "O1"]) == 0
+    assert "reference O0 and reference O1" in said(capsys)
+
+
+def test_diff_names_the_first_node_that_differs(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoiled(label: str, model: engine.Model, feeds: dict[str, np.ndarray]) -> Side:
+        side = run_side(label, model, feeds)
+        if label != "reference O0":
+            side.values["r"][0, 0, 0, 0] += 0.5  # type: ignore[index]
+            side.values["p"][...] += 0.25  # type: ignore[index]
+        return side
+
+    monkeypatch.setattr(diff, "run_side", spoiled)
+    arguments = ["diff", path, "--device", "reference", "--device", "cpu", "--level", "O0"]
+    assert main(arguments) == diff.DIFFERENT
+    text = said(capsys)
+    assert "reference O0 and cpu O0 first differ at node 'n_r' (Relu)" in text
+    assert "value 'r': 1 of 384 elements; the largest at [0, 0, 0, 0]" in text
+    assert "its input 'n' differs by 0" in text and "2 of 7 shared values differ" in text
+    assert "p n_p GlobalAveragePool 0.25" in text
+
+
 def test_profile_lists_nodes(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", path, "--repeat", "1", "--dim", "N=2"]) == 0
     text = said(capsys)
@@ -87,6 +125,8 @@ def test_profile_lists_nodes(path: str, capsys: pytest.CaptureFixture[str]) -> N
         (["run", "{path}", "--dim", "N"], "expected a symbol and a number"),
         (["run", "{path}", "--device", "tpu"], "DeviceUnavailable"),
         (["run", "{path}", "--keep", "nope"], "no value is called 'nope'"),
+        (["diff", "{path}", "--device", "cpu", "--device", "cpu", "--device", "cpu"], "two runs"),
+        (["diff", "{path}", "--level", "0", "--level", "2", "--against", "onnxruntime"], "once"),
     ],
 )
 def test_faults_are_one_line_and_status_1(
@@ -104,7 +144,7 @@ def test_faults_are_one_line_and_status_1(
 
 
 def test_wrong_usage_is_status_2() -> None:
-    for arguments in ([], ["frob"], ["inspect"]):
+    for arguments in ([], ["frob"], ["inspect"], ["diff", "m.onnx", "--level", "O9"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
