@@ -6,7 +6,9 @@ To add a family, write its file and name it here; nothing else needs to know.
 
 from engine.ops import (
     attention,
+    bitcast,
     casting,
+    causal_conv,
     contrib,
     control,
     conv,
@@ -15,8 +17,10 @@ from engine.ops import (
     detection,
     elementwise,
     epilogue,
+    flex_attention,
     fused,
     fused_attention,
+    gating,
     generating,
     geometry,
     image,
@@ -24,6 +28,7 @@ from engine.ops import (
     indexing,
     joining,
     linalg,
+    linear_attention,
     losses,
     ml_encoders,
     ml_features,
@@ -37,6 +42,7 @@ from engine.ops import (
     quantization,
     recurrent,
     reduction,
+    rotary,
     scan,
     selecting,
     sequences,
@@ -45,13 +51,16 @@ from engine.ops import (
     signal_windows,
     slicing,
     softmax,
+    tensor_scatter,
     unique,
 )
 from engine.ops.registry import REGISTRY, Operator, Registry
 
 FAMILIES = (
     attention,
+    bitcast,
     casting,
+    causal_conv,
     contrib,
     control,
     conv,
@@ -60,8 +69,10 @@ FAMILIES = (
     detection,
     elementwise,
     epilogue,
+    flex_attention,
     fused,
     fused_attention,
+    gating,
     generating,
     geometry,
     image,
@@ -69,6 +80,7 @@ FAMILIES = (
     indexing,
     joining,
     linalg,
+    linear_attention,
     losses,
     ml_encoders,
     ml_features,
@@ -82,6 +94,7 @@ FAMILIES = (
     quantization,
     recurrent,
     reduction,
+    rotary,
     scan,
     selecting,
     sequences,
@@ -90,6 +103,7 @@ FAMILIES = (
     signal_windows,
     slicing,
     softmax,
+    tensor_scatter,
     unique,
 )
 

@@ -262,7 +262,7 @@ def _symbols(dim: Dim) -> tuple[Dim, ...]:
     return () if isinstance(dim, int) else (dim,)
 
 
-@operator("DepthToSpace", since=(1, 11, 13))
+@operator("DepthToSpace", since=(1, 11, 13, 28))
 class DepthToSpace:
     """Channels become blocks of pixels."""
 
@@ -293,7 +293,7 @@ class DepthToSpace:
         return [y.reshape(n, depth, h * b, w * b)]
 
 
-@operator("SpaceToDepth", since=(1, 13))
+@operator("SpaceToDepth", since=(1, 13, 28))
 class SpaceToDepth:
     """Blocks of pixels become channels."""
 

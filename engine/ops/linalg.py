@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm, Einsum."""
+"""Matrix products and determinants: MatMul, Gemm, Einsum, Det."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Gemm:
         return 2 * element_count(Gemm.shape(ctx)) * inner
 
 
-@operator("Einsum", since=12)
+@operator("Einsum", since=(12, 28))
 class Einsum:
     """Sum of products named by subscripts."""
 
@@ -271,3 +271,36 @@ def _spread(ctx: InferContext, term: str, shape: Shape) -> tuple[list[tuple[str,
     head, middle = shape[: len(before)], shape[len(before) : len(before) + covered]
     tail = shape[len(before) + covered :]
     return [*zip(before, head, strict=True), *zip(after, tail, strict=True)], middle
+
+
+@operator("Det", since=(11, 22))
+class Det:
+    """The determinant of every matrix."""
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """The axes in front of the matrices'."""
+        x = ctx.type(0)
+        if x.shape is None:
+            return [x]
+        sides = [d for d in x.shape[-2:] if isinstance(d, int)]
+        if len(x.shape) < 2 or len(set(sides)) > 1:
+            ctx.fail(f"expected square matrices, got shape {list(x.shape)}")
+        return [x.with_shape(x.shape[:-2])]
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        return [narrow(ctx.xp.asarray(ctx.xp.linalg.det(widen(ctx.xp, x))), x.dtype)]
+
+    @staticmethod
+    def rows(ctx: RowContext) -> Sequence[RowState]:
+        """Items lie on an axis in front of the matrices'."""
+        rank = ctx.rank(0) or 0
+        return follow(ctx, lambda axis: axis if axis < rank - 2 else None)
+
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """About as many as a decomposition into triangles takes."""
+        x = ctx.shape(0)
+        return 0 if x is None else element_count(x) * x[-1]

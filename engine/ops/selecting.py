@@ -1,12 +1,14 @@
-"""Choosing or accumulating along an axis: TopK, NonZero, CumSum, Compress, ReverseSequence."""
+"""Choosing or accumulating along an axis: TopK, NonZero, running sums and products, Compress,
+ReverseSequence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.dtypes import DType
-from engine.ir.types import Dim, TensorType
+from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array, ints, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -35,7 +37,7 @@ class TopK:
         """`k` replaces the axis."""
         x = ctx.type(0)
         if x.shape is None:
-            return [x, x.with_dtype(DType.INT64)]
+            return [x, x.with_dtype(DType.INT64)][: ctx.n_outputs]
         axis = ctx.normal_axis(ctx.attributes["axis"], len(x.shape))
         k: Dim = ctx.fresh_dim("k")
         if ctx.attributes["k"] is not None:
@@ -43,7 +45,7 @@ class TopK:
         elif (known := ctx.value(1)) is not None:
             k = known[0]
         kind = x.with_shape((*x.shape[:axis], k, *x.shape[axis + 1 :]))
-        return [kind, kind.with_dtype(DType.INT64)]
+        return [kind, kind.with_dtype(DType.INT64)][: ctx.n_outputs]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, k: Array | None = None) -> Sequence[Array]:
@@ -63,7 +65,7 @@ class TopK:
         order = order[..., :count]
         values = xp.take_along_axis(lines, order, axis=-1)
         back = (xp.moveaxis(values, -1, axis), xp.moveaxis(order, -1, axis).astype(xp.int64))
-        return [xp.ascontiguousarray(each) for each in back]
+        return [xp.ascontiguousarray(each) for each in back][: ctx.n_outputs]
 
 
 @operator("NonZero", since=(9, 13))
@@ -85,49 +87,82 @@ class NonZero:
         return [ctx.xp.stack(ctx.xp.nonzero(x)).astype(ctx.xp.int64)]
 
 
+def _running_type(ctx: InferContext) -> Sequence[TensorType]:
+    """Like the input; the axis is a single number."""
+    axis, shape = ctx.value(1), ctx.shape(0)
+    if axis is not None and len(axis) != 1:
+        ctx.fail(f"expected one axis, got {list(axis)}")
+    if axis is not None and shape is not None and isinstance(axis[0], int):
+        ctx.normal_axis(axis[0], len(shape))
+    return [ctx.type(0)]
+
+
+def _running(
+    ctx: ComputeContext, x: Array, axis: Array, accumulate: Callable[..., Array], neutral: int
+) -> Sequence[Array]:
+    """Accumulate along an axis; narrow floats compute in float32 and round once."""
+    xp, along = ctx.xp, normalize_axis(ints(axis)[0], x.ndim)
+    lines = xp.moveaxis(widen(xp, x), along, -1)
+    if ctx.attributes["reverse"]:
+        lines = lines[..., ::-1]
+    totals = accumulate(lines, axis=-1, dtype=lines.dtype)
+    if ctx.attributes["exclusive"]:
+        # Shift instead of taking the element out again: infinities and zeros have no way back.
+        shifted = xp.full_like(totals, neutral)
+        shifted[..., 1:] = totals[..., :-1]
+        totals = shifted
+    if ctx.attributes["reverse"]:
+        totals = totals[..., ::-1]
+    return [narrow(xp.ascontiguousarray(xp.moveaxis(totals, -1, along)), x.dtype)]
+
+
+def _running_rows(ctx: RowContext) -> Sequence[RowState]:
+    """Items must not lie on the accumulated axis, which must be fixed."""
+    rank, fixed = ctx.rank(0), _constant(ctx, 1)
+    if not rank or fixed is None:
+        return ctx.mixed("its axis is not fixed")
+    axis = normalize_axis(ints(fixed)[0], rank)
+    return follow(ctx, lambda a: None if a == axis else a)
+
+
+def _running_flops(ctx: InferContext) -> Dim:
+    shape = ctx.shape(0)
+    return 0 if shape is None else element_count(shape)
+
+
 @operator("CumSum", since=(11, 14))
 class CumSum:
     """Running sums along an axis, from either end, with or without the element itself."""
 
     attributes = {"exclusive": 0, "reverse": 0}
-
-    @staticmethod
-    def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the input."""
-        return [ctx.type(0)]
+    infer, rows = staticmethod(_running_type), staticmethod(_running_rows)
+    flops = staticmethod(_running_flops)
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, axis: Array) -> Sequence[Array]:
-        """Narrow floats compute in float32 and round once."""
-        xp, along = ctx.xp, normalize_axis(ints(axis)[0], x.ndim)
-        lines = xp.moveaxis(widen(xp, x), along, -1)
-        if ctx.attributes["reverse"]:
-            lines = lines[..., ::-1]
-        sums = xp.cumsum(lines, axis=-1, dtype=lines.dtype)
-        if ctx.attributes["exclusive"]:
-            # Shift instead of subtracting the element: a sum of infinities has no difference.
-            shifted = xp.zeros_like(sums)
-            shifted[..., 1:] = sums[..., :-1]
-            sums = shifted
-        if ctx.attributes["reverse"]:
-            sums = sums[..., ::-1]
-        return [narrow(xp.ascontiguousarray(xp.moveaxis(sums, -1, along)), x.dtype)]
+        """Integers wrap."""
+        return _running(ctx, x, axis, ctx.xp.cumsum, 0)
+
+
+@operator("CumProd", since=26)
+class CumProd:
+    """Running products along an axis, from either end, with or without the element itself."""
+
+    attributes = {"exclusive": 0, "reverse": 0}
+    infer, rows = staticmethod(_running_type), staticmethod(_running_rows)
+    flops = staticmethod(_running_flops)
 
     @staticmethod
-    def rows(ctx: RowContext) -> Sequence[RowState]:
-        """Items must not lie on the summed axis, which must be fixed."""
-        rank, fixed = ctx.rank(0), _constant(ctx, 1)
-        if not rank or fixed is None:
-            return ctx.mixed("its axis is not fixed")
-        axis = normalize_axis(ints(fixed)[0], rank)
-        return follow(ctx, lambda a: None if a == axis else a)
+    def compute(ctx: ComputeContext, x: Array, axis: Array) -> Sequence[Array]:
+        """Integers wrap."""
+        return _running(ctx, x, axis, ctx.xp.cumprod, 1)
 
 
 def _constant(ctx: RowContext, i: int) -> Any:
     return ctx.constants[i] if i < len(ctx.constants) else None
 
 
-@operator("Compress", since=(9, 11))
+@operator("Compress", since=(9, 11, 28))
 class Compress:
     """The entries along an axis, or of the flattened tensor, for which a condition holds."""
 
@@ -155,7 +190,7 @@ class Compress:
         return [ctx.xp.take(line, picked, axis=position)]
 
 
-@operator("ReverseSequence", since=10)
+@operator("ReverseSequence", since=(10, 28))
 class ReverseSequence:
     """Reverse the first entries of each sequence, as many as its length says."""
 
