@@ -3,8 +3,9 @@
 The walk goes through the graph once and owes every value its transposition: elementwise operators,
 Concat, softmax and reductions work on the value as it lies, and then owe theirs; another Transpose
 adds to the debt; a Gemm, or a MatMul of two matrices, pays by its own flags. Whoever else reads the
-value gets it transposed, in one Transpose that all of them share. A debt is passed on only by a
-value's single reader, so there are never more transpositions than before.
+value gets it transposed, in one Transpose that all of them share. A debt that only a value's single
+reader may pass on never makes transpositions more; where several readers may, they can become
+fewer or more. Both are tried, and what has fewer is taken.
 """
 
 from __future__ import annotations
@@ -39,9 +40,16 @@ Perm = tuple[int, ...]
 
 def eliminate_transposes(graph: Graph, ctx: PassContext) -> Graph:
     """Move transpositions down, and drop those that meet their inverse."""
-    if not any(node.op == "Transpose" and not node.domain for node in graph.nodes):
+    before = _count(graph)
+    if not before:
         return graph
-    return _Walk(graph, ctx).run()
+    careful, bold = (_Walk(graph, ctx, shared).run() for shared in (False, True))
+    best = bold if _count(bold) < _count(careful) else careful
+    return best if _count(best) <= before else graph
+
+
+def _count(graph: Graph) -> int:
+    return sum(node.op == "Transpose" and not node.domain for node in graph.nodes)
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class Debt:
 class _Walk:
     """One pass over the nodes: what has been emitted, and what is owed."""
 
-    def __init__(self, graph: Graph, ctx: PassContext) -> None:
+    def __init__(self, graph: Graph, ctx: PassContext, shared: bool) -> None:
         self.graph = graph
+        self.shared = shared  # whether one of several readers may pass a debt on
         self.ctx = ctx
         self.debts: dict[str, Debt] = {}
         self.paid: set[str] = set()
@@ -141,10 +150,12 @@ class _Walk:
         return True
 
     def _perm_of_inputs(self, node: Node) -> Perm | None:
-        """Return the one permutation that all owing inputs share, if this node alone reads them."""
+        """Return the one permutation that all owing inputs share, where it may be passed on."""
         owing = [name for name in node.inputs if name in self.debts]
         perms = {self.debts[name].perm for name in owing}
-        if len(perms) != 1 or not all(is_single_use(self.graph, name) for name in owing):
+        if len(perms) != 1:
+            return None
+        if not self.shared and not all(is_single_use(self.graph, name) for name in owing):
             return None
         return perms.pop()
 
@@ -244,7 +255,7 @@ class _Walk:
             debt = debts[i]
             if debt is not None and debt.perm == (1, 0):
                 inputs[i] = debt.source
-                attributes[flag] = 1 - int(attributes.get(flag, 0))  # type: ignore[call-overload]
+                attributes[flag] = 0 if attributes.get(flag) else 1
         version = node.version if node.op == "Gemm" else VERSION
         return node.replace(op="Gemm", inputs=tuple(inputs), attributes=attributes, version=version)
 
