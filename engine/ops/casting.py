@@ -25,6 +25,8 @@ from engine.ops.rows import SIZES, RowContext, RowState
 from engine.ops.symbolic import evaluate_symbolic
 
 SATURATION = 19  # first opset with float8, and a say in what happens to what does not fit
+ROUND_MODES = ("up", "down", "nearest")
+POWER_BIAS, POWER_NAN = 127, 255  # codes of float8e8m0: that of 1, and that of NaN
 
 WORDS: Mapping[str, float] = MappingProxyType(
     {"inf": np.inf, "+inf": np.inf, "-inf": -np.inf, "nan": np.nan}
@@ -34,8 +36,10 @@ WORDS: Mapping[str, float] = MappingProxyType(
 def cast_expression(source: DType, target: DType, saturate: bool) -> Expr:
     """Return the expression of a cast between types that are not strings."""
     x = argument(0, source)
-    # Narrow floats reach each other and integers through float32, which holds all of their values.
-    return cast(cast(x, source.compute), target, saturate=saturate and is_small_float(target))
+    # Narrow floats reach each other and integers through float32, which holds all of their values;
+    # integers of less than a byte through one, for no library converts them to each other.
+    through = DType.INT8 if source.is_integer and source.bits < 8 else source.compute
+    return cast(cast(x, through), target, saturate=saturate and is_small_float(target))
 
 
 def is_small_float(dtype: DType) -> bool:
@@ -52,14 +56,14 @@ class Cast:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The shape stays."""
+        check_round_mode(ctx)
         return (ctx.type(0).with_dtype(target_of(ctx.attributes["to"])),)
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
         """Convert every element."""
-        return (
-            convert(ctx.xp, x, target_of(ctx.attributes["to"]), bool(ctx.attributes["saturate"])),
-        )
+        target, attributes = target_of(ctx.attributes["to"]), ctx.attributes
+        return (convert(ctx.xp, x, target, bool(attributes["saturate"]), attributes["round_mode"]),)
 
     @staticmethod
     def bind(ctx: ComputeContext) -> Kernel | None:
@@ -67,7 +71,7 @@ class Cast:
         if not ctx.types or ctx.types[0] is None:
             return None
         source, target = ctx.types[0].dtype, target_of(ctx.attributes["to"])
-        if DType.STRING in (source, target):
+        if DType.STRING in (source, target) or target is DType.FLOAT8E8M0:
             return None
         expr = cast_expression(source, target, bool(ctx.attributes["saturate"]))
         return as_kernel(compile_numpy(expr, ctx.xp, arity=1), 1)
@@ -92,13 +96,14 @@ class CastLike:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The shape stays."""
+        check_round_mode(ctx)
         return (ctx.type(0).with_dtype(ctx.dtype(1)),)
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, like: Array) -> Sequence[Array]:
         """Convert every element."""
-        target = DType.from_numpy(like.dtype)
-        return (convert(ctx.xp, x, target, bool(ctx.attributes["saturate"])),)
+        target, attributes = DType.from_numpy(like.dtype), ctx.attributes
+        return (convert(ctx.xp, x, target, bool(attributes["saturate"]), attributes["round_mode"]),)
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
@@ -122,8 +127,14 @@ def target_of(to: int | str) -> DType:
     return DType.from_onnx(to)
 
 
-def convert(xp: Any, x: Array, target: DType, saturate: bool) -> Array:
-    """Return the elements of `x` in another type."""
+def check_round_mode(ctx: InferContext) -> None:
+    """Refuse a way of rounding that ONNX does not name."""
+    if ctx.attributes["round_mode"] not in ROUND_MODES:
+        ctx.fail(f"round_mode is {ctx.attributes['round_mode']!r}, expected up, down or nearest")
+
+
+def convert(xp: Any, x: Array, target: DType, saturate: bool, round_mode: str = "up") -> Array:
+    """Return the elements of `x` in another type; `round_mode` counts for powers of two only."""
     source = DType.from_numpy(x.dtype)
     if source is target:
         return x
@@ -131,8 +142,30 @@ def convert(xp: Any, x: Array, target: DType, saturate: bool) -> Array:
         return _each(_writer(source), x, object)
     if source in STRINGS:
         through = _each(_read, x, np.float64) if target.is_float else _each(int, x, np.int64)
-        return convert(xp, through, target, saturate)
+        return convert(xp, through, target, saturate, round_mode)
+    if target is DType.FLOAT8E8M0:
+        return to_power_of_two(xp, x, saturate, round_mode)
     return compile_numpy(cast_expression(source, target, saturate), xp)(x)
+
+
+def to_power_of_two(xp: Any, x: Array, saturate: bool, round_mode: str) -> Array:
+    """Numbers as float8e8m0, an exponent from -127 to 127 and nothing else.
+
+    Rounds up, down, or to the nearest with ties up. What is too large or too small becomes the
+    largest or smallest power, without `saturate` NaN; negative numbers, which ONNX leaves open,
+    are NaN.
+    """
+    wide = x.astype(xp.float32)
+    fraction, exponent = xp.frexp(xp.abs(wide))  # fraction * 2**exponent, fraction in [1/2, 1)
+    rounds_up = fraction > (0.5 if round_mode == "up" else 1.0)
+    if round_mode == "nearest":
+        rounds_up = fraction >= 0.75
+    code = exponent.astype(xp.int32) - 1 + POWER_BIAS + rounds_up
+    code = xp.where(wide == 0, -1, xp.where(xp.isinf(wide), POWER_NAN, code))
+    if saturate:
+        code = xp.clip(code, 0, POWER_NAN - 1)
+    bad = xp.isnan(wide) | (wide < 0) | (code < 0) | (code > POWER_NAN)
+    return xp.where(bad, POWER_NAN, code).astype(xp.uint8).view(DType.FLOAT8E8M0.numpy)
 
 
 def _each(function: Callable[[Any], Any], x: Array, dtype: Any) -> Array:

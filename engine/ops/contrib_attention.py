@@ -22,7 +22,7 @@ from engine.ops.contrib_attention_core import (
     weights_of,
 )
 from engine.ops.contrib_common import MICROSOFT
-from engine.ops.quantization import integer_matmul
+from engine.ops.integer_products import integer_matmul
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import RowContext, RowState
 

@@ -240,20 +240,20 @@ class GatherBlockQuantized:
         places = xp.where(indices < 0, indices + size, indices)
         inside = (places >= 0) & (places < size)
         places = xp.where(inside, places, 0) if size else places
-        parts = [
-            None if x is None else xp.take(x, places, axis=axis) for x in (table, scales, zeros)
-        ]
-        codes = unpack(xp, parts[0], bits) if packed else parts[0]
+        codes = xp.take(table, places, axis=axis)
+        codes = unpack(xp, codes, bits) if packed else codes
         check_size(ctx, codes.shape, xp.float32)
         # Behind the gathered axis everything moves by the rank of the indices.
         blocked += places.ndim - 1 if blocked > axis else 0
         count, block = codes.shape[blocked], int(attributes["block_size"])
-        spread = _spread(xp, widen(xp, parts[1]), blocked, block, count)
+        factor = widen(xp, xp.take(scales, places, axis=axis))
+        factor = _spread(xp, factor, blocked, block, count)
         shift: Any = xp.float32((1 << (bits - 1)) if packed else 0)
-        if parts[2] is not None:
-            shift = unpack(xp, parts[2], bits) if packed else parts[2]
-            shift = _spread(xp, shift.astype(spread.dtype), blocked, block, count)
-        y = (codes.astype(spread.dtype) - shift) * spread
+        if zeros is not None:
+            own = xp.take(zeros, places, axis=axis)
+            own = unpack(xp, own, bits) if packed else own
+            shift = _spread(xp, own.astype(factor.dtype), blocked, block, count)
+        y = (codes.astype(factor.dtype) - shift) * factor
         shape = [1] * axis + list(inside.shape) + [1] * (table.ndim - axis - 1)
         return [narrow(xp.where(inside.reshape(shape), y, xp.float32(0)), scales.dtype)]
 

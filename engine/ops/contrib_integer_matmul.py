@@ -10,8 +10,9 @@ from engine.ir.types import Dim, TensorType
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_common import MICROSOFT
+from engine.ops.integer_products import integer_matmul, to_int32
 from engine.ops.linalg import matmul_flops, matmul_rows, matmul_shape
-from engine.ops.quantization import dynamic_quantize, integer_matmul, to_int32
+from engine.ops.quantization import dynamic_quantize
 from engine.ops.recurrent import LSTM, infer_recurrent, recurrent_flops, recurrent_rows
 from engine.ops.registry import operator
 from engine.ops.rows import RowContext, RowState

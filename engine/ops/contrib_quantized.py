@@ -9,10 +9,25 @@ from engine.ir.types import TensorType, broadcast_shapes
 from engine.ops.common import Array, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_common import MICROSOFT, broadcast_part, to_float, to_integer
+from engine.ops.quantization import DequantizeLinear, QuantizeLinear
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.row_rules import follow
 from engine.ops.rows import SIZES, RowContext, RowState, rows_on
 from engine.ops.softmax import softmax
+
+
+@operator("QuantizeLinear", since=1, domain=MICROSOFT)
+class OldQuantizeLinear(QuantizeLinear):
+    """ONNX's QuantizeLinear by axis, of types that older opsets of ONNX lack (16 and 4 bits)."""
+
+    attributes = {"axis": 1}
+
+
+@operator("DequantizeLinear", since=1, domain=MICROSOFT)
+class OldDequantizeLinear(DequantizeLinear):
+    """ONNX's DequantizeLinear by axis, of types that older opsets of ONNX lack (16 and 4 bits)."""
+
+    attributes = {"axis": 1}
 
 
 def _binary_infer(ctx: InferContext) -> Sequence[TensorType]:

@@ -21,9 +21,9 @@ from engine.ops.contrib_common import (
 )
 from engine.ops.conv import CONV_ATTRIBUTES, conv_shape
 from engine.ops.cores.pool import sum_pool, window_counts
+from engine.ops.integer_products import QLinearConv, integer_matmul, requantize
 from engine.ops.linalg import Gemm
 from engine.ops.pooling import POOL_ATTRIBUTES, MaxPool, pool_flops, pool_shape, resolve_pool
-from engine.ops.quantization import QLinearConv, integer_matmul, requantize
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.row_rules import follow, leading
 from engine.ops.rows import RowContext, RowState
