@@ -53,6 +53,8 @@ from engine.ops import (
     slicing,
     softmax,
     tensor_scatter,
+    text,
+    text_ngrams,
     unique,
 )
 from engine.ops.registry import REGISTRY, Operator, Registry
@@ -106,6 +108,8 @@ FAMILIES = (
     slicing,
     softmax,
     tensor_scatter,
+    text,
+    text_ngrams,
     unique,
 )
 

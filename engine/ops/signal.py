@@ -120,7 +120,7 @@ class DFT:
         else:
             along = _signal_axis(-2 if axis is None else ints(axis)[0], x.ndim)
         default = _default_length(x.shape[along], attributes)
-        points = int(default) if length is None else ints(length)[0]
+        points = ints([default] if length is None else length)[0]
         if points < 1:
             raise ValueError(f"a transform of {points} points; expected 1 at least")
         check_size(ctx, (*x.shape[:along], points, *x.shape[along + 1 : -1], 4), xp.float32)
