@@ -4,7 +4,7 @@ are called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from engine.ir.graph import Attribute, Graph, Node, Value
 from engine.limits import Deadline, Limits
 
 FunctionKey = tuple[str, str, str]
+FIRST_IDENTITY = 16  # the opset from which Identity takes values of every kind
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,20 @@ class _Scope:
     depth: int = 0
     names: Mapping[str, str] = field(default_factory=dict)  # a function's names -> the caller's
     prefix: str = ""  # of a function's other names
-    attributes: Mapping[str, AttributeProto] = field(default_factory=dict)
+    attributes: Mapping[str, _Argument] = field(default_factory=dict)
     calls: tuple[FunctionKey, ...] = ()
 
     def name(self, name: str) -> str:
         """Return the name that a value has in the graph being built."""
         return self.names.get(name, self.prefix + name) if name else name
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """An attribute, and where it was written: a graph that it holds uses the names of that place."""
+
+    proto: AttributeProto
+    scope: _Scope | None = None
 
 
 @dataclass
@@ -74,6 +83,7 @@ class GraphReader:
         self._deadline = deadline
         self._dims = DimNames()
         self._node_count = 0
+        self._prefixes: set[str] = set()  # nodes may share a name, what functions compute may not
 
     def read_main(self, proto: GraphProto) -> Graph:
         """Read the model's graph; types are only those declared, inference comes later."""
@@ -105,7 +115,8 @@ class GraphReader:
         available = scope.outer | own | building.constants.keys()
         nodes = sort_nodes(building.nodes, available, proto.name)
         outputs = [self._value(v, scope, may_be_untyped=True) for v in proto.output]
-        _check_unique([v.name for v in outputs], f"output of graph {proto.name!r}")
+        if scope.depth == 0:  # outputs of a body are told by their place, not by their name
+            _check_unique([v.name for v in outputs], f"output of graph {proto.name!r}")
         self._check_outputs(outputs, available | _produced(nodes), proto.name)
         return Graph(
             name=proto.name,
@@ -206,20 +217,23 @@ class GraphReader:
         into.constants[name] = constant_value(attributes, f"node {label!r}")
 
     def _read_attributes(self, proto: NodeProto, label: str, scope: _Scope) -> dict[str, Attribute]:
-        inner = replace(scope, depth=scope.depth + 1)
-        reader = AttributeReader(
-            self._tensor,
-            lambda sparse: read_sparse_tensor(sparse, self._external, self._limits.model_bytes),
-            lambda graph: self._read_graph(graph, inner),
-            lambda kind: read_type(kind, label, self._dims),
-        )
         found: dict[str, Attribute] = {}
         for attribute in proto.attribute:
             check_text(attribute.name, attribute.ref_attr_name)
-            resolved = _resolve(attribute, scope)
-            if resolved is not None:
-                found[attribute.name] = reader.read(resolved, f"node {label!r}")
+            argument = _resolve(attribute, scope)
+            if argument is not None:
+                own = replace(argument.scope or scope, depth=scope.depth + 1, outer=scope.outer)
+                reader = self._attribute_reader(own, label)
+                found[attribute.name] = reader.read(argument.proto, f"node {label!r}")
         return found
+
+    def _attribute_reader(self, scope: _Scope, label: str) -> AttributeReader:
+        return AttributeReader(
+            self._tensor,
+            lambda sparse: read_sparse_tensor(sparse, self._external, self._limits.model_bytes),
+            lambda graph: self._read_graph(graph, scope),
+            lambda kind: read_type(kind, label, self._dims),
+        )
 
     def _expand(
         self, call: NodeProto, function: FunctionProto, label: str, scope: _Scope, into: _Building
@@ -242,10 +256,11 @@ class GraphReader:
             opsets=_function_opsets(function, scope.opsets),
             depth=scope.depth,
             names=self._function_names(call, function, scope),
-            prefix=f"{label}/",
+            prefix=self._free_prefix(label),
             attributes=_arguments(call, function, scope),
             calls=(*scope.calls, key),
         )
+        into.nodes.extend(_handed_through(call, function, scope, inside, label))
         own = {inside.name(name) for node in function.node for name in node.output}
         self._read_nodes(function.node, replace(inside, outer=scope.outer | own), into)
 
@@ -257,13 +272,15 @@ class GraphReader:
             for formal, actual in zip(function.input, call.input, strict=False)
         )
         for formal, actual in zip(function.output, call.output, strict=False):
-            if actual and formal in names:
-                raise InvalidModel(
-                    f"function {function.name!r} returns its input {formal!r} unchanged"
-                )
-            if actual:
+            if actual and formal not in function.input:
                 names[formal] = scope.name(actual)
         return names
+
+    def _free_prefix(self, label: str) -> str:
+        while label in self._prefixes:
+            label += "'"
+        self._prefixes.add(label)
+        return f"{label}/"
 
 
 def _without_hiding(proto: GraphProto, scope: _Scope) -> _Scope:
@@ -282,24 +299,37 @@ def _without_hiding(proto: GraphProto, scope: _Scope) -> _Scope:
     return replace(scope, names=names)
 
 
-def _resolve(attribute: AttributeProto, scope: _Scope) -> AttributeProto | None:
+def _resolve(attribute: AttributeProto, scope: _Scope) -> _Argument | None:
     """Return the attribute that a reference inside a function means; None when the caller left it
     out.
     """
     if not attribute.ref_attr_name:
-        return attribute
+        return _Argument(attribute)
     return scope.attributes.get(attribute.ref_attr_name)
 
 
-def _arguments(
-    call: NodeProto, function: FunctionProto, scope: _Scope
-) -> dict[str, AttributeProto]:
-    values = {default.name: default for default in function.attribute_proto}
+def _arguments(call: NodeProto, function: FunctionProto, scope: _Scope) -> dict[str, _Argument]:
+    values = {default.name: _Argument(default) for default in function.attribute_proto}
     for attribute in call.attribute:
         resolved = _resolve(attribute, scope)
         if resolved is not None:
-            values[attribute.name] = resolved
+            values[attribute.name] = _Argument(resolved.proto, resolved.scope or scope)
     return values
+
+
+def _handed_through(
+    call: NodeProto, function: FunctionProto, scope: _Scope, inside: _Scope, label: str
+) -> Iterator[Node]:
+    """Yield what gives a call's outputs that the function takes unchanged from its inputs."""
+    for formal, actual in zip(function.output, call.output, strict=False):
+        if actual and formal in function.input:
+            source = inside.name(formal)
+            if not source:
+                raise InvalidModel(
+                    f"node {label!r}: it returns its input {formal!r}, left out here"
+                )
+            version = scope.opsets.get("", FIRST_IDENTITY)
+            yield Node("Identity", (source,), (scope.name(actual),), version=version, name=label)
 
 
 def _function_opsets(function: FunctionProto, outer: Mapping[str, int]) -> dict[str, int]:

@@ -407,8 +407,65 @@ def test_functions_defined_twice_or_called_wrongly_are_refused() -> None:
     refuse(with_function(body, body), "defined twice")
     call = node("F", ["x", "x"], ["y"], domain="my")
     refuse(model([call], [X], [Y], functions=[body], domains={"my": 1}), "more inputs")
-    same = function("F", ["a"], ["a"], [])
-    refuse(with_function(same), "returns its input")
+
+
+def test_functions_may_hand_inputs_through() -> None:
+    same = function("F", ["a", "b"], ["a"], [])
+    np.testing.assert_array_equal(run(with_function(same), x=normal(2, 4)), normal(2, 4))
+    refuse(with_function(function("F", ["a", "b"], ["b"], [])), "returns its input 'b', left out")
+
+
+def test_calls_that_share_a_name_keep_their_values_apart() -> None:
+    twice = function(
+        "F",
+        ["a"],
+        ["b"],
+        [helper.make_node("Exp", ["a"], ["t"]), helper.make_node("Neg", ["t"], ["b"])],
+    )
+    calls = [node("F", ["x"], ["h"], domain="my", name="call")]
+    calls += [node("F", ["h"], ["y"], domain="my", name="call")]
+    data = model(calls, [X], [Y], functions=[twice], domains={"my": 1})
+    x = normal(2, 4)
+    np.testing.assert_allclose(run(data, x=x), -np.exp(-np.exp(x)), rtol=1e-6)
+
+
+def test_overloads_are_told_apart() -> None:
+    one = function("F", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])])
+    other = function("F", ["a"], ["b"], [helper.make_node("Exp", ["a"], ["b"])], overload="exp")
+    for overload, want in (("", -normal(2, 4)), ("exp", np.exp(normal(2, 4)))):
+        call = node("F", ["x"], ["y"], domain="my", overload=overload)
+        data = model([call], [X], [Y], functions=[one, other], domains={"my": 1})
+        np.testing.assert_allclose(run(data, x=normal(2, 4)), want, rtol=1e-6)
+    call = node("F", ["x"], ["y"], domain="my", overload="nowhere")
+    with pytest.raises(UnsupportedOp):
+        graph_of(model([call], [X], [Y], functions=[one, other], domains={"my": 1}))
+
+
+def test_functions_may_have_bodies_with_references_and_take_bodies() -> None:
+    """`slope` is used inside a branch; `then` is a graph written where the function is called, so
+    that `t` in it is the caller's, not the function's.
+    """
+    inner = helper.make_graph([leaky()], "inner", [], [helper.make_empty_tensor_value_info("out")])
+    inner.node[0].input[0] = "a"
+    made = helper.make_node("If", ["c"], ["t"], else_branch=inner)
+    made.attribute.add(name="then_branch", ref_attr_name="then", type=onnx.AttributeProto.GRAPH)
+    f = function("F", ["a", "c"], ["t"], [made], attributes=["slope", "then"])
+    then = helper.make_graph(
+        [helper.make_node("Neg", ["t"], ["a"])],
+        "then",
+        [],
+        [helper.make_empty_tensor_value_info("a")],
+    )
+    nodes = [
+        node("Exp", ["x"], ["t"]),
+        node("F", ["x", "c"], ["y"], domain="my", slope=0.5, then=then, name="call"),
+    ]
+    flag = ("c", [], TensorProto.BOOL)
+    data = model(nodes, [X, flag], [Y], functions=[f], domains={"my": 1})
+    x = normal(2, 4)
+    np.testing.assert_allclose(run(data, x=x, c=np.array(True)), -np.exp(x), rtol=1e-6)
+    leaked = np.where(x < 0, x / 2, x)
+    np.testing.assert_allclose(run(data, x=x, c=np.array(False)), leaked, rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------ bodies and limits
