@@ -45,7 +45,7 @@ class _Scope:
 
 @dataclass(frozen=True)
 class _Argument:
-    """An attribute, and where it was written: a graph that it holds uses the names of that place."""
+    """An attribute and where it was written: a graph that it holds uses the names of that place."""
 
     proto: AttributeProto
     scope: _Scope | None = None
