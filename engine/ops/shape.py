@@ -359,34 +359,3 @@ class Identity:
     def rows(ctx: RowContext) -> Sequence[RowState]:
         """Items stay where they are."""
         return follow(ctx, lambda axis: axis)
-
-
-@operator("Dropout", since=(1, 6, 7, 10, 12, 13, 22))
-class Dropout:
-    """The input itself, as always when a model is served; the mask says that all was kept."""
-
-    attributes = {"consumed_inputs": (), "is_test": 1, "ratio": 0.5, "seed": 0}
-    rows = staticmethod(lambda ctx: follow(ctx, lambda axis: axis))
-
-    @staticmethod
-    def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the input; the mask is bool from opset 10 on."""
-        mask = ctx.type(0) if ctx.version < 10 else ctx.type(0).with_dtype(DType.BOOL)
-        training = ctx.constant(2)
-        if training is not None and bool(training.reshape(())):
-            ctx.unsupported(
-                "training_mode=true draws random numbers; export the model for inference"
-            )
-        return [ctx.type(0), mask][: ctx.n_outputs]
-
-    @staticmethod
-    def compute(
-        ctx: ComputeContext, x: Array, ratio: Array | None = None, training: Array | None = None
-    ) -> Sequence[Array]:
-        """No copy of the values."""
-        if training is not None and bool(training):
-            raise ValueError(
-                "training_mode=true draws random numbers; export the model for inference"
-            )
-        kind = x.dtype if ctx.version < 10 else bool
-        return [x, ctx.xp.ones(x.shape, dtype=kind)] if ctx.n_outputs > 1 else [x]
