@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as one operator (opset 23)."""
+"""Scaled dot-product attention as one operator (opset 23 and newer)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.ops.softmax import softmax
 QK_STAGES = ("scores", "capped", "masked", "weights")
 
 
-@operator("Attention", since=23)
+@operator("Attention", since=(23, 24, 25))
 class Attention:
     """`softmax(Q K' * scale + mask) V` per head, with grouped heads, a cache and a causal mask."""
 

@@ -218,6 +218,43 @@ class Upsample:
         return [_resample(ctx, x, _plans(ctx, x, None, factors, None), _simple(ctx.attributes))]
 
 
+@operator("Upsample", since=1, until=7)
+class UpsamplePlanes:
+    """Upsample of version 1: one factor for the height of images and one for their width."""
+
+    attributes = {"height_scale": REQUIRED, "mode": "nearest", "width_scale": REQUIRED}
+    rows = staticmethod(leading)
+
+    @staticmethod
+    def factors(ctx: InferContext | ComputeContext) -> tuple[float, ...]:
+        """One factor per axis."""
+        return (
+            1.0,
+            1.0,
+            float(ctx.attributes["height_scale"]),
+            float(ctx.attributes["width_scale"]),
+        )
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Height and width times their factors."""
+        x, factors = ctx.type(0), UpsamplePlanes.factors(ctx)
+        if not all(0 < factor < math.inf for factor in factors):
+            ctx.fail(f"factors must be positive, got {list(factors[2:])}")
+        if x.shape is None:
+            return [x]
+        if len(x.shape) != 4:
+            ctx.fail(f"expected images of rank 4, got shape {list(x.shape)}")
+        pairs = zip(x.shape, factors, strict=True)
+        return [x.with_shape(_scaled_dim(ctx, dim, factor) for dim, factor in pairs)]
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
+        """Nearest or linear, asymmetric coordinates."""
+        factors = ctx.xp.asarray(UpsamplePlanes.factors(ctx))
+        return [_resample(ctx, x, _plans(ctx, x, None, factors, None), _simple(ctx.attributes))]
+
+
 @operator("GridSample", since=(16, 20, 22))
 class GridSample:
     """An image read at the points of a grid."""

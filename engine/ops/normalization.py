@@ -13,6 +13,10 @@ from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.row_rules import follow, leading
 from engine.ops.rows import RowContext, RowState
 
+IS_TEST_UNTIL = 7  # BatchNormalization said in an attribute that it only serves
+TRAINING_MODE_SINCE = 14  # and from here on that it trains; in between, its outputs tell
+PER_CHANNEL_SINCE = 21  # GroupNormalization's scale and bias had an entry per group before
+
 
 def same_type(ctx: InferContext) -> Sequence[TensorType]:
     """The first output is like the first input."""
@@ -37,7 +41,7 @@ class BatchNormalization:
     attributes = {
         "consumed_inputs": (),
         "epsilon": 1e-5,
-        "is_test": 1,
+        "is_test": 0,
         "momentum": 0.9,
         "spatial": 1,
         "training_mode": 0,
@@ -45,15 +49,25 @@ class BatchNormalization:
     flops = staticmethod(_flops)
 
     @staticmethod
+    def trains(ctx: InferContext | ComputeContext | RowContext) -> bool:
+        """Whether the node takes statistics of its own: it says so, or asks for them."""
+        if ctx.version >= TRAINING_MODE_SINCE:
+            return bool(ctx.attributes["training_mode"])
+        is_test = ctx.version < IS_TEST_UNTIL and ctx.attributes["is_test"]
+        return len(ctx.node.outputs) > 1 and not is_test
+
+    @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the input; running statistics like those given, in training mode."""
-        if not ctx.attributes["spatial"]:
-            ctx.unsupported("spatial=0 (statistics per position) is not supported")
-        if ctx.attributes["training_mode"]:
-            return [ctx.type(0), ctx.type(3), ctx.type(4)][: ctx.n_outputs]
-        if ctx.n_outputs > 1:
-            ctx.unsupported("running statistics as outputs need training_mode=1 (opset 14)")
-        return [ctx.type(0)]
+        """Like the input; then running statistics, and in old versions those of the batch."""
+        x = ctx.type(0)
+        wanted = (1, 3) if ctx.version >= TRAINING_MODE_SINCE else (1, 5)
+        if not ctx.attributes["spatial"] and BatchNormalization.trains(ctx):
+            ctx.unsupported("statistics per position (spatial=0) cannot be taken in training mode")
+        if ctx.version >= TRAINING_MODE_SINCE and not ctx.attributes["training_mode"]:
+            wanted = (1, 1)
+        if not wanted[0] <= ctx.n_outputs <= wanted[1]:
+            ctx.fail(f"{ctx.n_outputs} outputs, expected at most {wanted[1]}")
+        return [x, ctx.type(3), ctx.type(4), ctx.type(3), ctx.type(4)][: ctx.n_outputs]
 
     @staticmethod
     def compute(
@@ -61,8 +75,9 @@ class BatchNormalization:
     ) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
-        if not ctx.attributes["training_mode"]:
-            return [_shift_scale(ctx, x, *_folded(ctx, scale, bias, mean, var))]
+        if not BatchNormalization.trains(ctx):
+            y = _shift_scale(ctx, x, *_folded(ctx, scale, bias, mean, var))
+            return [y, mean, var, mean, var][: ctx.n_outputs]
         axes = tuple(a for a in range(x.ndim) if a != 1)
         wide = widen(xp, x)
         own = [wide.mean(axis=axes), wide.var(axis=axes)]
@@ -72,13 +87,16 @@ class BatchNormalization:
             narrow(widen(xp, old) * keep + new * (1 - keep), old.dtype)
             for old, new in zip((mean, var), own, strict=True)
         ]
-        return [y, *running][: ctx.n_outputs]
+        batch = [narrow(new, old.dtype) for old, new in zip((mean, var), own, strict=True)]
+        return [y, *running, *batch][: ctx.n_outputs]
 
     @staticmethod
     def bind(ctx: ComputeContext) -> Kernel | None:
         """Fold fixed statistics into one factor and one summand per channel."""
         fixed = [ctx.constant(i) for i in range(1, 5)]
-        if ctx.attributes["training_mode"] or any(value is None for value in fixed):
+        if len(ctx.node.outputs) > 1 or BatchNormalization.trains(ctx):
+            return None
+        if any(value is None for value in fixed):
             return None
         factor, summand = _folded(ctx, *fixed)
         return lambda x, *_: [_shift_scale(ctx, x, factor, summand)]
@@ -86,8 +104,10 @@ class BatchNormalization:
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
         """Channels are shared; in training mode the statistics mix the items."""
-        if ctx.attributes["training_mode"]:
+        if len(ctx.node.outputs) > 1 or BatchNormalization.trains(ctx):
             return ctx.mixed("training mode takes statistics over the batch")
+        if not ctx.attributes["spatial"]:
+            return leading(ctx)
         return follow(ctx, lambda axis: None if axis == 1 else axis)
 
 
@@ -102,8 +122,12 @@ def _folded(
 
 def _shift_scale(ctx: ComputeContext, x: Array, factor: Array, summand: Array) -> Array:
     wide = widen(ctx.xp, x)
-    y = wide * _per_channel(factor, x).astype(wide.dtype)
-    y += _per_channel(summand, x).astype(wide.dtype)
+    if not ctx.attributes.get("spatial", 1) and factor.size == math.prod(x.shape[1:]):
+        factor, summand = (each.reshape(x.shape[1:]) for each in (factor, summand))
+    else:
+        factor, summand = (_per_channel(each, x) for each in (factor, summand))
+    y = wide * factor.astype(wide.dtype)
+    y += summand.astype(wide.dtype)
     return narrow(y, x.dtype)
 
 
@@ -131,24 +155,43 @@ class InstanceNormalization:
         return [narrow(y, x.dtype)]
 
 
-# Version 18 was withdrawn: its scale and bias, one per group, do what no framework does.
-@operator("GroupNormalization", since=21)
+@operator("GroupNormalization", since=(18, 21))
 class GroupNormalization:
-    """Standardize groups of channels of each image, then shift and scale."""
+    """Standardize groups of channels of each image, then shift and scale.
+
+    Scale and bias have one entry per channel; in version 18, which was withdrawn for that, one per
+    group.
+    """
 
     attributes = {"epsilon": 1e-5, "num_groups": REQUIRED, "stash_type": 1}
-    infer, rows, flops = staticmethod(same_type), staticmethod(leading), staticmethod(_flops)
+    rows, flops = staticmethod(leading), staticmethod(_flops)
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Like the input."""
+        x, groups = ctx.shape(0), int(ctx.attributes["num_groups"])
+        channels = x[1] if x is not None and len(x) > 1 else None
+        if groups < 1 or (isinstance(channels, int) and channels % groups):
+            ctx.fail(f"{channels} channels do not divide into {groups} groups")
+        return [ctx.type(0)]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, scale: Array, bias: Array) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp, groups = ctx.xp, int(ctx.attributes["num_groups"])
-        if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+        if x.ndim < 2 or x.shape[1] % groups:
             raise ValueError(f"{x.shape} does not divide into {groups} groups of channels")
-        grouped = widen(xp, x).reshape(x.shape[0], groups, -1)
-        y = standardize(xp, grouped, (2,), ctx.attributes["epsilon"]).reshape(x.shape)
-        factor, summand = widen(xp, scale), widen(xp, bias)
-        return [narrow(y * _per_channel(factor, x) + _per_channel(summand, x), x.dtype)]
+        expected = (groups if ctx.version < PER_CHANNEL_SINCE else x.shape[1],)
+        if scale.shape != expected or bias.shape != expected:
+            raise ValueError(f"scale {scale.shape} and bias {bias.shape}, expected {expected}")
+        size = math.prod(x.shape[1:]) // groups
+        grouped = widen(xp, x).reshape(x.shape[0], groups, size)
+        y = standardize(xp, grouped, (2,), ctx.attributes["epsilon"])
+        if ctx.version < PER_CHANNEL_SINCE:
+            y = y * widen(xp, scale)[:, None] + widen(xp, bias)[:, None]
+            return [narrow(y.reshape(x.shape), x.dtype)]
+        y = y.reshape(x.shape) * _per_channel(widen(xp, scale), x)
+        return [narrow(y + _per_channel(widen(xp, bias), x), x.dtype)]
 
 
 def _trailing(x_rank: int, axis: int) -> tuple[int, ...]:

@@ -112,6 +112,21 @@ def test_resize_and_upsample_of_old(mode):
     check_node("Resize", X, scales(1, 1, 0.5, 0.5), opset=10, mode="nearest", atol=0)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_upsample_of_opset_1(mode):
+    attributes = {"height_scale": 2.0, "width_scale": 1.5, "mode": mode}
+    case = NodeCase("Upsample", [X], attributes, 1)
+    later = {"scales": [1.0, 1.0, 2.0, 1.5], "mode": {"bilinear": "linear"}.get(mode, mode)}
+    (expected,) = NodeCase("Upsample", [X], later, 7).run_runtime()
+    for dims in ("static", "symbolic"):
+        np.testing.assert_allclose(case.run_engine(dims)[0], expected, rtol=1e-5, atol=1e-6)
+    for wrong in ({"height_scale": 0.0}, {"width_scale": float("nan")}):
+        with pytest.raises(InvalidModel, match="factors"):
+            NodeCase("Upsample", [X], {**attributes, **wrong}, 1).graph()
+    with pytest.raises(InvalidModel, match="rank 4"):
+        NodeCase("Upsample", [X[0]], attributes, 1).graph()
+
+
 def test_resize_in_other_types():
     half = X.astype(np.float16)
     check_node("Resize", half, None, scales(1, 1, 2, 2), mode="linear", rtol=1e-2, atol=1e-2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.errors import InvalidModel, UnsupportedOp
+from engine.errors import InvalidModel, RunFailed, UnsupportedOp
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, floats, row_states
 
 SHAPES = [(2, 4, 5, 3), (3, 4, 6), (1, 4, 2, 3, 2), (0, 4, 3)]
@@ -42,12 +42,59 @@ def test_batch_normalization_in_training_mode_takes_its_own_statistics():
     assert not state.is_rows
 
 
-def test_batch_normalization_per_position_is_refused():
+@pytest.mark.parametrize("opset", [7, 8])
+@pytest.mark.parametrize("fixed", [(), (1, 2, 3, 4)])
+def test_batch_normalization_per_position(opset, fixed):
+    given = [floats(4, 3, 5, seed=i) for i in range(3)] + [np.abs(floats(4, 3, 5, seed=3)) + 0.1]
+    x = floats(2, 4, 3, 5, seed=9)
+    check_node("BatchNormalization", x, *given, opset=opset, fixed=fixed, spatial=0)
+    case = NodeCase("BatchNormalization", [floats(3, 4, 3, 5), *given], {"spatial": 0}, opset)
+    assert check_rows(case, (0,))[0].is_rows
+
+
+@pytest.mark.parametrize("opset", [6, 7, 9])
+def test_old_batch_normalization_trains_when_its_statistics_are_asked_for(opset):
+    x, given = floats(3, 4, 5, seed=9), statistics(4)
+    old = {"consumed_inputs": [0, 0]} if opset < 6 else {}
+    case = NodeCase("BatchNormalization", [x, *given], {"momentum": 0.8, **old}, opset, outputs=5)
+    new = NodeCase(
+        "BatchNormalization", [x, *given], {"momentum": 0.8, "training_mode": 1}, 14, outputs=3
+    )
+    results = case.run_engine()
+    for ours, expected in zip(results, new.run_engine(), strict=False):
+        np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_allclose(results[3], x.mean((0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(results[4], x.var((0, 2)), rtol=1e-5)
+    assert not row_states(case, (0,))[0].is_rows
+
+
+def test_old_batch_normalization_that_only_serves():
+    x, given = floats(3, 4, 5, seed=9), statistics(4)
+    case = NodeCase("BatchNormalization", [x, *given], {"is_test": 1}, 6, outputs=5)
+    y, mean, *_ = case.run_engine()
+    (plain,) = NodeCase("BatchNormalization", [x, *given], {}, 9).run_engine()
+    np.testing.assert_array_equal(y, plain)
+    np.testing.assert_array_equal(mean, given[2])
+
+
+def test_batch_normalization_errors():
     inputs = [floats(2, 4, 3), *statistics(4)]
     with pytest.raises(UnsupportedOp, match="spatial"):
-        NodeCase("BatchNormalization", inputs, {"spatial": 0}, opset=7).graph()
-    with pytest.raises(UnsupportedOp, match="training_mode"):
-        NodeCase("BatchNormalization", inputs, {}, outputs=2).graph()
+        NodeCase("BatchNormalization", inputs, {"spatial": 0}, 7, outputs=5).graph()
+    with pytest.raises(InvalidModel, match="outputs"):
+        NodeCase("BatchNormalization", inputs, {}, 15, outputs=2).graph()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_group_normalization_of_opset_18_has_a_scale_per_group(dtype):
+    inputs = [floats(2, 6, 3, 2, dtype=dtype), floats(3, dtype=dtype), floats(3, dtype=dtype)]
+    loose = 1e-2 if dtype == np.float16 else 1e-5
+    check_node("GroupNormalization", *inputs, opset=18, num_groups=3, rtol=loose, atol=loose)
+    with pytest.raises(RunFailed, match="scale"):
+        wrong = [inputs[0], floats(6), floats(6)]
+        NodeCase("GroupNormalization", wrong, {"num_groups": 3}, 18).run_engine()
+    with pytest.raises(InvalidModel, match="groups"):
+        NodeCase("GroupNormalization", inputs, {"num_groups": 4}, 18).graph()
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
