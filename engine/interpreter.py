@@ -101,6 +101,7 @@ class GraphPlan:
             self._template[self._slots[name]] = _frozen(graph.constant(name), xp)
         self._feeds = tuple((name, self._slots[name]) for name in graph.input_names)
         self._captured = tuple(self._slots[name] for name in captured)
+        self._bodies: list[GraphPlan] = []
         self._kernels = {id(node): self._prepare(node) for node in graph.nodes}
         self._sizes = SizeGuard(graph, self._limit_bytes)
         self._schedules: dict[tuple[str, ...], Schedule] = {}
@@ -143,8 +144,9 @@ class GraphPlan:
         return [slots[slot] for _, slot in self._whole.fetched]
 
     def memory(self) -> dict[str, int]:
-        """Return bytes of fixed values; this plan has neither an arena nor code of its own."""
+        """Return bytes of fixed values, bodies included; there is neither an arena nor code."""
         weights = sum(map(value_bytes, self._template))
+        weights += sum(body.memory()["weights_bytes"] for body in self._bodies)
         return {"weights_bytes": weights, "arena_bytes": 0, "code_bytes": 0}
 
     # ------------------------------------------------------------------------------ the walk
@@ -207,6 +209,7 @@ class GraphPlan:
             name: GraphPlan(body, xp=self._xp, registry=self._registry, limits=self._limits)
             for name, body in node.bodies
         }
+        self._bodies += bodies.values()
         if bodies:
             captured = tuple(types.get(name) for name in node.captured)
             return _body_kernel(op, ctx, bodies, captured, self._limit_bytes), op

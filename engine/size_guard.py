@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from engine.dtypes import DType
-from engine.errors import ResourceLimit
+from engine.errors import InvalidModel, ResourceLimit, RunFailed
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import SymDim, TensorType, element_count, evaluate, symbols_of
 from engine.ir.value_types import ValueType
@@ -80,7 +80,11 @@ def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guar
             symbolic=[_as_integers(v) for v in inputs],
             version=node.version,
         )
-        for kind in op.infer(ctx):
+        try:
+            kinds = op.infer(ctx)
+        except InvalidModel as error:  # these values are at fault: others may fit
+            raise RunFailed(node.label, node.op, str(error)) from error
+        for kind in kinds:
             need = _known_bytes(kind, {})
             if need is not None and need > limit_bytes:
                 where = f"node {node.label!r} ({node.op})"

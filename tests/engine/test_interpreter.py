@@ -202,6 +202,8 @@ def test_sizes_that_only_values_tell_are_refused_before_their_node() -> None:
         types={"x": real(N, 4), "shape": shape, "b": real(symbol("p"), symbol("q"), symbol("r"))},
     )
     plan = GraphPlan(graph, limits=Limits(run_bytes=MIB))
+    with pytest.raises(RunFailed, match="grow"):
+        plan.run({"x": X, "shape": np.array([3, 5, 4])})
     huge = np.array([1 << 40, 2, 4], np.int64)
     with pytest.raises(ResourceLimit, match="grow"):
         plan.run({"x": X, "shape": huge})
@@ -384,6 +386,8 @@ def test_plans_tell_their_memory() -> None:
     graph = graph_of([node("Add", "x w", "a")], ["a"], initializers={"w": np.zeros(4, np.float32)})
     memory = GraphPlan(graph).memory()
     assert memory == {"weights_bytes": 16, "arena_bytes": 0, "code_bytes": 0}
+    graph, registry = body_graph()
+    assert GraphPlan(graph, registry=registry).memory()["weights_bytes"] == 4
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
