@@ -1,4 +1,7 @@
-"""Identity elimination: nodes whose output is their first input, whatever the values are."""
+"""Identity elimination: nodes whose output is one of their inputs, whatever the values are.
+
+Left alone: x + 0.0, which makes 0 of -0, and x * 0, which is NaN for some x.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ def eliminate_identity(graph: Graph, ctx: PassContext) -> Graph:
     names: dict[str, str] = {}
     removed: set[int] = set()
     for node in graph.nodes:
-        if _is_no_op(graph, node, ctx) and node.outputs[0] not in graph.output_names:
-            names[node.outputs[0]] = node.inputs[0]
+        source = _source(graph, node, ctx)
+        if source is not None and node.outputs[0] not in graph.output_names:
+            names[node.outputs[0]] = source
             removed.add(id(node))
     return _rename_producers(redirect(graph, names, removed) if removed else graph, ctx)
 
@@ -34,9 +38,9 @@ def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
     names: dict[str, str] = {}
     removed: set[int] = set()
     for node in graph.nodes:
-        source = node.inputs[0] if node.inputs else ""
+        source = _source(graph, node, ctx)
         if (
-            _is_no_op(graph, node, ctx)
+            source is not None
             and source in graph.producers
             and source not in graph.output_names
             and source not in names
@@ -50,6 +54,22 @@ def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
     return graph.replace(
         nodes=nodes, types={n: t for n, t in graph.types.items() if n not in names}
     )
+
+
+def _source(graph: Graph, node: Node, ctx: PassContext) -> str | None:
+    """Return the input that the node's output is, or None."""
+    if _is_no_op(graph, node, ctx):
+        return node.inputs[0]
+    neutral = NEUTRAL.get(node.op) if node.domain == "" else None
+    if neutral is None or len(node.inputs) != 2 or not all(node.inputs) or node.version < 7:
+        return None
+    a, b = node.inputs
+    for name, other in ((a, b), (b, a)) if node.op in COMMUTATIVE else ((a, b),):
+        value = fixed(graph, other)
+        kept = graph.types.get(name) == graph.types.get(node.outputs[0])
+        if kept and value is not None and value.size and neutral(value):
+            return name if _shape(graph, name) is not None else None
+    return None
 
 
 def _is_no_op(graph: Graph, node: Node, ctx: PassContext) -> bool:
@@ -114,6 +134,10 @@ def _one_input(graph: Graph, node: Node, attributes: Attributes) -> bool:
     return len(node.inputs) == 1
 
 
+def _unbounded(graph: Graph, node: Node, attributes: Attributes) -> bool:
+    return node.version >= 11 and not any(node.inputs[1:])
+
+
 def _resize(graph: Graph, node: Node, attributes: Attributes) -> bool:
     scales = fixed(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     return scales is not None and scales.size > 0 and bool((scales == 1).all())
@@ -143,4 +167,37 @@ RULES: dict[str, Callable[[Graph, Node, Attributes], bool]] = {
     "Min": _one_input,
     "Mean": _one_input,
     "Resize": _resize,
+    "Split": _same_shape,
+    "Clip": _unbounded,
 }
+
+
+def _ones(value: np.ndarray) -> bool:
+    return value.dtype != object and bool((value == 1).all())
+
+
+def _zeros(value: np.ndarray) -> bool:
+    """0 may be taken off any number; -0 stays -0."""
+    if value.dtype == object or not (value == 0).all():
+        return False
+    return value.dtype.kind in "iu" or not np.signbit(value.astype(np.float64)).any()
+
+
+def _minus_zeros(value: np.ndarray) -> bool:
+    """-0 may be added to any number; 0 would make 0 of -0."""
+    if value.dtype == object or not (value == 0).all():
+        return False
+    return value.dtype.kind in "iu" or bool(np.signbit(value.astype(np.float64)).all())
+
+
+# A fixed second operand that changes nothing, whatever the first is; bools are "and" and "or".
+NEUTRAL: dict[str, Callable[[np.ndarray], bool]] = {
+    "Mul": _ones,
+    "Div": _ones,
+    "Pow": _ones,
+    "Add": _minus_zeros,
+    "Sub": _zeros,
+    "And": _ones,
+    "Or": lambda value: not value.any(),
+}
+COMMUTATIVE = frozenset({"Mul", "Add", "And", "Or"})

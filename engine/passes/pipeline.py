@@ -12,6 +12,7 @@ from engine.ir.verify import verify_graph
 from engine.ops.registry import Registry
 from engine.passes.activation_fusion import fuse_activations
 from engine.passes.attention_fusion import fuse_attention
+from engine.passes.bodies import rewrite_everywhere
 from engine.passes.cast_elimination import eliminate_casts
 from engine.passes.common_subexpression_elimination import eliminate_common_subexpressions
 from engine.passes.constant_folding import fold_constants
@@ -38,15 +39,16 @@ O1: Pipeline = (
     ("common_subexpression_elimination", eliminate_common_subexpressions),
     ("dead_code", eliminate_dead_code),
 )
+# What exporters wrote out is recognised before transpositions move and chains fuse.
 O2: Pipeline = (
     *O1,
-    ("transpose_elimination", eliminate_transposes),
-    ("leftovers_of_transposes", eliminate_identity),
-    ("conv_bn_fusion", fuse_conv_bn),
     ("activation_fusion", fuse_activations),
     ("norm_fusion", fuse_norms),
     ("softmax_fusion", fuse_softmax),
     ("attention_fusion", fuse_attention),
+    ("transpose_elimination", eliminate_transposes),
+    ("leftovers_of_transposes", eliminate_identity),
+    ("conv_bn_fusion", fuse_conv_bn),
     ("matmul_add_fusion", fuse_matmul_add),
     ("elementwise_fusion", fuse_elementwise),
     ("epilogue_fusion", fuse_epilogues),
@@ -74,7 +76,10 @@ def run_pipeline(
 
 def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
     try:
-        result = apply(graph, ctx)
+        if apply is fold_constants:  # walks through bodies itself, with what it knows around them
+            result = apply(graph, ctx)
+        else:
+            result = rewrite_everywhere(graph, lambda each: apply(each, ctx))
         verify_graph(result, known=lambda node: _is_known(ctx.registry, node))
     except GraphInvalid as error:
         raise GraphInvalid(f"after pass {name}: {error}") from error

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import Dim, Shape
+from engine.passes.consecutive_gather import reshape_consecutive_gathers
 from engine.passes.context import PassContext
 from engine.passes.rewriting import (
     fixed,
@@ -31,6 +32,7 @@ LONGEST = 16  # of a chain that is looked through
 
 def eliminate_reshapes(graph: Graph, ctx: PassContext) -> Graph:
     """Replace what leads back, and shorten what leads on."""
+    graph = reshape_consecutive_gathers(graph)
     changes: dict[int, Node | None] = {}
     targets: dict[str, Array] = {}
     for node in graph.nodes:
