@@ -264,11 +264,21 @@ def _follow_values(
             or value is None
             or value.size > SYMBOLIC_ELEMENTS
             or kind.dtype not in COUNTING
+            or not _fits(value, kind.dtype)
         ):
             continue
         scope.symbolic[name] = value
         if not any(isinstance(d, SymDim) for d in value.flat):
             scope.constants[name] = value.astype(kind.dtype.numpy)
+
+
+def _fits(value: np.ndarray, dtype: DType) -> bool:
+    """Whether plain numbers stay within their type; beyond it a run wraps, and they are unknown."""
+    if dtype is DType.BOOL:
+        return True
+    bounds = np.iinfo(dtype.numpy)
+    numbers = (d for d in value.flat if not isinstance(d, SymDim))
+    return all(bounds.min <= d <= bounds.max for d in numbers)
 
 
 def _known_outputs(node: Node, scope: Scope) -> list[Array | None] | None:

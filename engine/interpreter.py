@@ -44,6 +44,7 @@ class RunState:
 
     control: RunControl
     alive_bytes: int = 0
+    passes: int = 0  # of all bodies together: loops in loops multiply
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +133,11 @@ class GraphPlan:
         self, state: RunState, captured: Sequence[Array], inputs: Sequence[Array]
     ) -> list[Array]:
         """Run as a body: positional inputs, values of the captured names, the state of the run."""
+        state.passes += 1
+        if state.passes > self._limits.loop_iterations:
+            limit = self._limits.loop_iterations
+            need = f"more than {limit} passes through bodies"
+            raise ResourceLimit(f"body {self.graph.name!r}", need, f"loop_iterations={limit}")
         slots = self._template.copy()
         for (_, slot), value in zip(self._feeds, inputs, strict=True):
             slots[slot] = value

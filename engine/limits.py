@@ -31,7 +31,7 @@ class Limits:
         nesting: Depth of subgraphs and of functions that call functions.
         load_s: Wall-clock seconds from the file to a runnable model.
         run_bytes: Bytes alive at once during a run; None is a quarter of the container's memory.
-        loop_iterations: Iterations of one Loop or Scan.
+        loop_iterations: Passes through the bodies of one run, those of loops in loops included.
         fold_bytes: Largest constant that folding may create.
     """
 

@@ -18,7 +18,11 @@ from typing import Union
 
 Dim = Union[int, "SymDim"]
 
-MAX_TERMS = 512  # a polynomial beyond this is no dim of a real model; it would only burn time
+# A polynomial beyond these is no dim of a real model; it would only burn time. Squaring a dim again
+# and again needs few nodes and gives powers that no machine could write down.
+MAX_TERMS = 512
+MAX_DEGREE = 64
+MAX_COEFFICIENT = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,8 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
 def _from_terms(terms: Iterable[tuple[Monomial, int]]) -> Dim:
     collected: dict[Monomial, int] = {}
     for atoms, coefficient in terms:
+        if len(atoms) > MAX_DEGREE or abs(coefficient) > MAX_COEFFICIENT:
+            raise OverflowError(f"a dimension has powers above {MAX_DEGREE} or huge factors")
         collected[atoms] = collected.get(atoms, 0) + coefficient
         if len(collected) > MAX_TERMS:
             raise OverflowError(f"a dimension expression has more than {MAX_TERMS} terms")
