@@ -31,6 +31,8 @@ SYMBOLIC_ELEMENTS = 1024  # integers beyond this are data, not shapes
 COUNTING = SIGNED_INTEGERS | {DType.BOOL}
 IMPORT_FOLD_BYTES = 8192
 FOLD_FLOPS = 1e9
+DEEP = 3  # bodies inside of that many others are typed again for every look at one of those
+MANY_DEEP_WALKS = 1000
 # Sizes of the outputs depend on values, but never exceed a small multiple of the inputs'.
 BOUNDED_BY_INPUT = frozenset({"NonZero", "Compress", "Unique"})
 
@@ -80,6 +82,8 @@ class Walk:
         self.deadline = deadline
         self.budget = budget
         self.folded = 0
+        self._depth = 0
+        self._deep_walks = 0
         self._taken: set[str] = set()  # every name of the graph; only inlining needs to know
 
     def run(
@@ -164,7 +168,10 @@ class Walk:
             body: Graph, given: Sequence[ValueType | None], fixed: Sequence[Array | None] = ()
         ) -> BodyFacts:
             inner = scope.inner()
+            self._depth += 1
+            self._deep_walks += self._depth > DEEP
             typed = self.run(body, inner, given, fixed)
+            self._depth -= 1
             for key, original in node.bodies:
                 if original is body:
                     bodies[key] = typed
@@ -174,7 +181,8 @@ class Walk:
                 [v.type for v in outputs], [inner.constants.get(v.name) for v in outputs]
             )
 
-        return replace(ctx, infer_body=infer_body)
+        is_late = self._deep_walks > MANY_DEEP_WALKS
+        return replace(ctx, infer_body=infer_body, hurried=is_late)
 
     def _evaluate(
         self, operator: Operator, ctx: InferContext, kinds: Sequence[ValueType]

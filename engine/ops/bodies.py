@@ -95,7 +95,8 @@ def carried_types(
     symbols, then shapes that still change are given up. A widened symbol stands for another number
     in each pass.
     """
-    given, loose = list(states), frozenset[str]()
+    given = [_shapeless(kind) for kind in states] if ctx.hurried else list(states)
+    loose = frozenset[str]()
     known = frozenset[str]().union(*map(symbols_in, states))
     for turn in itertools.count():
         facts = infer_body(ctx, body, [*before, *given, *after], fixed)

@@ -43,6 +43,8 @@ class InferContext:
         infer_body: Types a body graph's outputs from its inputs' types (None keeps what the body
             declares) and, if given, from fixed values of some inputs (None for the others). Of
             several calls the last one counts: it decides what the body looks like from now on.
+        hurried: Whether bodies in bodies have been typed so often already that one look at each
+            has to do: otherwise, time would grow exponentially with their depth.
     """
 
     node: Node
@@ -52,6 +54,7 @@ class InferContext:
     symbolic: Sequence[np.ndarray | None]
     version: int
     infer_body: BodyInference | None = None
+    hurried: bool = False
 
     @property
     def n_outputs(self) -> int:

@@ -17,6 +17,7 @@ from engine.ir.types import Dim, TensorType, ceildiv
 from engine.ir.value_types import (
     SequenceType,
     ValueType,
+    all_varying,
     join_types,
     refreshed,
     varying_dim,
@@ -325,8 +326,11 @@ class SequenceMap:
         given = [refreshed(k.element) if isinstance(k, SequenceType) else k for k in kinds]
         if len(body.outputs) < ctx.n_outputs:
             ctx.fail(f"its body has {len(body.outputs)} outputs for {ctx.n_outputs}")
+        one = infer_body(ctx, body, given).types
+        if ctx.hurried:
+            return [SequenceType(all_varying(kind), first.length) for kind in one]
         # What the body computes anew each time differs between two looks at it.
-        one, other = (infer_body(ctx, body, given).types for _ in range(2))
+        other = infer_body(ctx, body, given).types
         pairs = zip(one, other, strict=True)
         return [SequenceType(joined(ctx, a, b), first.length) for a, b in pairs]
 

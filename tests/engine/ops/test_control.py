@@ -378,7 +378,7 @@ def test_a_running_loop_can_be_cancelled() -> None:
 def test_loops_in_loops_are_typed_in_time() -> None:
     """Each level's states change their shape, so that every level is walked several times."""
     body = [node("Unsqueeze", ["s0", "front"], ["t0"]), node("Identity", ["go"], ["on"])]
-    for _ in range(9):
+    for _ in range(20):
         inside = graph(
             body, [*ITERATION, tensor("s0", None)], untyped("on", "t0"), front=np.array([0])
         )
@@ -391,10 +391,9 @@ def test_loops_in_loops_are_typed_in_time() -> None:
         [tensor("x", ["N", 3]), tensor("m", [], INT64)],
         untyped("y"),
     )
-    try:
-        graph_of(data, Limits(load_s=2))
-    except ResourceLimit as error:
-        assert "load_s" in str(error)
+    start = time.process_time()
+    graph_of(data)
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(
