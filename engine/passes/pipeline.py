@@ -25,6 +25,7 @@ from engine.passes.identity_elimination import eliminate_identity
 from engine.passes.matmul_add_fusion import fuse_matmul_add
 from engine.passes.norm_fusion import fuse_norms
 from engine.passes.reshape_elimination import eliminate_reshapes
+from engine.passes.sequence_elimination import eliminate_sequences
 from engine.passes.softmax_fusion import fuse_softmax
 from engine.passes.transpose_elimination import eliminate_transposes
 
@@ -32,6 +33,7 @@ Pipeline = tuple[tuple[str, Pass], ...]
 
 O0: Pipeline = ()
 O1: Pipeline = (
+    ("sequence_elimination", eliminate_sequences),
     ("constant_folding", fold_constants),
     ("cast_elimination", eliminate_casts),
     ("reshape_elimination", eliminate_reshapes),
