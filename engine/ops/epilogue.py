@@ -142,6 +142,9 @@ def _compute(ctx: ComputeContext, *inputs: Array | None) -> Sequence[Array]:
 
 def _bind(ctx: ComputeContext) -> Kernel | None:
     """Bind the contraction; let the expression work in place on its result."""
+    # Of what a body captures, only a run tells the types.
+    if any(t is None and name for t, name in zip(ctx.types, ctx.node.inputs, strict=False)):
+        return None
     if not ctx.types:
         return None
     count = _operands(ctx.attributes, len(ctx.types))
