@@ -57,6 +57,7 @@ from engine.ops import (
     tensor_scatter,
     text,
     text_ngrams,
+    text_tokenizer,
     unique,
 )
 from engine.ops.registry import REGISTRY, Operator, Registry
@@ -114,6 +115,7 @@ FAMILIES = (
     tensor_scatter,
     text,
     text_ngrams,
+    text_tokenizer,
     unique,
 )
 

@@ -33,7 +33,8 @@ class Lookup:
             self._places = {key: i for i, key in enumerate(keys.tolist())}
             return
         # NaN equals nothing, yet a key of NaN stands for every NaN.
-        nans = np.flatnonzero(np.isnan(keys)) if keys.dtype.kind == "f" else ()
+        is_nan = np.isnan(keys) if keys.dtype.kind == "f" else np.zeros(len(keys), bool)
+        nans = np.flatnonzero(is_nan)
         self._nan = int(nans[-1]) if len(nans) else self._missing
         order = np.argsort(keys, kind="stable")
         order = order[: len(keys) - len(nans)]

@@ -221,7 +221,7 @@ def _decisions(ctx: ComputeContext, rows: np.ndarray) -> np.ndarray:
         kernels[:, own[i]] @ weights[j - 1, own[i]] + kernels[:, own[j]] @ weights[i, own[j]]
         for i, j in combinations(range(classes), 2)
     ]
-    return np.stack(found, axis=1) + np.asarray(attributes["rho"], rows.dtype)
+    return np.asarray(np.stack(found, axis=1) + np.asarray(attributes["rho"], rows.dtype))
 
 
 def _votes(decisions: np.ndarray, classes: int) -> np.ndarray:

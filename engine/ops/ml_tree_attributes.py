@@ -161,7 +161,7 @@ def _missing(attributes: Mapping[str, Any], count: int) -> np.ndarray:
     name = "nodes_missing_value_tracks_true"
     if not attributes[name]:
         return np.zeros(count, bool)
-    return _column(attributes, name, count) != 0
+    return _column(attributes, name, count).astype(bool)
 
 
 def _mode_numbers(names: Sequence[str], count: int) -> np.ndarray:

@@ -23,13 +23,14 @@ CASES: dict[str, Callable[[str], str]] = {"LOWER": str.lower, "UPPER": str.upper
 STRING_BYTES = 64  # about what a small string takes beside its place in the array
 
 
-def _check_strings(ctx: InferContext, *inputs: int) -> None:
+def check_strings(ctx: InferContext, *inputs: int) -> None:
+    """Refuse inputs that hold anything but strings."""
     for i in inputs:
         if ctx.dtype(i) is not DType.STRING:
             ctx.fail(f"input {i} must hold strings, it is {ctx.type(i)}")
 
 
-def _objects(values: Sequence[object], shape: tuple[int, ...]) -> np.ndarray:
+def string_array(values: Sequence[object], shape: tuple[int, ...]) -> np.ndarray:
     """Return strings as an array of a shape; numpy must not look inside of them."""
     found = np.empty(len(values), object)
     found[:] = values
@@ -54,7 +55,7 @@ class StringNormalizer:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """[C] or [1, C], with C as only running tells where there are stop words."""
-        _check_strings(ctx, 0)
+        check_strings(ctx, 0)
         if ctx.attributes["case_change_action"] not in CASES:
             action = ctx.attributes["case_change_action"]
             ctx.fail(f"case_change_action is {action!r}; expected one of {', '.join(CASES)}")
@@ -81,7 +82,7 @@ class StringNormalizer:
         stopwords = {key(word) for word in ctx.attributes["stopwords"]}
         kept = [change(word) for word in x.reshape(-1).tolist() if key(word) not in stopwords]
         kept = kept or [""]
-        return [_objects(kept, (1, len(kept)) if x.ndim == 2 else (len(kept),))]
+        return [string_array(kept, (1, len(kept)) if x.ndim == 2 else (len(kept),))]
 
 
 def _is_number(dim: Dim) -> bool:
@@ -98,7 +99,7 @@ class StringSplit:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The largest number of parts only running tells."""
-        _check_strings(ctx, 0)
+        check_strings(ctx, 0)
         if ctx.attributes["maxsplit"] is not None and ctx.attributes["maxsplit"] < 0:
             ctx.fail(f"maxsplit is {ctx.attributes['maxsplit']}; it must not be negative")
         x = ctx.type(0)
@@ -118,7 +119,7 @@ class StringSplit:
         width = int(counts.max(initial=0))
         check_size(ctx, (*x.shape, width), object)
         padded = [part for parts in split for part in (*parts, *[""] * (width - len(parts)))]
-        return [_objects(padded, (*x.shape, width)), counts][: ctx.n_outputs]
+        return [string_array(padded, (*x.shape, width)), counts][: ctx.n_outputs]
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
@@ -139,7 +140,7 @@ class StringConcat:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """As broadcasting gives."""
-        _check_strings(ctx, 0, 1)
+        check_strings(ctx, 0, 1)
         return [TensorType(DType.STRING, broadcast_shapes(ctx.shape(0), ctx.shape(1)))]
 
     @staticmethod
@@ -161,7 +162,7 @@ class RegexFullMatch:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """bool in the same shape; a pattern that RE2 would refuse is the model's fault."""
-        _check_strings(ctx, 0)
+        check_strings(ctx, 0)
         try:
             Regex(ctx.attributes["pattern"])
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Matches whole texts against regular expressions, in time linear in the text.
+"""Matches texts against regular expressions; whole ones in time linear in the text.
 
 The pattern becomes a nondeterministic automaton (K. Thompson, "Regular expression search
 algorithm", 1968), all of whose states are followed at once; steps that were taken before are looked
@@ -8,9 +8,11 @@ is bounded, and so is the work that a call may do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.ops.cores import regex_syntax as syntax
+from engine.ops.cores.regex_sets import WORD_CHARS, Chars
 
 MAX_STATES = 5000
 MAX_STEPS = 50_000  # of building, which repeats of nothing take too
@@ -26,7 +28,7 @@ class TooMuchWork(Exception):
 class _State:
     """Reads a character of `chars`, or checks a place, or goes on for nothing."""
 
-    chars: syntax.Chars | None = None
+    chars: Chars | None = None
     place: str | None = None
     out: list[int] = field(default_factory=list)
 
@@ -42,6 +44,7 @@ class Regex:
         self._start = self._build(syntax.parse(pattern), self._end)
         self._has_places = any(state.place for state in self._states)
         self._remembered: dict[tuple[frozenset[int], int, str], frozenset[int]] = {}
+        self._accepting: dict[tuple[frozenset[int], int], bool] = {}
         self._visits = 0
 
     def matches(self, text: str) -> bool:
@@ -59,12 +62,62 @@ class Regex:
             before = char
         return self._end in self._closed(current, before, "")
 
+    def find_all(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where parts of the text match: the leftmost, of those the longest, none empty."""
+        self._visits = at = 0
+        while at < len(text):
+            end = self._longest(text, at)
+            if end > at:
+                yield at, end
+            at = max(end, at + 1)
+
+    def _longest(self, text: str, start: int) -> int:
+        """Return where the longest match from `start` on ends, -1 when there is none."""
+        current, best = frozenset((self._start,)), -1
+        before = text[start - 1] if start else ""
+        for at in range(start, len(text) + 1):
+            char = text[at] if at < len(text) else ""
+            place = self._place(before, char) if self._has_places else 0
+            if self._accepts(current, place, before, char):
+                best = at
+            if not char:
+                break
+            self._spend(1)
+            key = (current, place, char)
+            found = self._remembered.get(key)
+            current = self._step(key, before) if found is None else found
+            if not current:
+                break
+            before = char
+        return best
+
+    def _accepts(self, current: frozenset[int], place: int, before: str, after: str) -> bool:
+        found = self._accepting.get((current, place))
+        if found is None:
+            if len(self._accepting) >= MAX_REMEMBERED:
+                self._accepting.clear()
+            found = self._end in self._closed(current, before, after)
+            self._accepting[current, place] = found
+        return found
+
     # ------------------------------------------------------------------ walking
+
+    def _spend(self, visits: int) -> None:
+        self._visits += visits
+        if self._visits > MAX_VISITS:
+            raise TooMuchWork(f"more than {MAX_VISITS} states visited for one text")
 
     @staticmethod
     def _place(before: str, after: str) -> int:
         """Return what places depend on, as a number."""
-        kinds = (not before, before == "\n", _is_word(before), after == "\n", _is_word(after))
+        kinds = (
+            not before,
+            not after,
+            before == "\n",
+            _is_word(before),
+            after == "\n",
+            _is_word(after),
+        )
         return sum(1 << i for i, kind in enumerate(kinds) if kind)
 
     def _step(self, key: tuple[frozenset[int], int, str], before: str) -> frozenset[int]:
@@ -92,9 +145,7 @@ class Regex:
                 if number not in seen:
                     seen.add(number)
                     pending.append(number)
-        self._visits += len(seen)
-        if self._visits > MAX_VISITS:
-            raise TooMuchWork(f"more than {MAX_VISITS} states visited for one text")
+        self._spend(len(seen))
         return seen
 
     # ------------------------------------------------------------------ building
@@ -111,7 +162,7 @@ class Regex:
         if self._steps > MAX_STEPS:
             raise ValueError(f"the regular expression takes more than {MAX_STEPS} steps to build")
         match tree:
-            case syntax.Chars():
+            case Chars():
                 return self._add(_State(chars=tree, out=[following]))
             case syntax.Assertion():
                 return self._add(_State(place=tree.place, out=[following]))
@@ -137,7 +188,7 @@ class Regex:
 
 
 def _is_word(char: str) -> bool:
-    return bool(char) and syntax.WORD_CHARS.contains(char)
+    return bool(char) and WORD_CHARS.contains(char)
 
 
 def _holds(place: str, before: str, after: str) -> bool:

@@ -134,7 +134,9 @@ class Forest:
                     goes[here] = self._contains(node[here], value[here])
                 else:
                     goes[here] = COMPARE[each](value[here], self.split[node[here]])
-        return goes | (self.missing[node] & np.isnan(value)) if self._has_missing else goes
+        if self._has_missing:
+            goes = np.logical_or(goes, self.missing[node] & np.isnan(value))
+        return np.asarray(goes)
 
     @cached_property
     def _modes(self) -> list[int]:

@@ -144,6 +144,27 @@ def test_generated_patterns(pattern, texts):
         assert ours.matches(text) == bool(re.fullmatch(pattern, text, re.ASCII)), (pattern, text)
 
 
+@settings(max_examples=100, deadline=None)
+@given(patterns(), st.text("abc -", max_size=6))
+def test_parts_of_a_text(pattern, text):
+    """The leftmost longest: of all parts that match here, none starts earlier or goes further."""
+    ours = Regex(pattern)
+
+    def longest(start: int) -> int:
+        """Python prefers the first alternative, so every end is tried by itself."""
+        ends = range(len(text), start, -1)
+        exact = (re.compile(f"(?:{pattern})(?<=^.{{{end}}})", re.ASCII | re.DOTALL) for end in ends)
+        return next((m.end() for e in exact if (m := e.match(text, start)) is not None), -1)
+
+    expected, at = [], 0
+    while at < len(text):
+        end = longest(at)
+        if end > at:
+            expected.append((at, end))
+        at = max(end, at + 1)
+    assert list(ours.find_all(text)) == expected, (pattern, text)
+
+
 def test_time_stays_linear_where_others_explode():
     """A pattern that backtracks would take years for these."""
     assert not Regex(r"(a*)*b").matches("a" * 50_000)

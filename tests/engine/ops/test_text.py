@@ -202,3 +202,61 @@ def test_a_column_far_away_is_refused_before_it_is_made():
     case = NodeCase("TfIdfVectorizer", [TEXT], attributes)
     with pytest.raises(ResourceLimit):
         GraphPlan(case.graph(), limits=Limits(run_bytes=1 << 20)).run(case.feeds())
+
+
+# ---------------------------------------------------------------------- Tokenizer
+
+TOKENIZER: dict[str, Any] = {"pad_value": "#", "mark": 0, "mincharnum": 1}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"separators": [""]},
+        {"separators": [","]},
+        {"separators": [",", ";", " "]},
+        {"separators": ["[,; ]+"]},
+        {"separators": ["b|bb"]},
+        {"separators": ["(,)|(;)"]},
+        {"separators": [","], "tokenexp": "a"},
+        {"tokenexp": "[a-z]+"},
+        {"tokenexp": "a|ab|abb"},
+        {"tokenexp": "b*"},
+        {"tokenexp": r"\w+"},
+        {"tokenexp": "a(b)?"},
+        {"tokenexp": "^a"},
+        {"tokenexp": r"\bb|a\b"},
+        {"tokenexp": "z"},
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"mark": 1}, {"mincharnum": 2}])
+def test_tokenizer(how, more):
+    if how == {"separators": [""]} and more == {"mincharnum": 2}:
+        pytest.skip("ONNX Runtime refuses that")
+    x = words("ab, c;d", "", "abba é x", "  ,a,,b ", shape=(2, 2))
+    for each in (x, x.reshape(-1)):
+        check_node(
+            "Tokenizer", each, domain="com.microsoft", atol=0, **{**TOKENIZER, **how, **more}
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({}, "separators or tokenexp"),
+        ({"tokenexp": "(a"}, "regular expression"),
+        ({"separators": [",", "*"]}, "regular expression"),
+        ({"tokenexp": "a", "mincharnum": 0}, "mincharnum"),
+    ],
+)
+def test_tokenizers_that_do_not_fit(change, match):
+    case = NodeCase("Tokenizer", [words("a")], {**TOKENIZER, **change}, domain="com.microsoft")
+    with pytest.raises(InvalidModel, match=match):
+        case.graph()
+
+
+def test_tokens_of_nothing():
+    case = NodeCase(
+        "Tokenizer", [words(shape=(0, 2))], {**TOKENIZER, "tokenexp": "a"}, domain="com.microsoft"
+    )
+    assert case.run_engine("symbolic")[0].shape == (0, 2, 0)
