@@ -359,10 +359,20 @@ def _extremum(name: str, choose: Callable[..., int], dims: tuple[Dim, ...]) -> D
                 break
         else:
             candidates.append(dim)
+    # max(a, min(a, b)) is a, and min(a, max(a, b)) too.
+    other = "min" if name == "max" else "max"
+    parts = [list(_flattened(other, (dim,))) for dim in candidates]
+    candidates = [
+        d for d, inner in zip(candidates, parts, strict=True) if not _absorbed(d, inner, candidates)
+    ]
     if len(candidates) == 1:
         return candidates[0]
     candidates.sort(key=str)
     return SymDim((((Call(name, tuple(candidates)),), 1),))
+
+
+def _absorbed(dim: Dim, inner: list[Dim], candidates: list[Dim]) -> bool:
+    return any(part == c and part != dim for part in inner for c in candidates)
 
 
 def _flattened(name: str, dims: tuple[Dim, ...]) -> Iterator[Dim]:

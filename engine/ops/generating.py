@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.dtypes import DType
+from engine.ir.dim_bounds import is_not_negative
 from engine.ir.types import Dim, SymDim, TensorType, ceildiv, dim_max
 from engine.ops.common import Array, check_size, int_value, ints, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
@@ -40,9 +41,8 @@ class Range:
         start, limit, delta = (value[0] for value in known if value is not None)
         if not isinstance(delta, int) or delta <= 0:
             return ctx.fresh_dim("range")
-        if start == 0 and isinstance(limit, SymDim) and limit.is_symbol:
-            return ceildiv(limit, delta)
-        return dim_max(ceildiv(limit - start, delta), 0)
+        count = ceildiv(limit - start, delta)
+        return count if is_not_negative(count) else dim_max(count, 0)
 
     @staticmethod
     def compute(ctx: ComputeContext, start: Array, limit: Array, delta: Array) -> Sequence[Array]:

@@ -154,14 +154,19 @@ class GatherND:
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
-        """Items lie on a batch axis of both, or on an axis of indices into shared data."""
+        """Items lie on a batch axis of both, on an axis of indices into shared data, or on an axis
+        of the data that is taken whole.
+        """
         batch, rank = int(ctx.attributes["batch_dims"]), ctx.rank(1)
         data, picks = ctx.rows[0], ctx.rows[1]
-        if rank is None:
+        if rank is None or ctx.types[1] is None or ctx.types[1].shape is None:
             return ctx.mixed("a rank is unknown")
         if data is not None and data.is_rows:
             if data == picks and data.axis < batch:
                 return ctx.all_outputs(data)
+            depth = ctx.types[1].shape[-1]
+            if isinstance(depth, int) and data.axis >= batch + depth:
+                return follow(ctx, lambda a: a - depth + rank - 1 - batch)
             return ctx.mixed("its data carries items that the indices do not follow")
         return follow(ctx, lambda a: a if a < rank - 1 and batch == 0 else None, data=1)
 

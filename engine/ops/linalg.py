@@ -168,11 +168,16 @@ class Gemm:
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
-        """Rows of A' are independent if C has none of its own."""
+        """Rows of A' are independent if C has none of its own, or the same items' on axis 0."""
         c = ctx.types[2] if len(ctx.types) > 2 else None
-        if c is not None and (c.shape is None or (len(c.shape) == 2 and c.shape[0] != 1)):
-            return ctx.mixed("C has rows of its own")
         rows_axis = 1 if ctx.attributes["transA"] else 0
+        if c is not None and (c.shape is None or (len(c.shape) == 2 and c.shape[0] != 1)):
+            a, own = ctx.rows[0], ctx.rows[2]
+            aligned = a is not None and a.is_rows and (a.axis, a.outer) == (rows_axis, 1)
+            if a is None or not aligned or own != rows_on(0, a.block):
+                return ctx.mixed("C has rows of its own")
+            problem = side_inputs_problem(ctx, (0, 2))
+            return ctx.mixed(problem) if problem else [own]
         return follow(ctx, lambda axis: 0 if axis == rows_axis else None)
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.dtypes import DType
-from engine.ir.types import Dim, TensorType
+from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array, check_size, ints
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.ml_common import (
@@ -201,8 +201,13 @@ class ArrayFeatureExtractor:
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:
-        """Items lie in front of the picked axis."""
-        return _along_features(ctx)
+        """Items lie in front of the picked axis, or pick their own from what all share."""
+        picks, shape, rank = ctx.rows[1], ctx.types[1], ctx.outputs[0].rank
+        if picks is None or not picks.is_rows or picks.axis != 0 or picks.outer != 1:
+            return _along_features(ctx)
+        if shape is None or shape.shape is None or rank is None or not ctx.only(1):
+            return ctx.mixed("a rank is unknown, or its data carries items too")
+        return [rows_on(rank - 1, picks.block * element_count(shape.shape[1:]))]
 
 
 @operator("FeatureVectorizer", since=1, domain=DOMAIN)

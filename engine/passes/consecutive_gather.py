@@ -63,8 +63,10 @@ def _as_reshape(graph: Graph, node: Node) -> tuple[str, list[int]] | None:
 
 
 def _takes_axis(graph: Graph, node: Node, before: Shape, picked: Shape) -> bool:
-    axis = int(node.attributes.get("axis", 0))  # type: ignore[call-overload]
-    return element_count(picked) == before[axis] and is_consecutive(graph, node.inputs[1])
+    axis = node.attributes.get("axis", 0)
+    if not isinstance(axis, int) or element_count(picked) != before[axis]:
+        return False
+    return is_consecutive(graph, node.inputs[1])
 
 
 def _takes_leading_axes(graph: Graph, node: Node, before: Shape, picked: Shape) -> bool:
@@ -73,7 +75,9 @@ def _takes_leading_axes(graph: Graph, node: Node, before: Shape, picked: Shape) 
     if node.attributes.get("batch_dims", 0) or pairs is None or pairs.op != "Concat":
         return False
     rank = len(picked)
-    if pairs.attributes.get("axis") not in (-1, rank - 1) or len(pairs.inputs) != depth:
+    if pairs.attributes.get("axis") not in (-1, rank - 1) or not isinstance(depth, int):
+        return False
+    if len(pairs.inputs) != depth:
         return False
     if element_count(picked[:-1]) != element_count(before[:depth]):
         return False
