@@ -95,8 +95,17 @@ def made_feeds(specs: Sequence[Any], rng: random.Random) -> dict[str, Any] | Non
         shape = [d if isinstance(d, int) else sizes.setdefault(d, rng.randint(0, 3)) for d in dims]
         if prod(shape) > MOST_ELEMENTS:
             return None
-        feeds[spec.name] = _made(spec.dtype, shape, generator)
+        feeds[spec.name] = _packed(spec.kind, _made(spec.dtype, shape, generator), rng)
     return feeds
+
+
+def _packed(kind: str, array: Any, rng: random.Random) -> Any:
+    """Return an array as what an input wants: itself, a list, perhaps nothing, a dict."""
+    if kind.startswith("optional"):
+        return None if rng.random() < 0.3 else _packed(kind.removeprefix("optional("), array, rng)
+    if kind.startswith("sequence"):
+        return [array] * rng.randint(0, 3)
+    return {} if kind.startswith("map") else array
 
 
 def _made(name: str, shape: Sequence[int], generator: Any) -> Any:
