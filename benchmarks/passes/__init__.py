@@ -1,0 +1,1 @@
+"""What the passes are worth on the portable definitions, before any device has kernels."""
