@@ -22,7 +22,7 @@ Dim = Union[int, "SymDim"]
 # and again needs few nodes and gives powers that no machine could write down.
 MAX_TERMS = 512
 MAX_DEGREE = 64
-MAX_COEFFICIENT = 1 << 63
+MAX_COEFFICIENT = 1 << 4096  # 64 dims of 64 bits may be multiplied to count elements
 
 
 @dataclass(frozen=True)
