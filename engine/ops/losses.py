@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.dtypes import FLOATS
 from engine.ir.types import TensorType
+from engine.ops.checks import INDICES, check_dtype
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -18,6 +20,9 @@ def _infer_loss(ctx: InferContext) -> TensorType:
     """Return the loss's type: like the target, or a scalar when it is reduced."""
     if ctx.attributes["reduction"] not in REDUCTIONS:
         ctx.fail(f"reduction is {ctx.attributes['reduction']!r}; expected one of {REDUCTIONS}")
+    check_dtype(ctx, 0, FLOATS)
+    check_dtype(ctx, 1, INDICES)
+    check_dtype(ctx, 2, (ctx.dtype(0),))
     scores, target = ctx.type(0), ctx.type(1)
     if scores.rank is not None and scores.rank < 2:
         ctx.fail(f"the scores must be [N, C, ...], they are {scores}")

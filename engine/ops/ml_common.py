@@ -17,6 +17,7 @@ from engine.ops.row_rules import follow
 from engine.ops.rows import RowContext, RowState
 
 DOMAIN = "ai.onnx.ml"
+NUMBERS = frozenset({DType.FLOAT32, DType.FLOAT64, DType.INT64, DType.INT32})
 POST_TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 NEARLY_ZERO = 1e-7  # what SOFTMAX_ZERO takes for zero
 WINITZKI = 0.147  # the constant of his approximation of the error function's inverse

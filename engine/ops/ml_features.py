@@ -7,10 +7,12 @@ from typing import Any
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType, element_count
+from engine.ops.checks import INDICES, check_dtype
 from engine.ops.common import Array, check_size, ints
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.ml_common import (
     DOMAIN,
+    NUMBERS,
     as_matrix,
     check_choice,
     elementwise_rows,
@@ -46,6 +48,9 @@ def _per_feature(xp: Any, numbers: Sequence[float], x: Array, dtype: Any) -> Arr
     return xp.asarray(numbers).astype(dtype)
 
 
+WIDEST = 1 << 31  # features of one input; more would only overflow
+
+
 @operator("Scaler", since=1, domain=DOMAIN)
 class Scaler:
     """(x - offset) * scale, with one number for all features or one for each."""
@@ -56,6 +61,7 @@ class Scaler:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """float32 in the same shape."""
+        check_dtype(ctx, 0, NUMBERS)
         _check_length(ctx, *(name for name in ("offset", "scale") if ctx.attributes[name]))
         return [ctx.type(0).with_dtype(DType.FLOAT32)]
 
@@ -79,6 +85,7 @@ class Normalizer:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """float32 in the same shape."""
+        check_dtype(ctx, 0, NUMBERS)
         check_choice(ctx, "norm", ("MAX", "L1", "L2"))
         return [ctx.type(0).with_dtype(DType.FLOAT32)]
 
@@ -111,6 +118,7 @@ class Binarizer:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input."""
+        check_dtype(ctx, 0, NUMBERS)
         return [ctx.type(0)]
 
     @staticmethod
@@ -140,6 +148,7 @@ class Imputer:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input."""
+        check_dtype(ctx, 0, NUMBERS)
         name, _ = Imputer.names(ctx.dtype(0))
         if not ctx.attributes[name]:
             ctx.fail(f"{name} is empty; it must say what to put into {ctx.dtype(0)}")
@@ -176,6 +185,7 @@ class ArrayFeatureExtractor:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """As many entries as indices; a single row becomes a matrix of one."""
+        check_dtype(ctx, 1, INDICES)
         x, indices = ctx.type(0), ctx.shape(1)
         if x.shape is None:
             return [x]
@@ -219,8 +229,11 @@ class FeatureVectorizer:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """float32 [N, sum of the widths]."""
+        check_dtype(ctx, range(len(ctx.types)), NUMBERS)
         widths = ints(ctx.attributes["inputdimensions"])
-        if widths and (len(widths) != len(ctx.types) or min(widths) < 0):
+        if widths and (
+            len(widths) != len(ctx.types) or not 0 <= min(widths) <= max(widths) <= WIDEST
+        ):
             ctx.fail(f"inputdimensions is {list(widths)}; expected {len(ctx.types)} widths")
         rows: Dim = ctx.fresh_dim("N")
         total: Dim = 0

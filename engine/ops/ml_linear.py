@@ -9,10 +9,12 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
+from engine.ops.checks import check_dtype
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.ml_common import (
     DOMAIN,
+    NUMBERS,
     POST_TRANSFORMS,
     Labels,
     as_matrix,
@@ -66,6 +68,7 @@ class LinearRegressor:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """float32 [N, targets]."""
+        check_dtype(ctx, 0, NUMBERS)
         check_choice(ctx, "post_transform", POST_TRANSFORMS)
         targets = int(ctx.attributes["targets"])
         if targets < 1 or len(ctx.attributes["intercepts"]) not in (0, targets):
@@ -104,6 +107,7 @@ class LinearClassifier:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Labels [N] and scores [N, E]; one score for two classes becomes two."""
+        check_dtype(ctx, 0, NUMBERS)
         check_choice(ctx, "post_transform", POST_TRANSFORMS)
         labels = Labels.read(ctx.attributes)
         count = _score_count(ctx, LinearClassifier.score_rows(ctx.attributes))

@@ -13,10 +13,12 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
+from engine.ops.checks import check_dtype
 from engine.ops.common import Array, check_size
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.ml_common import (
     DOMAIN,
+    NUMBERS,
     POST_TRANSFORMS,
     Labels,
     as_matrix,
@@ -59,6 +61,7 @@ def _kernel(ctx: ComputeContext, x: Array, vectors: Array, kind: str) -> Array:
 
 
 def _check_kernel(ctx: InferContext) -> None:
+    check_dtype(ctx, 0, NUMBERS)
     check_choice(ctx, "kernel_type", KERNELS)
     check_choice(ctx, "post_transform", POST_TRANSFORMS)
     count = len(ctx.attributes["kernel_params"])

@@ -45,7 +45,15 @@ def numbers(attributes: Mapping[str, Any], name: str) -> np.ndarray:
     tensor = attributes[f"{name}_as_tensor"]
     if tensor is not None and attributes[name]:
         raise ValueError(f"{name} is given twice, as floats and as a tensor")
-    return np.asarray(attributes[name], np.float32) if tensor is None else tensor.reshape(-1)
+    if tensor is None:
+        return np.asarray(attributes[name], np.float32)
+    return _floats(tensor, f"{name}_as_tensor")
+
+
+def _floats(tensor: np.ndarray, name: str) -> np.ndarray:
+    if tensor.dtype.kind != "f":
+        raise ValueError(f"{name} holds {tensor.dtype}, expected floats")
+    return tensor.reshape(-1)
 
 
 def _integers(attributes: Mapping[str, Any], name: str) -> np.ndarray:
@@ -186,7 +194,7 @@ def read_new(attributes: Mapping[str, Any], targets: int) -> Ensemble:
     sides = [_children(attributes, side, count, leaves) for side in ("false", "true")]
     forest = Forest(
         feature=feature,
-        split=attributes["nodes_splits"].reshape(-1),
+        split=_floats(attributes["nodes_splits"], "nodes_splits"),
         mode=mode,
         missing=_missing(attributes, count),
         children=np.stack(sides, axis=1),
@@ -195,7 +203,7 @@ def read_new(attributes: Mapping[str, Any], targets: int) -> Ensemble:
         members=_members(attributes["membership_values"], int(np.sum(mode == MEMBER))),
     )
     forest.check()
-    weights = attributes["leaf_weights"].reshape(-1)
+    weights = _floats(attributes["leaf_weights"], "leaf_weights")
     if weights.dtype.itemsize < 4:  # half precision adds up in float32 and rounds once
         weights = weights.astype(np.float32)
     if len(weights) != leaves:
@@ -225,7 +233,7 @@ def _members(values: np.ndarray | None, sets: int) -> list[np.ndarray]:
     """Split the values of all sets, which NaN delimits; the last set's may be left out."""
     if values is None:
         return []
-    flat = values.reshape(-1)
+    flat = _floats(values, "membership_values")
     found = [each[~np.isnan(each)] for each in np.split(flat, np.flatnonzero(np.isnan(flat)))]
     # What is split off behind the last delimiter is a set of its own only if it holds something.
     return found[:-1] if len(found) == sets + 1 and not found[-1].size else found

@@ -18,10 +18,12 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
+from engine.ops.checks import check_dtype
 from engine.ops.common import Array, check_size
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.ml_common import (
     DOMAIN,
+    NUMBERS,
     POST_TRANSFORMS,
     Labels,
     as_matrix,
@@ -62,6 +64,7 @@ def _evaluate(
 
 
 def _check_features(ctx: InferContext, ids: Sequence[int]) -> None:
+    check_dtype(ctx, 0, (*NUMBERS, DType.FLOAT16))
     features = feature_count(ctx)
     if features is not None and ids and max(ids) >= features:
         ctx.fail(f"a tree looks at feature {max(ids)}, its rows have {features}")

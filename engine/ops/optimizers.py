@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from engine.dtypes import DType
 from engine.ir.types import TensorType
+from engine.ops.checks import check_dtype
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
 
+FLOATS = frozenset({DType.FLOAT32, DType.FLOAT64})
 DOMAIN = "ai.onnx.preview.training"
 # The learning rate, the count of updates, and one tensor's inputs -> its outputs.
 Step = Callable[..., Sequence[Array]]
@@ -24,7 +27,12 @@ def _infer(ctx: InferContext, per_tensor: int) -> Sequence[TensorType]:
     count, rest = divmod(len(ctx.types) - 2, per_tensor)
     if rest or count < 1:
         ctx.fail(f"expected 2 inputs and {per_tensor} per tensor, got {len(ctx.types)}")
+    check_dtype(ctx, (0, *range(2, len(ctx.types))), FLOATS)
+    check_dtype(ctx, 1, (DType.INT64,))
     kinds = [ctx.type(2 + i) for i in range(count * per_tensor)]
+    for i, kind in enumerate(kinds):
+        if kind.dtype is not kinds[i % count].dtype:
+            ctx.fail(f"input {2 + i} is {kind}, its tensor is {kinds[i % count]}")
     return [*kinds[:count], *kinds[2 * count :]]
 
 

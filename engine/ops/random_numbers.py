@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.dtypes import DType
+from engine.dtypes import FLOAT8S, FLOATS, DType
 from engine.ir.types import Dim, TensorType
+from engine.ops.checks import check_dtype
 from engine.ops.common import Array, check_size, ints, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
@@ -133,6 +134,7 @@ class Bernoulli:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The input's shape, and its type unless another is stated."""
         _check_seed(ctx)
+        check_dtype(ctx, 0, FLOATS)
         number = ctx.attributes["dtype"]
         return [ctx.type(0) if number is None else ctx.type(0).with_dtype(DType.from_onnx(number))]
 
@@ -158,6 +160,7 @@ class Multinomial:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """int32 or int64 [N, samples]."""
         _check_seed(ctx)
+        check_dtype(ctx, 0, FLOATS)
         shape, dtype = ctx.shape(0), DType.from_onnx(ctx.attributes["dtype"])
         if dtype not in (DType.INT32, DType.INT64):
             ctx.fail(f"classes cannot be {dtype}; expected int32 or int64")
@@ -220,6 +223,7 @@ class Dropout:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input; the mask is bool from opset 10 on."""
         _check_seed(ctx)
+        check_dtype(ctx, (0, 1), (*FLOATS, *FLOAT8S))
         mask = ctx.type(0) if ctx.version < 10 else ctx.type(0).with_dtype(DType.BOOL)
         return [ctx.type(0), mask][: ctx.n_outputs]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from engine.dtypes import FLOATS
 from engine.errors import InvalidModel
 from engine.ir.types import Dim, TensorType, element_count, floordiv
+from engine.ops.checks import INDICES, check_dtype
 from engine.ops.common import Array, check_size, int_value, ints, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -80,6 +82,8 @@ class DFT:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The axis gets the transform's length, the last one 2 parts (1 for a real result)."""
+        check_dtype(ctx, 0, FLOATS)
+        check_dtype(ctx, (1, 2), INDICES)
         x, axis = ctx.type(0), _static_axis(ctx)
         if x.shape is None:
             return [x]
@@ -161,9 +165,14 @@ class STFT:
 
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """(batch, frames, bins, 2)."""
+        """(batch, frames, bins, 2).
+
+        Torch exports real signals as [batch, length], which ONNX Runtime takes too.
+        """
+        check_dtype(ctx, (0, 2), FLOATS)
+        check_dtype(ctx, (1, 3), INDICES)
         x, known = ctx.type(0), ctx.value(1)
-        if x.shape is not None and len(x.shape) != 3:
+        if x.shape is not None and len(x.shape) not in (2, 3):
             ctx.fail(f"the signal must be [batch, length, 1 or 2], it is {x}")
         shape = x.shape or (ctx.fresh_dim("N"), ctx.fresh_dim("length"), 1)
         frame = STFT.frame_length(ctx, shape[1])
@@ -215,7 +224,7 @@ class STFT:
         count = (x.shape[1] - frame) // hop + 1
         check_size(ctx, (x.shape[0], count, frame, 4), xp.float32)
         places = xp.arange(count)[:, None] * hop + xp.arange(frame)[None, :]  # (frames, frame)
-        signal = _to_complex(xp, widen(xp, x))  # (N, length)
+        signal = _to_complex(xp, widen(xp, x if x.ndim > 2 else x[..., None]))  # (N, length)
         framed = signal[:, places]  # (N, frames, frame)
         if window is not None:
             framed = framed * widen(xp, window)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from math import log10, pi
 from typing import Any
 
-from engine.dtypes import DType
+from engine.dtypes import FLOATS, DType
 from engine.ir.types import Dim, TensorType, floordiv
+from engine.ops.checks import INDICES, check_dtype
 from engine.ops.common import Array, check_size, int_value, ints
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -44,6 +45,7 @@ def _window(name: str, formula: Weights, meaning: str) -> None:
         @staticmethod
         def infer(ctx: InferContext) -> Sequence[TensorType]:
             """As many weights as the input says."""
+            check_dtype(ctx, 0, INDICES)
             size = _known_size(ctx, 0, "a window's size")
             dtype = DType.from_onnx(ctx.attributes["output_datatype"])
             return [TensorType(dtype, (ctx.fresh_dim("size") if size is None else size,))]
@@ -88,6 +90,8 @@ class MelWeightMatrix:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """(dft_length // 2 + 1, bands)."""
+        check_dtype(ctx, range(3), INDICES)
+        check_dtype(ctx, (3, 4), FLOATS)
         bands = _known_size(ctx, 0, "num_mel_bins")
         length = _known_size(ctx, 1, "dft_length")
         bins: Dim = ctx.fresh_dim("bins") if length is None else floordiv(length, 2) + 1

@@ -53,6 +53,8 @@ class Forest:
 
     def check(self) -> None:
         """Raise `ValueError` unless these are trees: every path ends, and numbers fit."""
+        if not len(self.roots):
+            raise ValueError("there is no tree")
         nodes = len(self.feature)
         fields = (self.split, self.mode, self.missing, self.children)
         if any(len(each) != nodes for each in fields):

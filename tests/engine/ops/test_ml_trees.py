@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import AttributeProto, helper, load_model_from_string, numpy_helper
 
 from engine.errors import InvalidModel, RunFailed
+from engine.frontend.onnx_importer import import_model
+from engine.interpreter import GraphPlan
+from engine.limits import Limits
+from engine.ops import REGISTRY
 from engine.ops.cores import trees
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, row_states
 
@@ -381,6 +385,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"target_nodeids": [1, 7]}, "no node 7"),
     ({"base_values": [1.0, 2.0]}, "base values"),
     ({"n_targets": 0}, "n_targets"),
+    ({name: [] for name in ("nodes_treeids", "nodes_nodeids", "nodes_featureids")}, "nodes_modes"),
+    ({"nodes_values_as_tensor": numpy_helper.from_array(np.zeros(3, np.int64))}, "twice|floats"),
     ({"aggregate_function": "MEDIAN"}, "MEDIAN"),
     ({"post_transform": "RELU"}, "RELU"),
 ]
@@ -400,11 +406,27 @@ STUMP: dict[str, Any] = {
 }
 
 
+def run_changed(op: str, x: np.ndarray, whole: dict[str, Any], change: dict[str, Any]) -> None:
+    """Run a forest with some attributes changed; an empty list leaves one out, ."""
+    attributes = {**whole, **change}
+    for name, value in change.items():
+        if isinstance(value, list) and not value:
+            attributes[name] = helper.make_attribute(name, value, attr_type=AttributeProto.INTS)
+    plain = {n: v for n, v in attributes.items() if not isinstance(v, AttributeProto)}
+    case = NodeCase(op, [x], plain, domain=DOMAIN, domain_version=5 if op == "TreeEnsemble" else 3)
+    model = load_model_from_string(case.model())
+    model.graph.node[0].attribute.extend(
+        v for v in attributes.values() if isinstance(v, AttributeProto)
+    )
+    graph = import_model(model.SerializeToString(), limits=Limits(), registry=REGISTRY)
+    GraphPlan(graph).run(case.feeds())
+
+
 @pytest.mark.parametrize(("change", "match"), BROKEN)
 def test_what_is_no_forest(change, match):
     x = np.zeros((2, FEATURES), np.float32)
     with pytest.raises(InvalidModel, match=match):
-        NodeCase("TreeEnsembleRegressor", [x], {**STUMP, **change}, domain=DOMAIN).run_engine()
+        run_changed("TreeEnsembleRegressor", x, STUMP, change)
 
 
 def test_too_few_features_when_it_runs():
@@ -422,6 +444,8 @@ def test_too_few_features_when_it_runs():
         ({"nodes_truenodeids": [0, 0, 1]}, "two ways"),
         ({"nodes_truenodeids": [1, 9, 1]}, "not there"),
         ({"tree_roots": [3]}, "tree_roots"),
+        ({"tree_roots": []}, "no tree"),
+        ({"leaf_weights": numpy_helper.from_array(np.arange(4))}, "leaf_weights holds int64"),
         ({"tree_roots": [0, 1]}, "two ways"),
         ({"aggregate_function": 4}, "aggregate_function"),
         ({"leaf_targetids": [0, 0, 0, 1]}, "target"),
@@ -431,10 +455,10 @@ def test_too_few_features_when_it_runs():
 )
 def test_what_is_no_forest_in_the_new_form(change, match):
     sets = numpy_helper.from_array(np.array([1, np.nan, 2, np.nan, 3], np.float32))
-    attributes = {**MEMBER_CASE, "membership_values": sets, **change}
+    attributes = {**MEMBER_CASE, "membership_values": sets}
     x = np.zeros((2, 2), np.float32)
     with pytest.raises(InvalidModel, match=match):
-        NodeCase("TreeEnsemble", [x], attributes, domain=DOMAIN, domain_version=5).run_engine()
+        run_changed("TreeEnsemble", x, attributes, change)
 
 
 def test_a_node_below_itself_ends_as_an_error():
