@@ -11,7 +11,7 @@ from engine.ir.expr import Expr
 from engine.ir.types import TensorType, floordiv
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits, expect_fits
 from engine.ops.define import elementwise
 from engine.ops.elementwise import gelu
 from engine.ops.registry import operator
@@ -64,12 +64,14 @@ class BiasSplitGelu:
             return [x.with_shape(None)]
         if isinstance(x.shape[-1], int) and x.shape[-1] % 2:
             ctx.fail(f"the last dim must be even, got {list(x.shape)}")
+        expect_fits(ctx, x.shape, 1)
         return [x.with_shape((*x.shape[:-1], floordiv(x.shape[-1], 2)))]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, bias: Array) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
+        check_fits(x.shape, bias)
         left, right = xp.split(widen(xp, x) + widen(xp, bias), 2, axis=-1)
         half, root = right.dtype.type(0.5), right.dtype.type(0.7071067811865476)
         return [narrow(left * (right * half * (1 + erf(xp, right * root))), x.dtype)]

@@ -21,7 +21,7 @@ from engine.ops.contrib_attention_core import (
     split_heads,
     weights_of,
 )
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.integer_products import integer_matmul
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import RowContext, RowState
@@ -127,6 +127,7 @@ def attend_projected(
     if attributes["unidirectional"]:
         bias = add_bias(bias, causal_bias(xp, queries, keys))
     scores = scaled_scores(ctx, q, k, attributes["scale"])
+    check_fits(scores.shape, bias)
     scores = scores if bias is None else scores + bias.astype(scores.dtype)
     y = merge_heads(xp, xp.matmul(weights_of(xp, scores), v))
     return [y, xp.stack((k, v))] if ctx.n_outputs > 1 else [y]
@@ -160,6 +161,7 @@ class Attention:
         xp = ctx.xp
         projected = xp.matmul(widen(xp, x), widen(xp, weights))
         if bias is not None:
+            check_fits(projected.shape, bias)
             projected = projected + widen(xp, bias)
         return [narrow(y, x.dtype) for y in attend_projected(ctx, projected, mask, past, extra)]
 
@@ -203,6 +205,7 @@ class QAttention:
         xp = ctx.xp
         x_zero = None if x_zero is None else x_zero.reshape(())
         product = integer_matmul(xp, x, weights, x_zero, w_zero).astype(xp.float32)
+        check_fits(product.shape, w_scale, bias)
         projected = product * (x_scale.reshape(()) * w_scale).astype(xp.float32)
         projected = projected + widen(xp, bias)
         return [narrow(y, bias.dtype) for y in attend_projected(ctx, projected, mask, past, None)]

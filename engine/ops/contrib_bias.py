@@ -8,7 +8,7 @@ from engine.dtypes import DType
 from engine.ir.types import TensorType
 from engine.ops.common import Array, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT, broadcast_part
+from engine.ops.contrib_common import MICROSOFT, broadcast_part, check_fits, expect_fits
 from engine.ops.contrib_normalization import pass_flops
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import RowContext, RowState
@@ -25,6 +25,7 @@ class BiasSoftmax:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the data."""
         x = ctx.type(0)
+        expect_fits(ctx, x.shape, 1)
         if x.shape:
             ctx.normal_axis(ctx.attributes["axis"], len(x.shape))
         return [x]
@@ -35,6 +36,7 @@ class BiasSoftmax:
         xp = ctx.xp
         if not x.size:
             return [x]
+        check_fits(x.shape, bias)
         axis = normalize_axis(ctx.attributes["axis"], x.ndim)
         total = widen(xp, x) + widen(xp, bias)
         flat = total.reshape(*x.shape[:axis], -1)
@@ -61,12 +63,14 @@ class BiasAdd:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input."""
+        expect_fits(ctx, ctx.shape(0), 1, 2)
         return [ctx.type(0)]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, bias: Array, skip: Array) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
+        check_fits(x.shape, bias, skip)
         return [narrow(widen(xp, x) + widen(xp, bias) + widen(xp, skip), x.dtype)]
 
     @staticmethod
@@ -88,6 +92,7 @@ class BiasDropout:
         training = ctx.constant(4)
         if training is not None and bool(training.reshape(-1)[0]):
             ctx.unsupported("training_mode=true drops at random, which is for training only")
+        expect_fits(ctx, ctx.shape(0), 1, 2)
         return [ctx.type(0), ctx.type(0).with_dtype(DType.BOOL)][: ctx.n_outputs]
 
     @staticmethod
@@ -103,6 +108,7 @@ class BiasDropout:
         xp = ctx.xp
         if training is not None and bool(training.reshape(-1)[0]):
             raise ValueError("training_mode must be false")
+        check_fits(x.shape, bias, residual)
         y = widen(xp, x) + widen(xp, bias)
         y = y if residual is None else y + widen(xp, residual)
         return [narrow(y, x.dtype), xp.ones(x.shape, dtype=bool)][: ctx.n_outputs]

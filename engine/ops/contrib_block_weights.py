@@ -9,7 +9,7 @@ from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array, check_size, int_value, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.row_rules import follow
 from engine.ops.rows import RowContext, RowState
@@ -33,7 +33,7 @@ def _ceil(a: int, b: int) -> int:
 
 
 def _check_block(ctx: InferContext) -> None:
-    bits, block = ctx.attributes["bits"], ctx.attributes["block_size"]
+    bits, block = int(ctx.attributes["bits"]), int(ctx.attributes["block_size"])
     if bits not in BITS:
         ctx.fail(f"bits must be 2, 4 or 8, got {bits}")
     if block < 16 or block & (block - 1):
@@ -60,13 +60,13 @@ class MatMulNBits:
         _check_block(ctx)
         if attributes["weight_prepacked"]:
             ctx.unsupported("weights packed for one kind of GPU (weight_prepacked)")
-        n, k = attributes["N"], attributes["K"]
+        n, k, block = (int(attributes[name]) for name in ("N", "K", "block_size"))
         if min(n, k) < 1:
             ctx.fail(f"N and K must be 1 or more, got {n} and {k}")
         if a is not None and (not a or int_value(a[-1]) not in (None, k)):
             ctx.fail(f"expected {k} entries on the last axis of A, got {list(a)}")
         packed = ctx.shape(1)
-        size = n * _ceil(k, attributes["block_size"]) * attributes["block_size"]
+        size = n * _ceil(k, block) * block
         stored = None if packed is None else int_value(element_count(packed))
         if stored is not None and stored * 8 != size * attributes["bits"]:
             ctx.fail(f"weights {list(packed or ())} do not hold {n} x {k} in blocks")
@@ -100,6 +100,7 @@ class MatMulNBits:
 
         def run(a: Array, *rest: Array | None) -> Sequence[Array]:
             bias = rest[4] if len(rest) > 4 else None
+            check_fits((weights.count,), bias)
             y = ctx.xp.matmul(widen(ctx.xp, a), wide.swapaxes(0, 1))
             return [narrow(y if bias is None else y + widen(ctx.xp, bias), a.dtype)]
 
@@ -182,6 +183,7 @@ def _multiply(ctx: ComputeContext, a: Array, weights: BlockWeights, bias: Array 
     wide = widen(xp, a)
     shape = (*a.shape[:-1], weights.count)
     check_size(ctx, shape, wide.dtype)
+    check_fits((weights.count,), bias)
     y = xp.empty(shape, dtype=wide.dtype)
     step = max(1, CHUNK // int(ctx.attributes["K"]))
     for start in range(0, weights.count, step):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine.dtypes import DType
 from engine.ir.types import Shape
-from engine.ops.common import Array
+from engine.ops.common import Array, int_value
 from engine.ops.contexts import InferContext
 from engine.ops.cores.quantize import dequantize, quantize
 from engine.ops.recurrent import activation
@@ -34,13 +35,13 @@ def to_float(xp: Any, x: Array, scale: Array, zero_point: Array | None) -> Array
 def to_integer(xp: Any, x: Array, scale: Array, zero_point: Array | None, dtype: Any) -> Array:
     """Quantize with parameters of one element."""
     shift = xp.zeros((), dtype=dtype) if zero_point is None else zero_point.reshape(())
-    return quantize(xp, xp.ascontiguousarray(x), scale.reshape(()), shift)
+    return quantize(xp, xp.asarray(x, order="C"), scale.reshape(()), shift)
 
 
 def check_activation(ctx: InferContext) -> None:
     """Refuse a fused activation that is not known here."""
     name = ctx.attributes["activation"]
-    if name and name.lower() not in FUSED_ACTIVATIONS:
+    if name and str(name).lower() not in FUSED_ACTIVATIONS:
         ctx.unsupported(f"the fused activation {name!r} is not supported")
 
 
@@ -64,6 +65,51 @@ def _selu(xp: Any, x: Array, alpha: float | None, gamma: float | None) -> Array:
     a = 1.67326319217681884 if alpha is None else alpha
     g = 1.05070102214813232 if gamma is None else gamma
     return g * xp.where(x > 0, x, a * xp.expm1(xp.minimum(x, 0)))
+
+
+# ---------------------------------------------------------------------- shapes
+
+
+def expect_fits(ctx: InferContext, shape: Shape | None, *others: int) -> None:
+    """Refuse inputs `others` that cannot broadcast to `shape`, as far as dims are numbers."""
+    for i in others:
+        other = ctx.shape(i) if ctx.has(i) else None
+        if shape is None or other is None:
+            continue
+        pairs = zip(map(int_value, reversed(other)), map(int_value, reversed(shape)), strict=False)
+        wrong = any(a not in (None, 1) and b is not None and a != b for a, b in pairs)
+        if wrong or len(other) > len(shape):
+            ctx.fail(f"input {i} of shape {list(other)} does not fit {list(shape)}")
+
+
+def check_fits(shape: Sequence[int], *others: Array | None) -> None:
+    """Refuse arrays that would make a result larger than the `shape` that its type rule told."""
+    for other in others:
+        if other is None:
+            continue
+        pairs = zip(reversed(other.shape), reversed(shape), strict=False)
+        if other.ndim > len(shape) or any(a not in (1, b) for a, b in pairs):
+            raise ValueError(f"an input of shape {other.shape} does not fit {tuple(shape)}")
+
+
+def expect_quantized(ctx: InferContext, starts: Sequence[int], out: int) -> None:
+    """Refuse scales that are no floats and zero points of another type than what they shift.
+
+    A tensor at each of `starts` is followed by its scale and zero point; the result's scale and
+    zero point are inputs `out` and the next one.
+    """
+    for start in starts:
+        _expect_parameters(ctx, start + 1, ctx.dtype(start))
+    _expect_parameters(ctx, out, ctx.dtype(starts[0]))
+
+
+def _expect_parameters(ctx: InferContext, scale: int, kind: DType) -> None:
+    if not kind.is_integer or kind.bits > 16:
+        ctx.fail(f"expected integers of 8 or 16 bits, got {kind}")
+    if ctx.dtype(scale) is not DType.FLOAT32:
+        ctx.fail(f"input {scale}, a scale, is {ctx.dtype(scale)}, expected float32")
+    if ctx.has(scale + 1) and ctx.dtype(scale + 1) is not kind:
+        ctx.fail(f"input {scale + 1}, a zero point, is {ctx.dtype(scale + 1)}, expected {kind}")
 
 
 # ---------------------------------------------------------------------- channels last

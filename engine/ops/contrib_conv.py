@@ -14,6 +14,8 @@ from engine.ops.contrib_common import (
     channels_first,
     channels_last,
     check_activation,
+    check_fits,
+    expect_fits,
     fused_activation,
     last_shape,
     together,
@@ -29,6 +31,7 @@ FUSED_ATTRIBUTES = {**CONV_ATTRIBUTES, "activation": None, "activation_params": 
 
 def _finish(ctx: ComputeContext, y: Array, residual: Array | None) -> Array:
     """Add the residual, then the activation."""
+    check_fits(y.shape, residual)
     wide = widen(ctx.xp, y)
     if residual is not None:
         wide = wide + widen(ctx.xp, residual)
@@ -52,7 +55,9 @@ class FusedConv:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like Conv."""
         check_activation(ctx)
-        return Conv.infer(ctx)
+        (kind,) = Conv.infer(ctx)
+        expect_fits(ctx, kind.shape, 3)
+        return [kind]
 
     @staticmethod
     def compute(

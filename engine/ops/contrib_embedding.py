@@ -9,7 +9,7 @@ from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_attention_core import head_rows
-from engine.ops.contrib_common import MICROSOFT, to_float
+from engine.ops.contrib_common import MICROSOFT, check_fits, to_float
 from engine.ops.normalization import standardize
 from engine.ops.registry import operator
 from engine.ops.rows import RowContext, RowState
@@ -78,9 +78,11 @@ class EmbedLayerNormalization:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
         positions = xp.arange(ids.shape[1])[None, :] if positions is None else positions
+        check_fits(ids.shape, positions, segments)
         total = _picked(xp, words, ids) + _picked(xp, places, positions)
         if segments is not None and kinds is not None:
             total = total + _picked(xp, kinds, segments)
+        check_fits(total.shape, gamma, beta)
         y = standardize(xp, total, (-1,), ctx.attributes["epsilon"])
         y = y * widen(xp, gamma) + widen(xp, beta)
         results = [narrow(y, words.dtype), _valid(xp, ids, mask), narrow(total, words.dtype)]

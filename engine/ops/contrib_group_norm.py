@@ -9,7 +9,7 @@ from typing import Any
 from engine.ir.types import TensorType
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.contrib_normalization import pass_flops
 from engine.ops.normalization import standardize
 from engine.ops.registry import REQUIRED, operator
@@ -36,6 +36,7 @@ def _group_norm(ctx: ComputeContext, x: Array, gamma: Array, beta: Array) -> Arr
         raise ValueError(f"{x.shape[-1]} channels do not divide into {groups} groups")
     grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
     y = standardize(xp, grouped, (1, 3), ctx.attributes["epsilon"]).reshape(x.shape)
+    check_fits(x.shape, gamma, beta)
     y = y * widen(xp, gamma) + widen(xp, beta)
     return y / (1 + xp.exp(-y)) if ctx.attributes["activation"] else y
 
@@ -90,6 +91,7 @@ class SkipGroupNorm:
             extra = extra.reshape(skip.shape[0], *(1,) * (x.ndim - 2), skip.shape[1])
         elif skip.shape == x.shape:
             extra = _last(ctx, extra)
+        check_fits(total.shape, extra, bias)
         total = total + extra
         if bias is not None:
             total = total + widen(xp, bias)

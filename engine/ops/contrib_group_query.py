@@ -18,7 +18,7 @@ from engine.ops.contrib_attention_core import (
     split_heads,
     weights_of,
 )
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.contrib_rotary import rotate
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import RowContext, RowState
@@ -157,6 +157,7 @@ def _read(ctx: ComputeContext, given: Sequence[Any]) -> tuple[Array, Array, Arra
         if weight is not None:
             square = (parts[i] * parts[i]).mean(axis=-1, keepdims=True)
             root = xp.sqrt(square + square.dtype.type(attributes["qk_norm_epsilon"]))
+            check_fits(parts[i].shape, weight)
             parts[i] = parts[i] / root * widen(xp, weight)
     return parts[0], parts[1], parts[2]
 
@@ -207,10 +208,13 @@ def _attend(
     scores = scaled_scores(ctx, q, k, attributes["scale"])
     cap = scores.dtype.type(attributes["softcap"])
     scores = cap * xp.tanh(scores / cap) if cap > 0 else scores
-    scores = scores if extra is None else scores + widen(xp, extra)[..., :total]
+    if extra is not None:
+        added = widen(xp, extra)[..., :total]
+        check_fits(scores.shape, added)
+        scores = scores + added
     hidden = _hidden(ctx, q.shape[2], lengths, past, total)[:, None]
     scores = xp.where(hidden, xp.float32(-math.inf), scores)
-    sink = None if sinks is None else widen(xp, sinks).reshape(1, -1, 1, 1)
+    sink = None if sinks is None else widen(xp, sinks).reshape(1, q.shape[1], 1, 1)
     if sink is None and attributes["smooth_softmax"] == 1:
         sink = xp.zeros((1, 1, 1, 1), dtype=scores.dtype)
     weights = weights_of(xp, scores, sink)

@@ -9,7 +9,7 @@ from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.integer_products import integer_matmul, to_int32
 from engine.ops.linalg import matmul_flops, matmul_rows, matmul_shape
 from engine.ops.quantization import dynamic_quantize
@@ -67,6 +67,7 @@ class MatMulIntegerToFloat:
         """The sum is exact."""
         a_zero = None if a_zero is None else a_zero.reshape(())
         value = integer_matmul(ctx.xp, a, b, a_zero, b_zero).astype(a_scale.dtype)
+        check_fits(value.shape, b_scale, bias)
         value = value * (a_scale.reshape(()) * b_scale)
         return [value if bias is None else value + bias]
 
@@ -99,6 +100,7 @@ class DynamicQuantizeMatMul:
         """The sum is exact."""
         quantized, scale, zero = dynamic_quantize(ctx.xp, a)
         value = integer_matmul(ctx.xp, quantized, b, zero, b_zero).astype(a.dtype)
+        check_fits(value.shape, b_scale, bias)
         value = value * (scale * b_scale)
         return [value if bias is None else value + bias]
 

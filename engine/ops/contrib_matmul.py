@@ -9,7 +9,12 @@ from typing import Any
 from engine.ir.types import Dim, Shape, TensorType
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT, check_activation, fused_activation
+from engine.ops.contrib_common import (
+    MICROSOFT,
+    check_activation,
+    check_fits,
+    fused_activation,
+)
 from engine.ops.linalg import Gemm, MatMul, matmul_flops, matmul_rows, matmul_shape
 from engine.ops.registry import operator
 from engine.ops.rows import RowContext, RowState
@@ -138,6 +143,7 @@ class GemmFastGelu:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
         y = xp.matmul(widen(xp, x), widen(xp, w))
+        check_fits(y.shape, bias)
         y = y if bias is None else y + widen(xp, bias)
         inner = (y + y * y * y * y.dtype.type(0.044715)) * y.dtype.type(0.7978845608028654)
         return [narrow(y * y.dtype.type(0.5) * (1 + xp.tanh(inner)), x.dtype)]

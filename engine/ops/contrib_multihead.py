@@ -20,7 +20,7 @@ from engine.ops.contrib_attention_core import (
     split_heads,
     weights_of,
 )
-from engine.ops.contrib_common import MICROSOFT
+from engine.ops.contrib_common import MICROSOFT, check_fits
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import RowContext, RowState
 
@@ -116,6 +116,7 @@ def _attend(
 ) -> list[Array]:
     xp, (q, k, v) = ctx.xp, qkv
     scores = scaled_scores(ctx, q, k, ctx.attributes["scale"])
+    check_fits(scores.shape, bias)
     scores = scores if bias is None else scores + bias.astype(scores.dtype)
     y = merge_heads(xp, xp.matmul(weights_of(xp, scores), xp.ascontiguousarray(v)))
     return [narrow(each, dtype) for each in (y, k, v, scores)]

@@ -9,7 +9,7 @@ from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array, narrow, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT, broadcast_part
+from engine.ops.contrib_common import MICROSOFT, broadcast_part, check_fits, expect_fits
 from engine.ops.normalization import LayerNormalization
 from engine.ops.registry import operator
 from engine.ops.rows import RowContext, RowState
@@ -49,6 +49,7 @@ class SimplifiedLayerNormalization:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
         axes = tuple(range(normalize_axis(ctx.attributes["axis"], x.ndim), x.ndim))
+        check_fits(x.shape, scale)
         wide = widen(xp, x)
         inverse = _inverse_root(xp, wide, axes, ctx.attributes["epsilon"])
         return [narrow(wide * inverse * widen(xp, scale), x.dtype), inverse][: ctx.n_outputs]
@@ -61,9 +62,9 @@ def _inverse_root(xp: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> A
 
 def _skip_infer(ctx: InferContext) -> Sequence[TensorType]:
     """The result, statistics of each vector, and the sum that was normalized."""
-    x, skip = ctx.type(0), ctx.type(1)
-    if x.shape is not None and skip.shape is not None and len(skip.shape) > len(x.shape):
-        ctx.fail(f"skip {list(skip.shape)} does not fit the input {list(x.shape)}")
+    x = ctx.type(0)
+    ctx.type(1)
+    expect_fits(ctx, x.shape, *range(1, len(ctx.types)))
     statistics = TensorType(DType.FLOAT32, x.shape and (*x.shape[:-1], 1))
     return [x, statistics, statistics, x][: ctx.n_outputs]
 
@@ -77,9 +78,8 @@ def _skip_rows(ctx: RowContext) -> Sequence[RowState]:
 
 
 def _summed(xp: Any, x: Array, skip: Array, bias: Array | None) -> Array:
+    check_fits(x.shape, skip, bias)
     total = widen(xp, x) + widen(xp, skip)
-    if total.shape != x.shape:
-        raise ValueError(f"skip {skip.shape} does not fit the input {x.shape}")
     return total if bias is None else total + widen(xp, bias)
 
 
@@ -105,6 +105,7 @@ class SkipLayerNormalization:
     ) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
+        check_fits(x.shape, gamma, beta)
         total = _summed(xp, x, skip, bias)
         mean = total.mean(axis=-1, keepdims=True)
         y = total - mean
@@ -132,6 +133,7 @@ class SkipSimplifiedLayerNormalization:
     ) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp = ctx.xp
+        check_fits(x.shape, gamma)
         total = _summed(xp, x, skip, bias)
         inverse = _inverse_root(xp, total, (-1,), ctx.attributes["epsilon"])
         y = narrow(total * inverse * widen(xp, gamma), x.dtype)

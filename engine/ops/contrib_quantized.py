@@ -8,7 +8,13 @@ from typing import Any
 from engine.ir.types import TensorType, broadcast_shapes
 from engine.ops.common import Array, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.contrib_common import MICROSOFT, broadcast_part, to_float, to_integer
+from engine.ops.contrib_common import (
+    MICROSOFT,
+    broadcast_part,
+    expect_quantized,
+    to_float,
+    to_integer,
+)
 from engine.ops.quantization import DequantizeLinear, QuantizeLinear
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.row_rules import follow
@@ -31,6 +37,7 @@ class OldDequantizeLinear(DequantizeLinear):
 
 
 def _binary_infer(ctx: InferContext) -> Sequence[TensorType]:
+    expect_quantized(ctx, (0, 3), 6)
     return [TensorType(ctx.dtype(0), broadcast_shapes(ctx.shape(0), ctx.shape(3)))]
 
 
@@ -91,7 +98,11 @@ class QLinearSoftmax:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input."""
-        return [ctx.type(0)]
+        x = ctx.type(0)
+        expect_quantized(ctx, (0,), 3)
+        if x.shape:
+            ctx.normal_axis(ctx.attributes["axis"], len(x.shape))
+        return [x]
 
     @staticmethod
     def compute(
@@ -136,7 +147,9 @@ class QLinearConcat:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Add the dims up along the axis."""
-        kinds = [ctx.type(i) for i in range(2, len(ctx.types), 3)]
+        starts = range(2, len(ctx.types), 3)
+        expect_quantized(ctx, starts, 0)
+        kinds = [ctx.type(i) for i in starts]
         first = kinds[0]
         if any(k.shape is None for k in kinds) or first.shape is None:
             return [first.with_shape(None)]
@@ -168,6 +181,7 @@ class QLinearConcat:
 
 
 def _unary_infer(ctx: InferContext) -> Sequence[TensorType]:
+    expect_quantized(ctx, (0,), 3)
     return [ctx.type(0)]
 
 
@@ -225,6 +239,7 @@ class QLinearWhere:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The three inputs broadcast."""
+        expect_quantized(ctx, (1, 4), 7)
         shape = broadcast_shapes(ctx.shape(0), ctx.shape(1), ctx.shape(4))
         return [TensorType(ctx.dtype(1), shape)]
 

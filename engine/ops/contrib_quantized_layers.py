@@ -14,6 +14,8 @@ from engine.ops.contrib_common import (
     as_channels_first,
     channels_first,
     channels_last,
+    check_fits,
+    expect_quantized,
     first_shape,
     last_shape,
     to_float,
@@ -71,6 +73,7 @@ class QLinearAveragePool:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """One position per place of the window."""
+        expect_quantized(ctx, (0,), 3)
         shape = pool_shape(_pooled(ctx))
         return [TensorType(ctx.dtype(0), last_shape(shape) if _is_last(ctx) else shape)]
 
@@ -109,6 +112,7 @@ class QLinearGlobalAveragePool:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Spatial axes of size 1."""
         x = _pooled(ctx).type(0)
+        expect_quantized(ctx, (0,), 3)
         if x.shape is not None and len(x.shape) < 3:
             ctx.fail(f"expected an input of rank 3 or more, got shape {list(x.shape)}")
         shape = x.shape and (*x.shape[:2], *(1,) * (len(x.shape) - 2))
@@ -165,6 +169,7 @@ class QLinearReduceMean:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The axes dropped, or of size 1."""
         x = ctx.type(0)
+        expect_quantized(ctx, (0,), 3)
         if x.shape is None:
             return [x]
         rank = len(x.shape)
@@ -212,7 +217,11 @@ class QGemm:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like Gemm; floats where no output scale is given."""
+        if ctx.has(7) != ctx.has(8):
+            ctx.fail("an output scale and its zero point go together")
         kind = ctx.dtype(8) if ctx.has(8) else DType.FLOAT32
+        if ctx.has(8) and kind is not ctx.dtype(0):
+            ctx.fail(f"the output's zero point is {kind}, expected {ctx.dtype(0)}")
         return [TensorType(kind, Gemm.shape(_gemm_context(ctx)))]
 
     @staticmethod
@@ -233,6 +242,7 @@ class QGemm:
         left = a.T if attributes["transA"] else a
         right = b.T if attributes["transB"] else b
         value = integer_matmul(xp, left, right, a_zero, b_zero)
+        check_fits(value.shape, b_scale, c)
         if c is not None:
             value = value + c.astype(value.dtype)
         factor = a_scale.reshape(()) * xp.float32(attributes["alpha"])

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from engine.errors import InvalidModel, UnsupportedOp
+from engine.errors import InvalidModel, RunFailed, UnsupportedOp
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, floats, int64, row_states
 
 MICROSOFT = "com.microsoft"
@@ -303,3 +303,22 @@ ROWS = [
 def test_rows(node, items, expected):
     (state,) = check_rows(node, items) if expected else row_states(node, items)
     assert state.is_rows == expected
+
+
+WIDE = floats(5, 3, 4)
+TOO_LARGE = [
+    ("SkipLayerNormalization", [X, WIDE, B], {}),
+    ("SkipLayerNormalization", [X, X, WIDE], {}),
+    ("BiasSoftmax", [X, WIDE], {"is_inner_broadcast": 0}),
+    ("BiasAdd", [X, B, WIDE], {}),
+    ("BiasDropout", [X, floats(5)], {}),
+    ("FusedConv", [IMAGE, FILTER, None, floats(3, 2, 4, 5)], {}),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "attributes"), TOO_LARGE)
+def test_nothing_broadcasts_a_result_beyond_its_shape(op, inputs, attributes):
+    with pytest.raises(InvalidModel, match="does not fit"):
+        case(op, *inputs, **attributes).graph()
+    with pytest.raises((InvalidModel, RunFailed), match="does not fit"):
+        case(op, *inputs, **attributes).run_engine("symbolic")
