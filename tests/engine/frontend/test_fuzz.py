@@ -1,6 +1,7 @@
 """The model door under fire: whatever the bytes are, only the engine's own errors come out.
 
-`make test` tries a few hundred files, `make test-full` thousands.
+`make test` tries a few hundred files, `make test-full` thousands; `python -m benchmarks.fuzz` tries
+tens of thousands in worker processes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 import engine
+from benchmarks.fuzz.attempt import FAULT, attempt
+from benchmarks.fuzz.corpus import Corpus
+from benchmarks.fuzz.structures import structures
 from engine.errors import GraphInvalid
 from tests.engine.onnx_models import convnet, mlp, model, node, normal
 
@@ -237,6 +241,26 @@ def test_damaged_bytes_many(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_false_statements_many(data: st.DataObject) -> None:
     try_model(proto_changed(data))
+
+
+def faults(corpus: Corpus, numbers: range) -> dict[int, str]:
+    outcomes = {number: attempt(corpus, number).outcome for number in numbers}
+    return {number: text for number, text in outcomes.items() if text.startswith(FAULT)}
+
+
+def test_mutated_structures_are_refused_in_order() -> None:
+    assert not faults(Corpus({"structures": sorted(structures())}), range(300))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_mutated_networks_and_node_tests_many() -> None:
+    assert not faults(Corpus(), range(1_000_000, 1_005_000))
+
+
+@pytest.mark.parametrize("name", structures())
+def test_the_structures_themselves_load(name: str) -> None:
+    engine.load(structures()[name], device="reference", limits=LIMITS).close()
 
 
 def test_the_seeds_themselves_run() -> None:
