@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from engine.body_kernel import RunState, body_kernel
 from engine.device import Observer, RunControl
 from engine.errors import (
     EngineError,
@@ -25,26 +26,17 @@ from engine.errors import (
     RunCancelled,
     RunFailed,
 )
-from engine.ir.graph import Array, Graph, Node
-from engine.ir.types import Dim, TensorType, evaluate
+from engine.ir.graph import Array, Graph, Node, Value
+from engine.ir.types import TensorType
 from engine.ir.value_types import ValueType
 from engine.ir.values import value_bytes
 from engine.limits import Limits
-from engine.ops.contexts import BodyRun, ComputeContext
+from engine.ops.contexts import ComputeContext
 from engine.ops.registry import REGISTRY, Kernel, Operator, Registry
 from engine.size_guard import SizeGuard, node_guard
 from engine.transfers import holds, on_host, to_device, to_host
 
 NEVER = RunControl()  # the control of a run that nobody holds
-
-
-@dataclass(slots=True)
-class RunState:
-    """What one run shares with the bodies that it enters."""
-
-    control: RunControl
-    alive_bytes: int = 0
-    passes: int = 0  # of all bodies together: loops in loops multiply
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +81,11 @@ class GraphPlan:
         xp: Any = np,
         registry: Registry = REGISTRY,
         limits: Limits | None = None,
+        outside: Mapping[str, ValueType] | None = None,
     ) -> None:
+        """Make a graph ready; `outside` are types of what a body may capture."""
         self.graph = graph
+        self._visible: Mapping[str, ValueType] = {**(outside or {}), **graph.types}
         self._xp = xp
         self._registry = registry
         self._limits = limits or Limits()
@@ -104,7 +99,9 @@ class GraphPlan:
         self._captured = tuple(self._slots[name] for name in captured)
         self._bodies: list[GraphPlan] = []
         self._kernels = {id(node): self._prepare(node) for node in graph.nodes}
-        self._sizes = SizeGuard(graph, self._limit_bytes)
+        told = [Value(name, outside[name]) for name in captured if outside and name in outside]
+        self._sizes = SizeGuard(graph, self._limit_bytes, told)
+        self._guarded = graph.input_names + tuple(captured)
         self._schedules: dict[tuple[str, ...], Schedule] = {}
         self._whole = self._schedule(graph.output_names)
 
@@ -143,7 +140,7 @@ class GraphPlan:
             slots[slot] = value
         for slot, value in zip(self._captured, captured, strict=True):
             slots[slot] = value
-        self._sizes.check(dict(zip(self.graph.input_names, inputs, strict=True)))
+        self._sizes.check(dict(zip(self._guarded, (*inputs, *captured), strict=True)))
         before = state.alive_bytes
         self._walk(self._whole.program, slots, state)
         state.alive_bytes = before
@@ -199,7 +196,7 @@ class GraphPlan:
     def _prepare(self, node: Node) -> tuple[Kernel, Operator]:
         op = self._registry.find(node)
         types = self.graph.types
-        xp = self._namespace(op, node)
+        xp = self._xp if any(node.bodies) else self._namespace(op, node)
         fixed = (self._fixed(name) for name in node.inputs)
         ctx = ComputeContext(
             xp=xp,
@@ -211,14 +208,11 @@ class GraphPlan:
             constants=tuple(fixed if xp is self._xp else (to_host(self._xp, v) for v in fixed)),
             limits=self._limits,
         )
-        bodies = {
-            name: GraphPlan(body, xp=self._xp, registry=self._registry, limits=self._limits)
-            for name, body in node.bodies
-        }
+        bodies = {name: self._body_plan(body) for name, body in node.bodies}
         self._bodies += bodies.values()
         if bodies:
-            captured = tuple(types.get(name) for name in node.captured)
-            return _body_kernel(op, ctx, bodies, captured, self._limit_bytes), op
+            captured = tuple(self._visible.get(name) for name in node.captured)
+            return body_kernel(op, ctx, bodies, captured, self._limit_bytes), op
         try:
             kernel = op.kernel(ctx)
             return (kernel if xp is self._xp else on_host(self._xp, kernel)), op
@@ -227,6 +221,15 @@ class GraphPlan:
         except Exception as error:  # fixed values that no valid model has
             reason = f"{type(error).__name__}: {error}"
             raise InvalidModel(f"{_where(node)} cannot be prepared: {reason}") from error
+
+    def _body_plan(self, body: Graph) -> GraphPlan:
+        return GraphPlan(
+            body,
+            xp=self._xp,
+            registry=self._registry,
+            limits=self._limits,
+            outside={name: self._visible[name] for name in body.free_names & self._visible.keys()},
+        )
 
     def _namespace(self, op: Operator, node: Node) -> Any:
         """Return where the node runs: on the device, or numpy when something is not held there."""
@@ -288,9 +291,8 @@ class GraphPlan:
             dead_objects=tuple(self._slots[name] for name in objects),
             tensors_only=not objects and not any(map(self._is_object, written)),
             enters_body=any(True for _ in node.bodies),
-            guard=node_guard(op, node, self.graph, self._limit_bytes),
+            guard=node_guard(op, node, self.graph, self._limit_bytes, self._sizes.symbols),
         )
-
 
     def _is_object(self, name: str) -> bool:
         """Whether the value is no tensor, so that it has no `nbytes`."""
@@ -348,66 +350,6 @@ def _store(step: Step, slots: list[Any], results: Sequence[Array]) -> int:
         size -= value_bytes(slots[slot])
         slots[slot] = None
     return size
-
-
-def _body_kernel(
-    op: Operator,
-    ctx: ComputeContext,
-    plans: Mapping[str, GraphPlan],
-    captured_types: Sequence[ValueType | None],
-    limit: int,
-) -> Kernel:
-    """Return a kernel that gives the operator its bodies, with captured values already in place."""
-    node = ctx.node
-    count = len(node.inputs)
-    places = {name: i for i, name in enumerate(node.captured)}
-    wanted = {key: [places[n] for n in sorted(p.graph.free_names)] for key, p in plans.items()}
-
-    def kernel(state: RunState, *values: Array | None) -> Sequence[Array]:
-        captured = values[count:]
-
-        def body(key: str) -> BodyRun:
-            mine = [captured[i] for i in wanted[key]]
-            return lambda inputs: plans[key].run_body(state, mine, inputs)
-
-        def check_cancel() -> None:
-            if state.control.cancelled:
-                raise RunCancelled(f"cancelled in node {node.label!r}")
-
-        def charge(size: int) -> None:
-            # What follows in this run starts from here; the walk around it keeps its own count.
-            state.alive_bytes += size
-            if state.alive_bytes > limit:
-                raise ResourceLimit(
-                    _where(node), f"{state.alive_bytes} bytes", f"run_bytes={limit}"
-                )
-
-        bound = replace(
-            ctx,
-            bodies={key: body(key) for key in plans},
-            check_cancel=check_cancel,
-            charge=charge,
-            dim_value=lambda dim: _dim_value(dim, (*ctx.types, *captured_types), values),
-        )
-        return op.compute(bound, *values[:count])
-
-    return kernel
-
-
-def _dim_value(
-    dim: Dim, kinds: Sequence[ValueType | None], values: Sequence[Array | None]
-) -> int | None:
-    """Return the number that a dim comes to, by the shapes of values whose types name its symbols;
-    None when they do not.
-    """
-    bindings: dict[str, int] = {}
-    for kind, value in zip(kinds, values, strict=True):
-        if isinstance(kind, TensorType) and kind.shape is not None and value is not None:
-            bindings.update((str(d), n) for d, n in zip(kind.shape, value.shape, strict=False))
-    try:
-        return evaluate(dim, bindings)
-    except (KeyError, ArithmeticError):
-        return None
 
 
 def _number_slots(graph: Graph, captured: Sequence[str]) -> dict[str, int]:

@@ -14,10 +14,26 @@ DEFAULT_SIZE = 1
 
 def random_feeds(
     inputs: Sequence[TensorSpec], sizes: Mapping[str, int] | None = None, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Return an array for every input: normal floats, small integers. Unsized symbols are 1."""
+) -> dict[str, Any]:
+    """Return a value for every input: normal floats, small integers. Unsized symbols are 1.
+
+    Sequences have one element, optionals hold something, maps are empty.
+    """
     generator = np.random.default_rng(seed)
-    return {spec.name: _random(spec, sizes or {}, generator) for spec in inputs}
+    return {spec.name: _nested(spec.kind, _random(spec, sizes or {}, generator)) for spec in inputs}
+
+
+def _nested(kind: str, tensor: np.ndarray) -> Any:
+    """Return a tensor in what its kind puts around it."""
+    outermost, _, inner = kind.partition("(")
+    match outermost:
+        case "sequence":
+            return [_nested(inner, tensor)]
+        case "optional":
+            return _nested(inner, tensor)
+        case "map":
+            return {}
+    return tensor
 
 
 def _random(spec: TensorSpec, sizes: Mapping[str, int], generator: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel, ResourceLimit, RunFailed
-from engine.ir.graph import Array, Graph, Node
+from engine.ir.graph import Array, Graph, Node, Value
 from engine.ir.types import SymDim, TensorType, element_count, evaluate, symbols_of
 from engine.ir.value_types import ValueType
 from engine.ops.contexts import InferContext
@@ -28,11 +28,14 @@ Guard = Callable[[Sequence[Array | None]], None]
 class SizeGuard:
     """Knows for which input shapes every single value of a graph, and all outputs together, fit."""
 
-    def __init__(self, graph: Graph, limit_bytes: int) -> None:
+    def __init__(self, graph: Graph, limit_bytes: int, captured: Sequence[Value] = ()) -> None:
+        """Of a body, values that it captures tell sizes as well as its inputs do."""
         self._graph = graph
         self._limit = limit_bytes
-        self._names = tuple(v.name for v in graph.inputs if isinstance(v.type, TensorType))
-        self._symbols = _bound_symbols(graph)
+        given = (*graph.inputs, *captured)
+        self._names = tuple(v.name for v in given if isinstance(v.type, TensorType))
+        self._symbols = _bound_symbols(given)
+        self.symbols = frozenset(self._symbols)
         self._fits: set[tuple[tuple[int, ...], ...]] = set()
 
     def check(self, feeds: Mapping[str, Array]) -> None:
@@ -59,9 +62,12 @@ class SizeGuard:
                     raise ResourceLimit(where, f"{need} bytes", f"run_bytes={self._limit}")
 
 
-def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guard | None:
-    """Return a check to make before a node runs; None when `SizeGuard` sees its sizes."""
-    known = frozenset(_bound_symbols(graph))
+def node_guard(
+    op: Operator, node: Node, graph: Graph, limit_bytes: int, known: frozenset[str]
+) -> Guard | None:
+    """Return a check to make before a node runs; None when `SizeGuard`, which knows the symbols in
+    `known`, sees its sizes.
+    """
     kinds = [graph.types.get(name) for name in node.outputs if name]
     if all(kind is not None and _is_bound(kind, known) for kind in kinds):
         return None
@@ -93,10 +99,10 @@ def node_guard(op: Operator, node: Node, graph: Graph, limit_bytes: int) -> Guar
     return guard
 
 
-def _bound_symbols(graph: Graph) -> dict[str, tuple[str, int]]:
-    """Return which input and axis tells the number of a symbol."""
+def _bound_symbols(given: Sequence[Value]) -> dict[str, tuple[str, int]]:
+    """Return which value and axis tells the number of a symbol."""
     found: dict[str, tuple[str, int]] = {}
-    for value in graph.inputs:
+    for value in given:
         for axis, dim in enumerate(value.type.shape or ()):
             if isinstance(dim, SymDim) and dim.is_symbol:
                 found.setdefault(str(dim), (value.name, axis))

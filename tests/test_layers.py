@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("ir",),
         ("device", "feeds", "graph_json", "isolate", "renaming", "transfers"),
         ("ops",),
-        ("inference", "size_guard"),
+        ("inference", "size_guard", "body_kernel"),
         ("evaluation", "interpreter"),
         ("frontend", "passes"),
         ("lowering", "profiler"),

@@ -23,6 +23,7 @@ from engine.ir.value_types import (
     varying_dim,
 )
 from engine.ops.contexts import BodyFacts, ComputeContext, InferContext
+from engine.transfers import holds
 
 PATIENT_PASSES = 2  # over a body whose states' shapes change, before their shapes are given up
 MOST_PASSES = 8
@@ -173,7 +174,9 @@ class Collector:
         """Dims that nothing tells are 0."""
         dims = [self._size(dim, bindings) for dim in self._kind.shape or ()]
         place = axis if axis >= 0 else axis + len(dims) + 1
-        return np.empty((*dims[:place], 0, *dims[place:]), self._kind.dtype.numpy)
+        dtype = self._kind.dtype.numpy
+        xp = self._ctx.xp if holds(self._ctx.xp, dtype) else np
+        return xp.empty((*dims[:place], 0, *dims[place:]), dtype)
 
     def _size(self, dim: Dim, bindings: Mapping[str, Dim]) -> int:
         known = substitute(dim, bindings)
