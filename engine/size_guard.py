@@ -8,13 +8,14 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel, ResourceLimit, RunFailed
 from engine.ir.graph import Array, Graph, Node, Value
-from engine.ir.types import SymDim, TensorType, element_count, evaluate, symbols_of
+from engine.ir.types import SymDim, TensorType, evaluate, symbols_of
 from engine.ir.value_types import ValueType
 from engine.ops.contexts import InferContext
 from engine.ops.registry import Operator
@@ -117,7 +118,7 @@ def _known_bytes(kind: ValueType | None, bindings: Mapping[str, int]) -> int | N
     if kind is None or kind.shape is None:
         return None
     try:
-        return evaluate(element_count(kind.shape), bindings) * kind.dtype.itemsize
+        return prod(evaluate(dim, bindings) for dim in kind.shape) * kind.dtype.itemsize
     except (KeyError, ZeroDivisionError):
         return None
 
