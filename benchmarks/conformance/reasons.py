@@ -13,6 +13,10 @@ REASONS: dict[str, str] = {
         "draws random numbers: the expected ones came from one run of numpy's generator, without "
         "its seed in the file; onnx.reference does not pass them either"
     ),
+    r"test_resize_downsample_scales_(linear|cubic)_align_corners$": (
+        "the expected values place corners by the fractional output size; ONNX's text and ONNX "
+        "Runtime, whose values are ours, place them by the whole one"
+    ),
     r"test_squeezenet$": (
         "all weights are equal, so 1000 logits of 9.5e9 tie: one rounding of the last digit in the "
         "product of matrices decides the softmax; onnx.reference does not pass it either"
