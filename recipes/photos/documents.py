@@ -32,6 +32,9 @@ LOOKS = {
 }
 
 
+OPTIONS = {True: "", False: " --no-mirror"}
+
+
 def card(published: Published, facts: Mapping[str, str], version: str, mirrored: bool) -> str:
     """Return CARD.md; `facts` are further rows of its table of figures."""
     rows = {
@@ -75,16 +78,17 @@ was chosen by the test split: the weights are those after the last epoch.
 
 ## Training
 
-All 50,000 training pictures, shifted by up to 4 pixels and mirrored in every second epoch, with
-a square of 12 x 12 blanked. The first epochs see them at 24 x 24. Filters are trained by Muon, biases and the head by SGD with
-Nesterov momentum, all rates falling in a straight line; label smoothing 0.2. Settings are in
+All 50,000 training pictures, shifted by up to 4 pixels, mirrored in every second epoch, with a
+square of 12 x 12 blanked. The first epochs see them at 24 x 24. Filters are trained by Muon, biases
+and the head by SGD with Nesterov momentum, all rates falling in a straight line; label smoothing
+0.2. The statistics of batch normalization are measured once more at the end. Settings are in
 `recipes/photos/train.py`, the learning curve in `recipes/results/photos-{version}.json`.
 
 Reproduce it with
 
 ```
 python -m pip install -r recipes/requirements.txt
-python -m recipes.photos --data FOLDER_OF_CIFAR10 --out model_repo{" --mirror" * mirrored}
+python -m recipes.photos --data FOLDER_OF_CIFAR10 --out model_repo{OPTIONS[mirrored]}
 ```
 
 The folder holds CIFAR-10's binary version (`data_batch_1.bin` ...) or `cifar10_jpg.npz`. Seeds are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -184,14 +185,18 @@ class Training:
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """Measure the statistics of batch normalization anew, for the weights as they now are."""
+        """Measure the statistics of batch normalization anew, for the weights as they now are.
+
+        On shuffled pictures with the changes of training: a micro-batch of one class, or of
+        pictures learnt by heart, has statistics of its own, and costs a point of accuracy.
+        """
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None          # a plain average over all that follows
         self.model.train()
-        margin = self.settings.translate
-        rows = spread(self.padded, self.settings.calibration_rows)
-        for part in rows[..., margin:-margin, margin:-margin].split(self.settings.micro_batch):
-            self.model(part.to(self.device, **CHANNELS_LAST))
+        count = self.settings.calibration_rows // self.settings.batch_size
+        for images, _ in islice(self._batches(self.settings.epochs), count):
+            for part in images.split(self.settings.micro_batch):
+                self.model(part.to(self.device, **CHANNELS_LAST))
         self.model.eval()

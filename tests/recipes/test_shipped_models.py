@@ -12,8 +12,7 @@ from recipes.common.package import damaged_files
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repo"
-# photos is to reach 0.925 on the JPEG copies; what ships so far is held to what it reached.
-NEEDED = {"digits-1": 0.975, "digits-2": 0.992, "photos-1": 0.894}
+NEEDED = {"digits-1": 0.975, "digits-2": 0.992, "photos-1": 0.925}
 VERSIONS = sorted(path.parent for path in REPOSITORY.glob("*/*/manifest.json"))
 LIMIT_BYTES = 35_000_000
 OURS = [v for v in VERSIONS if f"{v.parent.name}-{v.name}" in NEEDED]
