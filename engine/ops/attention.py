@@ -38,6 +38,8 @@ class Attention:
         """Output, then the cache with the new keys and values, then the scores."""
         q, k, v = (heads_shape(ctx, i) for i in range(3))
         kind = ctx.type(0)
+        if ctx.has(4) != ctx.has(5):
+            ctx.fail("past_key and past_value go together, only one of them is given")
         if q is None or k is None or v is None:
             return [TensorType(ctx.dtype(min(i, 2)), None) for i in range(ctx.n_outputs)]
         past = ctx.shape(4) if ctx.has(4) else None

@@ -11,7 +11,7 @@ import numpy as np
 from engine.dtypes import DType
 from engine.ir.dim_bounds import is_not_negative
 from engine.ir.types import Dim, SymDim, TensorType, ceildiv, dim_max
-from engine.ops.common import Array, check_size, int_value, ints, normalize_axis
+from engine.ops.common import Array, check_size, int_value, ints, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
 from engine.ops.row_rules import follow, side_inputs_problem, spread
@@ -20,9 +20,11 @@ from engine.ops.rows import SIZES, RowContext, RowState
 COUNTABLE = 1 << 20  # elements of a range that shape arithmetic follows by value at most
 
 
-@operator("Range", since=11)
+@operator("Range", since=(11, 27))
 class Range:
     """Numbers from `start` up to `limit` in steps of `delta`."""
+
+    attributes = {"stash_type": 1}  # float32, as narrow floats always compute here
 
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
@@ -51,7 +53,8 @@ class Range:
         first, last, step = (value.reshape(()).item() for value in (start, limit, delta))
         count = range_length(first, last, step)
         check_size(ctx, (count,), start.dtype)
-        steps = xp.arange(count, dtype=xp.int64 if start.dtype.kind in "iu" else start.dtype)
+        wide = xp.int64 if start.dtype.kind in "iu" else widen(xp, start).dtype
+        steps = xp.arange(count, dtype=wide)
         return [(steps * step + first).astype(start.dtype)]
 
     @staticmethod

@@ -53,12 +53,15 @@ def resolve_pool(ctx: ComputeContext, x: Array) -> tuple[Window, tuple[int, ...]
     ceil_mode = bool(ctx.attributes.get("ceil_mode", 0))
     same = ctx.attributes["auto_pad"].startswith("SAME")
     outputs = window.output_sizes(x.shape[2:], ceil_mode and not same)
+    if min(outputs) < 0:
+        raise ValueError(f"a window of {window.extent} does not fit an input of {x.shape}")
     reach = [
-        max(padded, (count - 1) * stride + extent)
+        max(padded, (max(count, 1) - 1) * stride + extent)
         for padded, count, stride, extent in zip(
             window.padded_sizes(x.shape[2:]), outputs, window.strides, window.extent, strict=True
         )
     ]
+    check_size(ctx, reach, x.dtype)  # an empty batch must not hide a window that nothing holds
     check_size(ctx, (*x.shape[:2], *reach), x.dtype)
     return window, outputs
 

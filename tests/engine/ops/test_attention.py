@@ -66,6 +66,12 @@ def test_a_cache_grows_and_a_causal_mask_counts_from_its_end():
     np.testing.assert_allclose(y, expected(Q, keys, values, bias), rtol=1e-4, atol=1e-5)
 
 
+def test_half_a_cache_is_refused():
+    for past in ([floats(2, 2, 4, 8)], [None, floats(2, 2, 4, 6)]):
+        with pytest.raises(InvalidModel, match="together"):
+            NodeCase("Attention", [Q, K, V, None, *past], {}, 23).graph()
+
+
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])
 def test_scores_at_every_stage(mode):
     *_, scores = attention(Q, K, V, outputs=4, qk_matmul_output_mode=mode, softcap=2.0)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import EngineError, InvalidModel
+from engine.errors import EngineError, InvalidModel, ResourceLimit, RunFailed
 from engine.interpreter import GraphPlan
+from engine.limits import Limits
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, floats, row_states
 
 WINDOWS = [
@@ -103,6 +104,18 @@ def test_indices_count_through_the_batch():
     values, indices = row_states(case, (0,))
     assert values.is_rows
     assert not indices.is_rows
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+@pytest.mark.parametrize("shape", [(1, 1, 5), (0, 1, 5)])
+def test_windows_that_nothing_holds_are_refused(op, ceil_mode, shape):
+    """An empty batch does not let a window through that would take all memory."""
+    attributes = {"kernel_shape": [1 << 31], "strides": [1 << 31], "ceil_mode": ceil_mode}
+    case = NodeCase(op, [floats(*shape)], attributes, 22)
+    plan = GraphPlan(case.graph("symbolic"), limits=Limits(run_bytes=1 << 24))
+    with pytest.raises((RunFailed, ResourceLimit)):
+        plan.run(case.feeds())
 
 
 @settings(max_examples=25, deadline=None)
