@@ -132,13 +132,11 @@ class GroupQueryAttention:
     @staticmethod
     def flops(ctx: InferContext) -> Dim:
         """Two per multiply-add of both products."""
-        q, cache = ctx.shape(0), GroupQueryAttention.infer(ctx)[1:2]
-        if q is None or not cache or cache[0].shape is None:
+        q, known = ctx.shape(0), ctx.value(6)
+        if q is None or not known:
             return 0
-        size = _head_size(ctx, q)
-        heads = int(ctx.attributes["num_heads"])
-        keys = (q[0], heads, cache[0].shape[2], size)
-        return attention_flops((q[0], heads, q[1], size), keys, size)
+        size, heads = _head_size(ctx, q), int(ctx.attributes["num_heads"])
+        return attention_flops((q[0], heads, q[1], size), (q[0], heads, known[0], size), size)
 
 
 def _read(ctx: ComputeContext, given: Sequence[Any]) -> tuple[Array, Array, Array]:
