@@ -64,7 +64,7 @@ def load(
     options = CompileOptions(
         limits=limits, operators=registry, precision=precision, threads=threads
     )
-    return Model(artifact, target.compile(artifact.graph, options), target.name)
+    return Model(artifact, target.compile(artifact.graph, options), target.name, registry)
 
 
 def model_from_artifact(artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS) -> Model:

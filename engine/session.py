@@ -19,6 +19,7 @@ from engine.ir.types import TensorType
 from engine.ir.value_types import MapType, ValueType
 from engine.ir.values import copy_value
 from engine.lowering.batch_axes import BatchAxes
+from engine.ops.registry import REGISTRY, Registry
 from engine.profiler import ProfileReport, Recorder
 
 
@@ -60,8 +61,11 @@ class Model:
         metadata: Free text of the model file.
     """
 
-    def __init__(self, artifact: Artifact, plan: Plan, device: str) -> None:
+    def __init__(
+        self, artifact: Artifact, plan: Plan, device: str, registry: Registry = REGISTRY
+    ) -> None:
         graph = artifact.graph
+        self._registry = registry
         values = {v.name: v for v in graph.outputs}
         self.name = graph.name
         self.device = device
@@ -118,7 +122,7 @@ class Model:
 
     def profile(self, feeds: Mapping[str, Array], *, repeat: int = 5) -> ProfileReport:
         """Run a few times while measuring every node; the report holds the median time of each."""
-        recorder = Recorder()
+        recorder = Recorder(self._registry)
         for _ in range(max(1, repeat) + 1):  # the first warms up and is dropped
             recorder.start_run()
             self.run(feeds, control=RunControl(recorder))
