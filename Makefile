@@ -40,11 +40,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
 
-# Torch is a matter of the recipes: it gets an environment of its own, and only on request.
-$(FULL)/.full: requirements/dev.txt recipes/requirements.txt pyproject.toml | $(BIN)/python
+# Torch is a matter of the recipes and of exporters: it gets an environment of its own, and only on
+# request.
+$(FULL)/.full: requirements/dev.txt requirements/networks.txt recipes/requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv $(FULL)
 	$(FULL)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-r requirements/dev.txt -r recipes/requirements.txt
+		-r requirements/dev.txt -r requirements/networks.txt -r recipes/requirements.txt
 	$(FULL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 

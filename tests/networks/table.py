@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import engine
 
 DEFAULT = 5e-5
+HALF = 2e-2
 EIGHT_BITS = 1.01 / 127  # a value on the border of two steps may fall to either side
 
 
@@ -52,6 +53,16 @@ def alone(reason: str) -> Network:
 
 
 ONE = rows("x", "y")
+TEXT = "input_ids attention_mask"
+TEXT_KINDS = f"{TEXT} token_type_ids"
+# Their masks are gathered for past and new places, whose sum the mask's length is not known to be.
+CACHED = alone("Gather")
+SIDES = [f"0.{side}.{part}" for side in ("decoder", "encoder") for part in ("key", "value")]
+PAST, PRESENT = (
+    " ".join(f"{prefix}.{side}" for side in SIDES) for prefix in ("past_key_values", "present")
+)
+LABELLED = rows("x", "label probabilities")
+READ = "input_ids encoder_hidden_states encoder_attention_mask"
 
 NETWORKS: dict[str, Network] = {
     # classifiers
@@ -72,4 +83,97 @@ NETWORKS: dict[str, Network] = {
     "style_transfer": ONE,
     "super_resolution": ONE,
     "gan_generator": ONE,
+    # detectors
+    "ssd": rows("x", "boxes scores"),
+    "detector_nms": alone("NonMaxSuppression").opened("boxes", "scores", "classes", "rows"),
+    "yolo": ONE,
+    "yolo_free_size": ONE,
+    "yolo_dynamo": ONE,
+    # sequences
+    "lstm": ONE,
+    "lstm_dynamo": ONE,
+    "gru": ONE,
+    "rnn": ONE,
+    "lstm_packed": rows("x lengths", "y"),
+    "seq2seq_loop": rows("x", "words logits").opened("words"),
+    "until_loop": alone(""),
+    "tcn": ONE,
+    "tcn_dynamo": ONE,
+    "translator": rows("x written", "y"),
+    "spectrogram": ONE,
+    # attention, diffusion, and operators of their own kind
+    "vit": ONE,
+    "vit_script": ONE,
+    "mixer": ONE,
+    "diffusion_unet": rows("sample timestep prompt", "y"),
+    "diffusion_unet_dynamo": rows("sample timestep prompt", "y"),
+    "autoencoder": ONE,
+    "autoencoder_conv": ONE,
+    "spatial_transformer": ONE,
+    "graph_net": alone(""),
+    "recommender": rows("dense categories", "y"),
+    # language models
+    "bert": rows(TEXT_KINDS, "logits"),
+    "bert_dynamo": rows(TEXT_KINDS, "logits"),
+    "distilbert": rows(TEXT, "last_hidden_state"),
+    "roberta": rows(TEXT, "logits"),
+    "albert": rows(TEXT_KINDS, "last_hidden_state pooler_output"),
+    "deberta": alone("MatMul"),
+    "gpt2": CACHED,
+    "llama": CACHED,
+    "llama_dynamo": alone("Concat"),
+    "qwen": CACHED,
+    "mamba": rows("input_ids", "logits"),
+    # encoders and decoders
+    "t5_encoder": rows(TEXT, "last_hidden_state"),
+    "t5_decoder": rows(READ, f"logits {PRESENT}"),
+    "t5_decoder_with_past": rows(f"{READ} {PAST}", f"logits {PRESENT}"),
+    "t5_decoder_merged": rows(f"{READ} {PAST}", f"logits {PRESENT}").opened(*PRESENT.split()),
+    "marian_encoder": rows(TEXT, "last_hidden_state"),
+    "marian_decoder": rows(READ, f"logits {PRESENT}"),
+    "marian_decoder_merged": rows(f"{READ} {PAST}", f"logits {PRESENT}").opened(*PRESENT.split()),
+    "whisper_encoder": rows("input_features", "last_hidden_state"),
+    "whisper_decoder": rows("input_ids encoder_hidden_states", f"logits {PRESENT}"),
+    "whisper_decoder_with_past": rows(f"input_ids {PAST}", f"logits {PRESENT}"),
+    # pictures, words and sounds
+    "vit_hf": rows("pixel_values", "logits"),
+    "swin": rows("pixel_values", "logits"),
+    "swin_dynamo": alone("as_strided"),
+    "segformer": rows("pixel_values", "logits"),
+    "clip": alone(""),
+    "wav2vec2": rows("input_values", "logits"),
+    # fewer bits
+    "resnet_qdq": ONE.within(EIGHT_BITS),
+    "resnet_qoperator": ONE.within(EIGHT_BITS),
+    "bert_dynamic_int8": alone("DynamicQuantizeLinear").within(EIGHT_BITS),
+    "lstm_dynamic_int8": alone("DynamicQuantize").within(EIGHT_BITS),
+    "resnet_fp16": ONE.within(HALF),
+    "bert_fp16": rows(TEXT_KINDS, "logits").within(HALF),
+    "llama_int4": CACHED,
+    "vit_int4_blocks": ONE,
+    "external_weights": ONE,
+    # optimized by ONNX Runtime
+    "resnet_optimized": ONE,
+    "mixer_optimized": ONE,
+    "bert_optimized": rows(TEXT_KINDS, "logits"),
+    "bert_fused": rows(TEXT_KINDS, "logits"),
+    "bert_fused_int8": alone("Dynamic").within(EIGHT_BITS),
+    "gpt2_fused": CACHED,
+    "llama_optimized": CACHED,
+    # scikit-learn and LightGBM
+    "logistic": alone(""),
+    "logistic_binary": LABELLED,
+    "svc": LABELLED,
+    "svr": rows("x", "variable"),
+    "random_forest": LABELLED,
+    "gradient_boosting": rows("x", "variable"),
+    "boosted_classifier": LABELLED,
+    "neighbours": LABELLED,
+    "clusters": rows("x", "label scores"),
+    "naive_bayes": LABELLED,
+    "perceptron": LABELLED,
+    "mixed_columns": rows("x colour", "label probabilities"),
+    "text_classifier": alone("Tokenizer"),
+    "lightgbm_classifier": alone(""),
+    "lightgbm_regressor": rows("x", "variable"),
 }

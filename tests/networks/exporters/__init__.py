@@ -3,6 +3,30 @@
 These modules need the extra `networks`; nothing that `make test` runs imports them.
 """
 
-from tests.networks.exporters import classifiers, pictures
+from tests.networks.exporters import (
+    classic,
+    classifiers,
+    detectors,
+    encoder_decoder,
+    generative,
+    language,
+    optimized,
+    pictures,
+    quantized,
+    sequences,
+    vision_language,
+)
 
-FAMILIES = (classifiers, pictures)
+FAMILIES = (
+    classic,
+    classifiers,
+    detectors,
+    encoder_decoder,
+    generative,
+    language,
+    optimized,
+    pictures,
+    quantized,
+    sequences,
+    vision_language,
+)

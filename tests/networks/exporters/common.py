@@ -102,3 +102,23 @@ def _clean_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
 def loaded(buffer: io.BytesIO) -> onnx.ModelProto:
     """Return the model that was written to memory."""
     return clean(onnx.load_model_from_string(buffer.getvalue()))
+
+
+def shortened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give inner values and nodes short names: the scopes in an export's names may outweigh it."""
+    graph = model.graph
+    assert not any(a.HasField("g") for node in graph.node for a in node.attribute)
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    names = {name: f"v{i}" for i, name in enumerate(_inner_names(graph)) if name not in kept}
+    for i, node in enumerate(graph.node):
+        node.name = f"n{i}"
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+    for weight in graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    return model
+
+
+def _inner_names(graph: onnx.GraphProto) -> Iterable[str]:
+    yield from (weight.name for weight in graph.initializer)
+    yield from (name for node in graph.node for name in node.output if name)

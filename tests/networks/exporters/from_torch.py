@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 from collections.abc import Sequence
@@ -56,7 +57,16 @@ def script(
             dynamo=False,
             **options,  # type: ignore[arg-type]
         )
-    return loaded(buffer)
+    return _sums_named(loaded(buffer))
+
+
+def _sums_named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give dims that are sums their text back, as Optimum does: torch makes names of it."""
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if "___" in dim.dim_param:
+                dim.dim_param = dim.dim_param.replace("___", " + ")
+    return model
 
 
 def dynamo(
@@ -69,9 +79,13 @@ def dynamo(
 ) -> onnx.ModelProto:
     """Export with the newer exporter, which traces with torch.export."""
     dims = {name: torch.export.Dim(name) for named in axes.values() for name in named.values()}
-    shapes = tuple(
+    shapes: list[object] = [
         {axis: dims[symbol] for axis, symbol in axes.get(name, {}).items()} for name in feeds
-    )
+    ]
+    kinds = [p.kind for p in inspect.signature(net.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # the rest is one argument, a tuple
+        named = len(kinds) - 1
+        shapes = [*shapes[:named], tuple(shapes[named:])]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -79,7 +93,7 @@ def dynamo(
             tuple(torch.from_numpy(array) for array in feeds.values()),
             input_names=list(feeds),
             output_names=list(outputs),
-            dynamic_shapes=shapes,
+            dynamic_shapes=tuple(shapes),
             opset_version=opset,
             dynamo=True,
             verbose=False,
