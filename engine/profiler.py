@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -24,10 +25,11 @@ class NodeProfile:
         name: The node's name, or its first output.
         op: Its operator.
         kernel: What computed it; "portable" is the operator's portable definition.
-        seconds: Median time over the runs.
+        seconds: Median time over the runs; without its bodies, whose nodes stand for themselves.
         flops: Arithmetic operations of one run, None where the operator does not say.
         bytes: Bytes of its inputs and outputs.
         share: Part of the time of all nodes, 0 to 1.
+        times: How often a run computes it: once, or once in every pass of a loop.
     """
 
     name: str
@@ -37,11 +39,16 @@ class NodeProfile:
     flops: int | None
     bytes: int
     share: float
+    times: int = 1
 
     @property
     def gflops_per_s(self) -> float | None:
         """Arithmetic rate in 1e9 operations a second."""
         return None if not self.flops or not self.seconds else self.flops / self.seconds / 1e9
+
+
+def _times(node: NodeProfile) -> str:
+    return f" ({node.times} times)" if node.times > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,47 @@ class ProfileReport:
             flops = "" if node.flops is None else f"{node.flops / 1e6:.2f}"
             lines.append(
                 f"{node.share:6.1%} {node.seconds * 1e3:9.3f} {flops:>9} {node.bytes / 1e6:8.2f}"
-                f"  {node.op:<20} {node.kernel:<10} {node.name}"
+                f"  {node.op:<20} {node.kernel:<10} {node.name}{_times(node)}"
             )
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+@dataclass(slots=True)
+class _Row:
+    """What one node did in one run, all passes of a loop together."""
+
     node: Node
-    seconds: float
-    flops: int | None
-    bytes: int
+    seconds: float = 0.0
+    flops: int | None = None
+    bytes: int = 0
+    times: int = 0
+
+
+class _Run:
+    """One run: a row per node, and who ran inside of whom."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, _Row] = {}  # by the node's identity: the plan keeps it alive
+        self._ended: list[tuple[float, float]] = []  # moment and time of nodes no one else claimed
+
+    def add(self, node: Node, seconds: float, size: int) -> _Row:
+        """Take in a node that ended right now."""
+        now = time.perf_counter()
+        row = self.rows.get(id(node))
+        if row is None:
+            row = self.rows[id(node)] = _Row(node)
+        row.seconds += max(0.0, seconds - self._inside(now - seconds))
+        row.bytes += size
+        row.times += 1
+        self._ended.append((now, seconds))
+        return row
+
+    def _inside(self, began: float) -> float:
+        """Return the time of nodes that ran since then: those of the node's own bodies."""
+        total = 0.0
+        while self._ended and self._ended[-1][0] > began:
+            total += self._ended.pop()[1]
+        return total
 
 
 class Recorder(Observer):
@@ -96,48 +133,48 @@ class Recorder(Observer):
 
     def __init__(self, registry: Registry = REGISTRY) -> None:
         self._registry = registry
-        self._runs: list[list[_Sample]] = []
+        self._runs: list[_Run] = []
 
     def start_run(self) -> None:
         """Begin another run."""
-        self._runs.append([])
+        self._runs.append(_Run())
 
     def __call__(
         self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
     ) -> None:
         """Take notice of one executed node."""
-        size = sum(map(value_bytes, (*inputs, *outputs)))
-        self._runs[-1].append(_Sample(node, seconds, self._flops(node, inputs), size))
+        row = self._runs[-1].add(node, seconds, sum(map(value_bytes, (*inputs, *outputs))))
+        if len(self._runs) == 1:  # the same for every run
+            flops = count_flops(node, inputs[: len(node.inputs)], self._registry)
+            row.flops = flops if row.flops is None or flops is None else row.flops + flops
 
     def report(self, model: str, device: str) -> ProfileReport:
         """Return the report of all runs but the first."""
         measured = self._runs[1:] or self._runs
-        # Bodies may run a different number of times: nodes are matched by place in the shortest
-        # run.
-        rows = list(zip(*measured, strict=False))
-        seconds = [median(sample.seconds for sample in row) for row in rows]
-        total = sum(seconds) or 1.0
+        first = self._runs[0].rows
+        # A loop may have more passes in one run than in another, even none.
+        found = {key: row for run in measured for key, row in run.rows.items()}
+        seconds = {key: median(_seconds(run, key) for run in measured) for key in found}
+        total = sum(seconds.values()) or 1.0
         nodes = tuple(
             NodeProfile(
-                name=row[0].node.label,
-                op=row[0].node.op,
+                name=row.node.label,
+                op=row.node.op,
                 kernel="portable",
-                seconds=time,
-                flops=row[0].flops,
-                bytes=row[0].bytes,
-                share=time / total,
+                seconds=seconds[key],
+                flops=first[key].flops if key in first else None,
+                bytes=row.bytes,
+                share=seconds[key] / total,
+                times=row.times,
             )
-            for row, time in zip(rows, seconds, strict=True)
+            for key, row in found.items()
         )
         return ProfileReport(model, device, nodes)
 
-    def _flops(self, node: Node, inputs: Sequence[Array | None]) -> int | None:
-        if len(self._runs) > 1:  # the same for every run
-            return self._runs[0][len(self._runs[-1])].flops if self._fits() else None
-        return count_flops(node, inputs, self._registry)
 
-    def _fits(self) -> bool:
-        return len(self._runs[-1]) < len(self._runs[0])
+def _seconds(run: _Run, key: int) -> float:
+    row = run.rows.get(key)
+    return 0.0 if row is None else row.seconds
 
 
 def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) -> int | None:
@@ -147,12 +184,9 @@ def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) 
     operator = registry.find(node)
     if operator.flops is None:
         return None
-    types = [
-        None if a is None else TensorType(DType.from_numpy(a.dtype), tuple(a.shape)) for a in inputs
-    ]
     ctx = InferContext(
         node=node,
-        types=types,
+        types=[_type(value) for value in inputs],
         attributes=operator.complete(node),
         constants=list(inputs),
         symbolic=[None] * len(inputs),
@@ -163,3 +197,10 @@ def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) 
     except (EngineError, ArithmeticError, LookupError, TypeError, ValueError):
         return None
     return flops if isinstance(flops, int) else None
+
+
+def _type(value: Array | None) -> TensorType | None:
+    """Return a tensor's type; lists and what else is no tensor have no arithmetic of their own."""
+    if value is None or not hasattr(value, "dtype"):
+        return None
+    return TensorType(DType.from_numpy(value.dtype), tuple(value.shape))

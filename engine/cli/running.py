@@ -91,7 +91,7 @@ def profile_model(options: argparse.Namespace) -> None:
     nodes = table("node", "op", "kernel", "ms", "share", "MFLOP", "GFLOP/s", "MB")
     for node in sorted(report.nodes, key=lambda n: -n.seconds)[: options.top]:
         nodes.add_row(
-            plain(node.name),
+            plain(node.name if node.times == 1 else f"{node.name} ({node.times} times)"),
             node.op,
             node.kernel,
             f"{node.seconds * 1e3:.3f}",

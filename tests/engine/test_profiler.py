@@ -1,0 +1,93 @@
+"""What a profile says of bodies, of operators of one's own, and of what has no arithmetic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import TensorProto, helper
+
+import engine
+from engine.custom import ComputeContext, InferContext, TensorType
+from engine.profiler import Recorder
+from tests.engine.onnx_models import load, mlp, model, node, normal
+
+SLOW_S = 0.02
+
+
+class Slow:
+    """x, after a while."""
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        return [ctx.type(0)]
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: np.ndarray) -> Sequence[np.ndarray]:
+        time.sleep(SLOW_S)
+        return [x]
+
+    @staticmethod
+    def flops(ctx: InferContext) -> int:
+        return 7
+
+
+SLOW = engine.make_operator(Slow, "Slow", since=1, domain="my.domain")
+
+
+def slow_loop() -> bytes:
+    def info(name: str, kind: int, shape: list[int] | None) -> object:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [
+            node("Identity", ["c"], ["c2"], name="keep"),
+            node("Slow", ["v"], ["v2"], domain="my.domain", name="slow"),
+        ],
+        "body",
+        [
+            info("i", TensorProto.INT64, []),
+            info("c", TensorProto.BOOL, []),
+            info("v", TensorProto.FLOAT, [4]),
+        ],
+        [info("c2", TensorProto.BOOL, []), info("v2", TensorProto.FLOAT, [4])],
+    )
+    nodes = [node("Loop", ["t", "", "x"], ["s"], body=body, name="loop"), node("Abs", ["s"], ["y"])]
+    inputs = [("x", [4]), ("t", [], TensorProto.INT64)]
+    return model(nodes, inputs, [("y", None)], domains={"my.domain": 1})
+
+
+def test_bodies_stand_for_themselves() -> None:
+    with engine.load(slow_loop(), ops=(SLOW,)) as net:
+        report = net.profile({"x": normal(4), "t": np.array(3)}, repeat=2)
+    found = {row.op: row for row in report.nodes}
+    assert found["Slow"].times == 3 and found["Loop"].times == 1
+    assert found["Slow"].seconds >= 3 * SLOW_S
+    # The loop's own time holds none of its body's, which therefore counts once.
+    assert found["Loop"].seconds < 3 * SLOW_S
+    assert found["Slow"].flops == 21 and found["Loop"].flops is None
+    assert abs(sum(row.share for row in report.nodes) - 1) < 1e-9
+    assert "slow (3 times)" in str(report)
+
+
+def test_a_loop_without_passes() -> None:
+    with engine.load(slow_loop(), ops=(SLOW,)) as net:
+        report = net.profile({"x": normal(4), "t": np.array(0)}, repeat=1)
+    assert {row.op for row in report.nodes} == {"Loop", "Abs"}
+
+
+def test_every_node_of_a_plain_graph_has_one_row() -> None:
+    with load(mlp()) as net:
+        report = net.profile({"x": normal(2, 8)}, repeat=3)
+        assert len(report.nodes) == len(net.graph.nodes)
+        assert all(row.times == 1 and row.bytes > 0 for row in report.nodes)
+        assert report.by_op()[0][3] >= report.by_op()[-1][3]
+
+
+def test_a_recorder_of_one_run_reports_it() -> None:
+    recorder = Recorder()
+    recorder.start_run()
+    with load(mlp()) as net:
+        net.run({"x": normal(2, 8)}, control=engine.RunControl(recorder))
+        assert len(recorder.report("m", "d").nodes) == len(net.graph.nodes)
