@@ -1,8 +1,8 @@
 """Forests of decision trees over rows of features: which leaf every row reaches in every tree.
 
 All rows and trees go down together, one level at a time: a level is a handful of gathers over
-arrays, and what has reached its leaf drops out. Arrays are numpy's: gathers by the number of the
-node leave a GPU little to win.
+arrays. What has reached its leaf stays there, and drops out once it is much. Arrays are numpy's:
+gathers by the number of a node leave a GPU little to win.
 """
 
 from __future__ import annotations
@@ -24,7 +24,19 @@ COMPARE: dict[int, Callable[[Any, Any], Any]] = {
     EQ: np.equal,
     NEQ: np.not_equal,
 }
-CHUNK = 1 << 18  # pairs of a row and a tree that are followed at once: what caches hold
+CHUNK = 1 << 15  # pairs of a row and a tree that are followed at once: what caches hold
+STILL_MANY = 0.6  # while so many pairs are on their way, the others are not worth sorting out
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """The nodes' arrays with the leaves behind them: a leaf leads to itself, whatever it sees."""
+
+    feature: np.ndarray
+    split: np.ndarray
+    mode: np.ndarray
+    missing: np.ndarray
+    children: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,37 +120,50 @@ class Forest:
     def _walk(self, x: np.ndarray) -> np.ndarray:
         """Return the leaf of every row in every tree, (rows, trees), counted from 0."""
         nodes, trees = len(self.feature), len(self.roots)
-        at = np.tile(self.roots, len(x))
-        flat, width = x.reshape(-1), x.shape[1]
-        # What is still on its way: places in `at`, where their rows start, their nodes.
-        active = np.flatnonzero(at < nodes)
-        start, node = active // max(trees, 1) * width, at[active]
-        child = self.children.reshape(-1)
-        while active.size:
-            value = flat[start + self.feature[node]]
-            node = child[2 * node + self._goes_true(value, node)]
+        if not nodes:  # every tree is a leaf; there may be no feature to look at
+            return np.tile(self.roots, (len(x), 1))
+        feature, child = self._steps.feature, self._steps.children.reshape(-1)
+        flat, node = x.reshape(-1), np.tile(self.roots, len(x))
+        start = np.repeat(np.arange(len(x)) * x.shape[1], trees)  # of each pair's row
+        at, active = node, np.arange(len(node))
+        while True:
+            value = flat.take(start + feature.take(node))
+            node = child.take(2 * node + self._goes_true(value, node))
             inside = node < nodes
-            if inside.all():
-                continue
-            at[active[~inside]] = node[~inside]
-            active, start, node = active[inside], start[inside], node[inside]
-        return at.reshape(len(x), trees) - nodes
+            count = np.count_nonzero(inside)
+            if count == 0 or count < STILL_MANY * len(node):
+                at[active] = node
+                if count == 0:
+                    return at.reshape(len(x), trees) - nodes
+                active, start = active[inside], start[inside]
+                node = at[active]
 
     def _goes_true(self, value: np.ndarray, node: np.ndarray) -> np.ndarray:
-        modes = self._modes
+        steps, modes = self._steps, self._modes
         if len(modes) == 1 and modes[0] != MEMBER:
-            goes = COMPARE[modes[0]](value, self.split[node])
+            goes = COMPARE[modes[0]](value, steps.split.take(node))
         else:
-            goes, mode = np.zeros(len(node), bool), self.mode[node]
+            goes, mode = np.zeros(len(node), bool), steps.mode[node]
             for each in modes:
                 here = mode == each
                 if each == MEMBER:
                     goes[here] = self._contains(node[here], value[here])
                 else:
-                    goes[here] = COMPARE[each](value[here], self.split[node[here]])
+                    goes[here] = COMPARE[each](value[here], steps.split[node[here]])
         if self._has_missing:
-            goes = np.logical_or(goes, self.missing[node] & np.isnan(value))
+            goes = np.logical_or(goes, steps.missing[node] & np.isnan(value))
         return np.asarray(goes)
+
+    @cached_property
+    def _steps(self) -> _Steps:
+        own = np.arange(len(self.feature), len(self.feature) + self.leaves)
+        return _Steps(
+            feature=np.concatenate([self.feature, np.zeros(self.leaves, np.int64)]),
+            split=np.concatenate([self.split, np.zeros(self.leaves, self.split.dtype)]),
+            mode=np.concatenate([self.mode, np.full(self.leaves, -1)]),
+            missing=np.concatenate([self.missing, np.zeros(self.leaves, bool)]),
+            children=np.concatenate([self.children, np.stack([own, own], axis=1)]),
+        )
 
     @cached_property
     def _modes(self) -> list[int]:

@@ -143,6 +143,11 @@ def test_doubles_are_compared_as_doubles():
 def test_trees_that_are_one_leaf():
     forest = grow(np.random.default_rng(0), "target", [0], depth=0, count=3)
     check("TreeEnsembleRegressor", rows(np.random.default_rng(1)), n_targets=1, **forest)
+    attributes = {**forest, "n_targets": 1}
+    case = NodeCase(
+        "TreeEnsembleRegressor", [np.zeros((2, 0), np.float32)], attributes, domain=DOMAIN
+    )
+    assert case.run_engine("symbolic")[0].shape == (2, 1)
 
 
 # ---------------------------------------------------------------------- classifier
