@@ -162,6 +162,19 @@ def test_groups_outside_of_the_blocks():
         model.run(node.feeds())
 
 
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("block", [16, 64])
+def test_values_out_of_a_table(kind, block):
+    a, packed = floats(2, 3, 32), integers(24 * 32 // 2)
+    largest = np.abs(floats(24 * 32 // block, seed=1))
+    attributes = {"K": 32, "N": 24, "block_size": block, "quant_type": kind}
+    close = {"domain": MICROSOFT, "rtol": 1e-3, "atol": 1e-3, "fixed": (1, 2)}
+    check_node("MatMulBnb4", a, packed, largest, **close, **attributes)
+    for wrong, message in (({"N": 23}, "input 1 has 384"), ({"quant_type": 2}, "quant_type=2")):
+        with pytest.raises(InvalidModel, match=message):
+            case("MatMulBnb4", a, packed, largest, **attributes | wrong).graph()
+
+
 INDICES = np.array([[3, 0], [-1, 4]], np.int64)
 
 
@@ -203,6 +216,17 @@ NBITS = {"K": 64, "N": 24, "block_size": 32}
 ROWS = [
     (case("MatMulNBits", floats(3, 64), *blocks(24, 64, 32, 4), **NBITS), (0,), True),
     (case("MatMulNBits", floats(64), *blocks(24, 64, 32, 4), **NBITS), (0,), False),
+    (
+        case(
+            *("MatMulBnb4", floats(3, 16), integers(16), floats(2)),
+            K=16,
+            N=2,
+            block_size=16,
+            quant_type=1,
+        ),
+        (0,),
+        True,
+    ),
     (
         case("GatherBlockQuantized", integers(5, 8), np.array([1, 2, 0]), floats(5, 1)),
         (1,),
