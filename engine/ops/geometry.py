@@ -162,6 +162,8 @@ class Col2Im:
         x, image, block = ctx.type(0), ctx.value(1), ctx.value(2)
         if x.shape is not None and len(x.shape) != 3:
             ctx.fail(f"expected columns of shape [N, C * block, L], got {list(x.shape)}")
+        if any(ctx.type(i).rank not in (1, None) for i in (1, 2)):
+            ctx.fail("image_shape and block_shape must be vectors")
         n, columns = (ctx.fresh_dim("N"), None) if x.shape is None else x.shape[:2]
         if image is None:
             shape = ctx.shape(1)

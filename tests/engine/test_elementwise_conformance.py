@@ -64,6 +64,8 @@ def arity(op: Operator) -> int:
 def attributes_for(op: Operator, dtype: DType) -> dict[str, Any]:
     if op.name == "Mod" and dtype.is_float:
         return {"fmod": 1}
+    if op.name in ("ParametricSoftplus", "ScaledTanh"):  # ONNX Runtime has no defaults for these
+        return {"alpha": 0.5, "beta": 1.5}
     return {"direction": "LEFT"} if op.name == "BitShift" else {}
 
 

@@ -118,6 +118,7 @@ def test_max_unpool_into_a_larger_shape():
         ("CenterCropPad", [floats(2, 2), int64(2)], {"axes": [2]}, InvalidModel),
         ("Col2Im", [floats(1, 5, 4), int64(3, 3), int64(2, 2)], {}, InvalidModel),
         ("Col2Im", [floats(1, 4), int64(3, 3), int64(2, 2)], {}, InvalidModel),
+        ("Col2Im", [floats(1, 4, 4), int64(3, 3)[None], int64(2, 2)], {}, InvalidModel),
         ("Col2Im", [floats(1, 4, 5), int64(3, 3), int64(2, 2)], {}, RunFailed),
         ("Col2Im", [floats(1, 4, 4), int64(3, 3), int64(2, 2)], {"strides": [1]}, RunFailed),
         ("Col2Im", [floats(1, 4, 4), int64(3, 3), int64(2, 2)], {"strides": [0, 1]}, RunFailed),
