@@ -14,8 +14,29 @@ from engine.ops.normalization import LayerNormalization
 from engine.ops.registry import operator
 from engine.ops.rows import RowContext, RowState
 
-# ONNX Runtime's fusion writes this operator into ONNX's own domain, also below opset 17.
-operator("LayerNormalization", since=1, until=17)(LayerNormalization)
+
+@operator("LayerNormalization", since=1, until=17)
+class OldLayerNormalization(LayerNormalization):
+    """LayerNormalization as ONNX Runtime's fusion writes it into ONNX's domain below opset 17.
+
+    Scale and bias may have a type of their own, which the result has too.
+    """
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Like LayerNormalization, in the scale's type."""
+        y, *statistics = LayerNormalization.infer(ctx)
+        return [y.with_dtype(ctx.dtype(1)), *statistics]
+
+    @staticmethod
+    def compute(
+        ctx: ComputeContext, x: Array, scale: Array, bias: Array | None = None
+    ) -> Sequence[Array]:
+        """Narrow floats compute in float32 and round once."""
+        xp = ctx.xp
+        shift = None if bias is None else widen(xp, bias)
+        y, *statistics = LayerNormalization.compute(ctx, widen(xp, x), widen(xp, scale), shift)
+        return [narrow(y, scale.dtype), *statistics]
 
 
 def pass_flops(ctx: InferContext) -> Dim:
@@ -28,7 +49,8 @@ def pass_flops(ctx: InferContext) -> Dim:
 class SimplifiedLayerNormalization:
     """Divide by the root mean square over the axes from `axis` on, then scale.
 
-    RMSNormalization as ONNX Runtime had it before ONNX; it stands in ONNX's own domain.
+    RMSNormalization as ONNX Runtime had it before ONNX; it stands in ONNX's own domain. The result
+    has the scale's type.
     """
 
     attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1}
@@ -38,11 +60,12 @@ class SimplifiedLayerNormalization:
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Like the input; the inverse root has 1 on the normalized axes."""
         x = ctx.type(0)
+        y = x.with_dtype(ctx.dtype(1))
         if x.shape is None:
-            return [x, x.with_dtype(x.dtype.compute)][: ctx.n_outputs]
+            return [y, x.with_dtype(x.dtype.compute)][: ctx.n_outputs]
         axis = ctx.normal_axis(ctx.attributes["axis"], len(x.shape))
         statistics = (*x.shape[:axis], *(1,) * (len(x.shape) - axis))
-        return [x, TensorType(x.dtype.compute, statistics)][: ctx.n_outputs]
+        return [y, TensorType(x.dtype.compute, statistics)][: ctx.n_outputs]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, scale: Array) -> Sequence[Array]:
@@ -52,7 +75,7 @@ class SimplifiedLayerNormalization:
         check_fits(x.shape, scale)
         wide = widen(xp, x)
         inverse = _inverse_root(xp, wide, axes, ctx.attributes["epsilon"])
-        return [narrow(wide * inverse * widen(xp, scale), x.dtype), inverse][: ctx.n_outputs]
+        return [narrow(wide * inverse * widen(xp, scale), scale.dtype), inverse][: ctx.n_outputs]
 
 
 def _inverse_root(xp: Any, x: Array, axes: tuple[int, ...], epsilon: float) -> Array:

@@ -205,6 +205,17 @@ def test_layer_normalization_in_older_opsets(opset):
     check_node("LayerNormalization", *inputs, opset=opset)
 
 
+@pytest.mark.parametrize("op", ["LayerNormalization", "SimplifiedLayerNormalization"])
+@pytest.mark.parametrize(("x_type", "scale_type"), [("f2", "f4"), ("f4", "f2"), ("f2", "f2")])
+def test_a_normalization_has_its_scale_s_type(op, x_type, scale_type):
+    x, scale = floats(2, 3, 8, dtype=x_type), floats(8, seed=1, dtype=scale_type)
+    (ours,) = NodeCase(op, [x, scale], opset=13).run_engine("symbolic")
+    wide = [x.astype(np.float32), scale.astype(np.float32)]
+    (expected,) = NodeCase(op, wide, opset=13).run_runtime()
+    assert ours.dtype == scale.dtype
+    np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=2e-3)
+
+
 def group_norm(x, gamma, beta, groups, silu):  # channels last, in float64
     x = x.astype(np.float64)
     parts = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)

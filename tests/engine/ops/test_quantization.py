@@ -143,6 +143,19 @@ def test_precision_of_the_division(dtype):
     np.testing.assert_array_equal(case.run_engine()[0], np.rint(divided).astype(np.int16))
 
 
+def test_products_of_eight_bit_floats():
+    dtype = ml_dtypes.float8_e4m3fn
+    a, b = floats(3, 4, dtype=dtype), floats(4, 5, seed=1, dtype=dtype)
+    none, one = np.zeros((), dtype), scalar(1.0)
+    parts = [a, one, none, b, scalar(3000.0), none, scalar(2.0), none]
+    (ours,) = NodeCase("QLinearMatMul", parts, opset=21).run_engine("symbolic")
+    product = a.astype(np.float32) @ b.astype(np.float32) * 1500
+    assert ours.dtype == dtype
+    expected = np.clip(product, -448, 448).astype(dtype)  # what is too large is held
+    np.testing.assert_array_equal(ours.astype(np.float32), expected.astype(np.float32))
+    assert (np.abs(product) > 448).any()
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int8, np.uint8])
 @pytest.mark.parametrize("axis", [None, 0])
 def test_microsoft_s_own_form(axis, dtype):
