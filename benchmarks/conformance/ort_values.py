@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+NUMPYS_OWN = 1  # `isbuiltin` of its types; those of ml_dtypes were registered later
 NARROW_BITS = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
 
 
 def to_ort(runtime: Any, value: Any) -> Any:
     """Return an array as an OrtValue, whatever its type."""
     array = np.ascontiguousarray(value).reshape(np.shape(value))
-    if array.dtype.kind != "V":  # how numpy calls the types of ml_dtypes
+    if array.dtype.isbuiltin == NUMPYS_OWN:
         return runtime.OrtValue.ortvalue_from_numpy(array)
     number = helper.np_dtype_to_tensor_dtype(array.dtype)
     bits = NARROW_BITS.get(array.dtype.name)
@@ -31,7 +32,7 @@ def to_ort(runtime: Any, value: Any) -> Any:
 def from_ort(value: Any) -> Any:
     """Return an OrtValue's array."""
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.element_type()))
-    if dtype.kind != "V":
+    if dtype.isbuiltin == NUMPYS_OWN:
         return value.numpy()
     shape, bits = value.shape(), NARROW_BITS.get(dtype.name, dtype.itemsize * 8)
     count = prod(shape)
