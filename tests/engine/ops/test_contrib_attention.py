@@ -305,6 +305,13 @@ def test_groups_with_biases_sinks_and_positions():
     check("GroupQueryAttention", *inputs, None, None, sinks, outputs=3, **GROUPS)
 
 
+def test_a_prompt_that_starts_somewhere():
+    inputs = [*group_inputs(5, 0, 0), *GROUP_TABLES]
+    inputs[3:5] = [np.zeros((2, KV, 0, G), np.float32)] * 2  # an empty cache, as exporters hand in
+    positions = np.tile(np.arange(2, 7), (2, 1)).astype(np.int64)
+    check("GroupQueryAttention", *inputs, positions, do_rotary=1, outputs=3, **GROUPS)
+
+
 def test_groups_whose_queries_and_keys_are_normalized():
     # ONNX Runtime does this on a GPU only; done by hand before, it must give the same.
     inputs = [*group_inputs(1, 6, 6), *GROUP_TABLES]
