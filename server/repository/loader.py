@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,25 +133,16 @@ def _load(
 def _compile(
     path: Path, how: VersionConfig, samples: Sequence[Sample], options: LoadOptions
 ) -> Model:
-    load = partial(
-        engine.load,
+    return engine.load(
         path,
         device=how.config.device or options.device,
         precision=how.config.precision,
         threads=options.threads,
+        keep=tuple(_asked_values(how.config, samples)),
         limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
         isolate=options.isolate,
         cache_dir=options.cache_dir,
     )
-    model = load()
-    inner = [name for name in _asked_values(how.config, samples) if name not in model.kept]
-    if not inner:
-        return model
-    # Values inside the graph are lost to optimisation unless they are named; naming them replaces
-    # the graph's own outputs, which only the first load tells.
-    outputs = [spec.name for spec in model.outputs]
-    model.close()
-    return load(outputs=(*outputs, *inner))
 
 
 def _asked_values(config: ModelConfig, samples: Sequence[Sample]) -> Iterable[str]:
