@@ -63,7 +63,7 @@ ONLY_IN = {
     "fastapi": ("server.app", "server.routes"),
     "starlette": ("server.app", "server.routes"),
     "uvicorn": ("server.process", "server.commands", "server.http_protocol"),
-    "PIL": ("server.preprocessing",),
+    "PIL": ("server.preprocessing", "engine.ops.image_decoding"),
     "prometheus_client": ("server.metrics",),
     "watchfiles": ("server.repository",),
 }
