@@ -25,19 +25,19 @@ MODEL_BYTES = 200_000  # of one file
 FIRST_EXTERNAL_BYTES = 1024  # smaller weights stay in the model
 
 
-def record(path: Path, feeds: Feeds, plain: bool) -> Case:
+def record(source: Path | bytes, feeds: Feeds, plain: bool) -> Case:
     """Return what ONNX Runtime answers."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     if plain:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     answers = as_stored(dict(zip(names, session.run(names, feeds), strict=True)))
     for name, answer in answers.items():
         if isinstance(answer, np.ndarray) and answer.dtype.kind == "f":
-            assert np.isfinite(answer).all(), f"{path.name}: {name} is not finite"
+            assert np.isfinite(answer).all(), f"{name} is not finite"
     return Case({name: _stored_text(array) for name, array in feeds.items()}, answers)
 
 
@@ -61,7 +61,8 @@ def write(folder: Path, name: str, export: Export) -> int:
         )
     else:
         path.write_bytes(export.model.SerializeToString(deterministic=True))
-    write_cases(files[1], [record(path, feeds, export.plain) for feeds in export.feeds])
+    source = path if export.asked is None else export.asked.SerializeToString()
+    write_cases(files[1], [record(source, feeds, export.plain) for feeds in export.feeds])
     sizes = [file.stat().st_size for file in files]
     assert max(sizes) <= MODEL_BYTES, f"{name}: {sizes} bytes, expected at most {MODEL_BYTES}"
     return sum(sizes)

@@ -96,7 +96,7 @@ NETWORKS: dict[str, Network] = {
     "rnn": ONE,
     "lstm_packed": rows("x lengths", "y"),
     "seq2seq_loop": rows("x", "words logits").opened("words"),
-    "until_loop": alone(""),
+    "until_loop": alone("condition depends on the items"),
     "tcn": ONE,
     "tcn_dynamo": ONE,
     "translator": rows("x written", "y"),
@@ -104,13 +104,14 @@ NETWORKS: dict[str, Network] = {
     # attention, diffusion, and operators of their own kind
     "vit": ONE,
     "vit_script": ONE,
+    "vit_newest_opset": ONE,
     "mixer": ONE,
     "diffusion_unet": rows("sample timestep prompt", "y"),
     "diffusion_unet_dynamo": rows("sample timestep prompt", "y"),
     "autoencoder": ONE,
     "autoencoder_conv": ONE,
     "spatial_transformer": ONE,
-    "graph_net": alone(""),
+    "graph_net": alone("Gather"),
     "recommender": rows("dense categories", "y"),
     # language models
     "bert": rows(TEXT_KINDS, "logits"),
@@ -140,7 +141,7 @@ NETWORKS: dict[str, Network] = {
     "swin": rows("pixel_values", "logits"),
     "swin_dynamo": alone("as_strided"),
     "segformer": rows("pixel_values", "logits"),
-    "clip": alone(""),
+    "clip": alone("number of items"),
     "wav2vec2": rows("input_values", "logits"),
     # fewer bits
     "resnet_qdq": ONE.within(EIGHT_BITS),
@@ -161,7 +162,7 @@ NETWORKS: dict[str, Network] = {
     "gpt2_fused": CACHED,
     "llama_optimized": CACHED,
     # scikit-learn and LightGBM
-    "logistic": alone(""),
+    "logistic": alone("ZipMap"),
     "logistic_binary": LABELLED,
     "svc": LABELLED,
     "svr": rows("x", "variable"),
@@ -174,6 +175,6 @@ NETWORKS: dict[str, Network] = {
     "perceptron": LABELLED,
     "mixed_columns": rows("x colour", "label probabilities"),
     "text_classifier": alone("Tokenizer"),
-    "lightgbm_classifier": alone(""),
+    "lightgbm_classifier": alone("ZipMap"),
     "lightgbm_regressor": rows("x", "variable"),
 }

@@ -23,12 +23,14 @@ class Export:
         plain: Whether ONNX Runtime records its answers without optimisation: fused integer nodes
             move values by whole steps.
         external: Whether the weights are written to a file beside the model.
+        asked: The model that ONNX Runtime answers for, where it cannot read this one.
     """
 
     model: onnx.ModelProto
     feeds: Sequence[Feeds]
     plain: bool = False
     external: bool = False
+    asked: onnx.ModelProto | None = None
 
 
 EXPORTS: dict[str, Callable[[], Export]] = {}

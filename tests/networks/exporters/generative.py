@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import onnx
 import torch
+from onnx import version_converter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.networks.exporters.classifiers import AXES, CLASSES, conv_bn, pictures
-from tests.networks.exporters.common import Axes, Export, network, numbers, tokens
+from tests.networks.exporters.common import Axes, Export, clean, network, numbers, tokens
 from tests.networks.exporters.from_torch import dynamo, script, settled
 
 
@@ -200,6 +202,14 @@ def vit() -> Export:
 def vit_script() -> Export:
     net, feeds = settled(ViT()), pictures((2, 32, 32), (3, 32, 32))
     return Export(script(net, feeds[0], AXES, ["y"], opset=17), feeds)
+
+
+@network
+def vit_newest_opset() -> Export:
+    """The newest opset that the installed onnx knows, which ONNX Runtime may not."""
+    asked = vit_script()
+    model = version_converter.convert_version(asked.model, onnx.defs.onnx_opset_version())
+    return Export(clean(model), asked.feeds, asked=asked.model)
 
 
 @network
