@@ -25,13 +25,14 @@ from engine.comparison import (
 )
 from engine.compiler import CompileRequest, compile_model
 from engine.errors import DeviceUnavailable, InvalidInput, RunFailed
-from engine.frontend.exposing import expose_values
 from engine.frontend.safety import read_model_file
 from engine.limits import Limits
 from engine.loading import model_from_artifact
 from engine.session import Model
 
 DIFFERENT = 3  # exit status
+# By name: it loads the ONNX parser, which other commands may do without.
+EXPOSER = "engine.frontend.exposing"
 DEFAULT_SIDES = (("reference", 0), ("cpu", 2))
 OTHERS = ("onnxruntime",)
 
@@ -103,7 +104,8 @@ def _run_onnxruntime(options: argparse.Namespace, feeds: Mapping[str, np.ndarray
     settings.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(options.model.parent)
     )
-    model = expose_values(read_model_file(options.model, Limits().model_bytes))
+    expose = importlib.import_module(EXPOSER).expose_values
+    model = expose(read_model_file(options.model, Limits().model_bytes))
     try:
         session = runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         results = session.run(None, dict(feeds))
