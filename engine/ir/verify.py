@@ -53,7 +53,7 @@ class _Checker:
         self._define(graph, "an initializer", graph.initializers, defined, outside)
         self._define(graph, "a constant", graph.constants, defined, outside)
         for node in graph.nodes:
-            self._node(graph, node, outside | defined, depth)
+            self._node(graph, node, outside, defined, depth)
             self._define(graph, _place(node), filter(None, node.outputs), defined, outside)
         for value in graph.outputs:
             if value.name not in defined and value.name not in outside:
@@ -79,9 +79,11 @@ class _Checker:
                 raise GraphInvalid(f"{name!r}, {what} of {graph.name!r}, hides a name around it")
             defined.add(name)
 
-    def _node(self, graph: Graph, node: Node, visible: frozenset[str], depth: int) -> None:
+    def _node(
+        self, graph: Graph, node: Node, outside: frozenset[str], defined: set[str], depth: int
+    ) -> None:
         for name in filter(None, node.inputs):
-            if name not in visible:
+            if name not in defined and name not in outside:
                 raise GraphInvalid(f"{_place(node)} reads {name!r} before it is defined")
         if not any(node.outputs):
             raise GraphInvalid(f"{_place(node)} gives no output")
@@ -91,7 +93,8 @@ class _Checker:
         if self.known is not None and not self.known(node):
             raise GraphInvalid(f"{_place(node)}: no operator {node.domain}.{node.op}")
         for _, body in node.bodies:
-            self.check(body, visible, depth + 1)
+            # Only here is one set of all visible names worth its making.
+            self.check(body, outside | defined, depth + 1)
 
 
 def is_attribute(value: object) -> bool:

@@ -72,6 +72,7 @@ class _Walk:
         self.nodes: list[Node] = []
         self.types: dict[str, TensorType] = {}
         self.constants: dict[str, Array] = {}
+        self.taken: set[str] = set()
 
     def run(self) -> Graph:
         """Return the graph with its transpositions put off."""
@@ -270,4 +271,6 @@ class _Walk:
         return name
 
     def _fresh(self, hint: str) -> str:
-        return fresh_name(self.graph, hint, {*self.types, *self.constants})
+        name = fresh_name(self.graph, hint, self.taken)
+        self.taken.add(name)
+        return name
