@@ -12,23 +12,31 @@ import numpy as np
 
 from engine.ir.graph import Array, Graph, Node
 from engine.passes.context import PassContext
-from engine.passes.rewriting import fixed, fresh_name, is_single_use, with_constants, with_nodes
+from engine.passes.matching import Match, View, rewrite_matches
+from engine.passes.rewriting import fixed, is_single_use
 
 EPSILON = 1e-5  # ONNX's default
+STEPS = 4  # a Conv may be followed by a bias, a BatchNormalization and another bias
 
 
 def fuse_conv_bn(graph: Graph, ctx: PassContext) -> Graph:
     """Fold what follows a Conv into its weights, as long as the weights are fixed and nobody else
     reads between.
     """
-    for node in graph.nodes:
-        conv = _conv_before(graph, node)
-        if conv is None:
-            continue
-        factors = _affine(graph, node, conv, ctx)
-        if factors is not None:
-            graph = _fold(graph, conv, node, *factors)
+    for _ in range(STEPS):
+        fused = rewrite_matches(graph, ctx, _recognise)
+        if fused is graph:
+            break
+        graph = fused
     return graph
+
+
+def _recognise(view: View, node: Node) -> Match | None:
+    conv = _conv_before(view.graph, node)
+    factors = None if conv is None else _affine(view.graph, node, conv, view.ctx)
+    if conv is None or factors is None:
+        return None
+    return _folded(view, conv, node, *factors)
 
 
 def _conv_before(graph: Graph, node: Node) -> Node | None:
@@ -89,9 +97,11 @@ def _channel_bias(graph: Graph, node: Node, conv: Node, weight: Array) -> np.nda
     return np.broadcast_to(flat, (channels,)).copy() if np.isfinite(flat).all() else None
 
 
-def _fold(graph: Graph, conv: Node, node: Node, scale: np.ndarray, shift: np.ndarray) -> Graph:
-    weight = fixed(graph, conv.inputs[1])
-    old_bias = fixed(graph, conv.inputs[2]) if len(conv.inputs) > 2 else None
+def _folded(
+    view: View, conv: Node, node: Node, scale: np.ndarray, shift: np.ndarray
+) -> Match | None:
+    weight = fixed(view.graph, conv.inputs[1])
+    old_bias = fixed(view.graph, conv.inputs[2]) if len(conv.inputs) > 2 else None
     assert weight is not None
     columns = scale.reshape(-1, *(1,) * (weight.ndim - 1))  # (M, 1, 1, 1)
     before = 0.0 if old_bias is None else old_bias.astype(np.float64)
@@ -99,10 +109,7 @@ def _fold(graph: Graph, conv: Node, node: Node, scale: np.ndarray, shift: np.nda
         new_weight = (weight.astype(np.float64) * columns).astype(weight.dtype)
         new_bias = (before * scale + shift).astype(weight.dtype)
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
-        return graph
-    weight_name = fresh_name(graph, f"{conv.inputs[1]}/folded")
-    bias_name = fresh_name(graph, f"{conv.outputs[0]}/bias", (weight_name,))
-    fused = conv.replace(inputs=(conv.inputs[0], weight_name, bias_name), outputs=node.outputs[:1])
-    graph = with_constants(graph, {weight_name: new_weight, bias_name: new_bias})
-    nodes = (fused if n is node else n for n in graph.nodes if n is not conv)
-    return with_nodes(graph, nodes)
+        return None
+    names = (view.fresh(f"{conv.inputs[1]}/folded"), view.fresh(f"{conv.outputs[0]}/bias"))
+    fused = conv.replace(inputs=(conv.inputs[0], *names), outputs=node.outputs[:1])
+    return Match(fused, [conv], dict(zip(names, (new_weight, new_bias), strict=True)))

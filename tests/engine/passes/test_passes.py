@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from engine.frontend.onnx_importer import import_model
+from engine.interpreter import GraphPlan
 from engine.ir.graph import Graph
 from engine.ir.types import TensorType
 from engine.ir.verify import verify_graph
@@ -211,6 +212,45 @@ def test_chains_of_no_ops_go_at_once() -> None:
     assert ops(graph) == ["Neg"] and graph.nodes[0].inputs == ("x",)
 
 
+NEUTRAL = {
+    "times one": (node("Mul", ["a", "w"], ["b"]), 1.0),
+    "one times": (node("Mul", ["w", "a"], ["b"]), 1.0),
+    "by one": (node("Div", ["a", "w"], ["b"]), 1.0),
+    "minus zero": (node("Sub", ["a", "w"], ["b"]), 0.0),
+    "plus minus zero": (node("Add", ["a", "w"], ["b"]), -0.0),
+    "to the power of one": (node("Pow", ["a", "w"], ["b"]), 1.0),
+    "no bounds": (node("Clip", ["a"], ["b"]), 1.0),
+    "one part": (node("Split", ["a"], ["b"], num_outputs=1, axis=1), 1.0),
+}
+OPERATIVE = {
+    "plus zero": (node("Add", ["a", "w"], ["b"]), 0.0),
+    "minus minus zero": (node("Sub", ["a", "w"], ["b"]), -0.0),
+    "times zero": (node("Mul", ["a", "w"], ["b"]), 0.0),
+    "one by": (node("Div", ["w", "a"], ["b"]), 1.0),
+    "zero minus": (node("Sub", ["w", "a"], ["b"]), 0.0),
+    "one to the power": (node("Pow", ["w", "a"], ["b"]), 1.0),
+}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4)])
+@pytest.mark.parametrize("name", [*NEUTRAL, *OPERATIVE])
+def test_numbers_that_change_nothing(name: str, shape: tuple[int, ...]) -> None:
+    step, number = (NEUTRAL | OPERATIVE)[name]
+    nodes = [node("Neg", ["x"], ["a"]), step, node("Reciprocal", ["b"], ["y"])]
+    data = model(nodes, [X], [Y], {"w": np.full(shape, number, np.float32)})
+    graph = apply(eliminate_identity, data)
+    assert (len(graph.nodes) == 2) == (name in NEUTRAL), ops(graph)
+    x = np.array([[0.0, -0.0, np.inf, np.nan]], np.float32)
+    want = GraphPlan(graph_of(data)).run({"x": x})["y"]
+    np.testing.assert_array_equal(GraphPlan(graph).run({"x": x})["y"], want)
+
+
+def test_a_one_that_widens_stays() -> None:
+    nodes = [node("Mul", ["x", "w"], ["b"]), node("Neg", ["b"], ["y"])]
+    data = model(nodes, [X], [Y], {"w": np.ones((1, 1, 4), np.float32)})
+    assert ops(apply(eliminate_identity, data)) == ["Mul", "Neg"]
+
+
 # ------------------------------------------------------------------------------ conv_bn_fusion
 
 PICTURE = ("x", ["N", 3, 6, 6])
@@ -283,6 +323,23 @@ def test_a_bias_that_is_no_channel_bias_stays() -> None:
         weights = {"w": normal(5, 3, 3, 3), "bias": normal(*shape)}
         graph = apply(fuse_conv_bn, model(nodes, [("x", [2, 3, 6, 6])], [Y], weights))
         assert ops(graph) == ["Conv", "Add"]
+
+
+def test_bias_normalization_and_bias_become_one_conv() -> None:
+    weights = bn_weights(bias=True) | {"p": normal(5, 1, 1, seed=7), "q": normal(1, seed=8)}
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1] * 4),
+        node("Add", ["c", "p"], ["d"]),
+        node("BatchNormalization", ["d", "g", "bt", "m", "v"], ["e"]),
+        node("Add", ["q", "e"], ["y"]),
+    ]
+    data = model(nodes, [PICTURE], [Y], weights, opset=15)
+    graph = apply(fuse_conv_bn, data)
+    assert ops(graph) == ["Conv"]
+    x = normal(2, 3, 6, 6)
+    np.testing.assert_allclose(
+        GraphPlan(graph).run({"x": x})["y"], ort_run(data, {"x": x})["y"], rtol=1e-4, atol=1e-5
+    )
 
 
 # ------------------------------------------------------------------------------ the pipeline
