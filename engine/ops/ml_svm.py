@@ -196,6 +196,7 @@ class SVMClassifier:
         decisions = _decisions(ctx, rows)  # (N, pairs)
         chosen = labels.of(_votes(decisions, labels.count).argmax(axis=1))
         if attributes["prob_a"]:
+            check_size(ctx, (len(rows), 4, labels.count, labels.count), rows.dtype)
             scores = _probabilities(decisions, attributes, labels.count)
             return classifier_results(ctx, chosen, final_scores(np, scores, transform))
         if labels.count == 2:

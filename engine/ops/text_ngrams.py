@@ -6,7 +6,7 @@ it together. Words live on the host only, so this computes on numpy arrays on ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from engine.ops.ml_encoders import Lookup
 from engine.ops.registry import REQUIRED, Kernel, operator
 
 MODES = ("TF", "IDF", "TFIDF")
+CHUNK = 1 << 18  # words, or columns, that are counted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,27 +99,40 @@ def _build_level(grams: np.ndarray, columns: np.ndarray, words: int) -> _Level:
     return _Level(steps, column)
 
 
-def _windows(tokens: np.ndarray, n: int, skips: int) -> Iterator[np.ndarray]:
-    """Yield the words of windows, (N, windows, n), for every distance between words."""
-    for distance in range(1, 2 if n == 1 else skips + 2):  # one word has no distance to another
-        count = tokens.shape[1] - (n - 1) * distance
-        if count <= 0:
-            return
-        places = np.arange(count)[:, None] + np.arange(n)[None, :] * distance
-        yield tokens[:, places]
+def _occurrences(
+    level: _Level, tokens: np.ndarray, n: int, distance: int, words: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (row, column) of every n-gram of the pool whose words lie `distance` apart.
 
-
-def _counted(level: _Level, windows: np.ndarray, words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (row, column) of every window that is in the pool."""
-    row = np.repeat(np.arange(windows.shape[0]), windows.shape[1])
-    grams = windows.reshape(-1, windows.shape[2])
-    node = np.zeros(len(grams), np.int64)
+    Windows that no longer can be in the pool drop out word by word, so that long n-grams take no
+    more memory than short ones.
+    """
+    windows = max(tokens.shape[1] - (n - 1) * distance, 0)
+    row = np.repeat(np.arange(len(tokens)), windows)
+    place = np.tile(np.arange(windows), len(tokens))
+    node = np.zeros(len(row), np.int64)
     for k, known in enumerate(level.steps):
-        wanted = node * (words + 1) + grams[:, k]
+        if not len(row):
+            break
+        wanted = node * (words + 1) + tokens[row, place + k * distance]
         at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         found = known[at] == wanted
-        row, grams, node = row[found], grams[found], at[found]
+        row, place, node = row[found], place[found], at[found]
     return row, level.column[node]
+
+
+def _count(pool: _Pool, tokens: np.ndarray, skips: int) -> np.ndarray:
+    """Return how often the pool's n-grams occur in rows of words, (N, columns)."""
+    totals = np.zeros(len(tokens) * pool.columns)
+    for n, level in pool.levels.items():
+        if not len(level.column):
+            continue
+        for distance in range(1, 2 if n == 1 else skips + 2):  # one word lies apart from nothing
+            if (n - 1) * distance >= tokens.shape[1]:
+                break
+            row, column = _occurrences(level, tokens, n, distance, pool.word_count)
+            totals += np.bincount(row * pool.columns + column, minlength=len(totals))
+    return totals.reshape(len(tokens), pool.columns)
 
 
 @operator("TfIdfVectorizer", since=9)
@@ -172,15 +186,11 @@ def _vectorize(ctx: ComputeContext, pool: _Pool, x: np.ndarray) -> Sequence[np.n
     rows = x[None, :] if x.ndim == 1 else x
     check_size(ctx, (len(rows), pool.columns), np.float64)
     skips = min(int(ctx.attributes["max_skip_count"]), rows.shape[1])
-    tokens = pool.words.find(rows)  # (N, C), numbers of words
-    totals = np.zeros(len(rows) * pool.columns)
-    for n, level in pool.levels.items():
-        if not len(level.column):
-            continue
-        for windows in _windows(tokens, n, skips):
-            row, column = _counted(level, windows, pool.word_count)
-            totals += np.bincount(row * pool.columns + column, minlength=len(totals))
-    counts = totals.reshape(len(rows), pool.columns)
+    counts = np.empty((len(rows), pool.columns))
+    step = max(1, CHUNK // max(rows.shape[1], pool.columns, 1))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        counts[part] = _count(pool, pool.words.find(rows[part]), skips)
     if ctx.attributes["mode"] == "IDF":
         counts = (counts > 0).astype(np.float64)
     if ctx.attributes["mode"] != "TF" and ctx.attributes["weights"]:

@@ -17,7 +17,7 @@ from engine.ops.cores.regex_sets import WORD_CHARS, Chars
 MAX_STATES = 5000
 MAX_STEPS = 50_000  # of building, which repeats of nothing take too
 MAX_REMEMBERED = 10_000  # transitions; beyond that, start over
-MAX_VISITS = 100_000_000  # of states in one call, lookups not counted
+MAX_VISITS = 20_000_000  # of states for one text
 
 
 class TooMuchWork(Exception):

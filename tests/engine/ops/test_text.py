@@ -8,6 +8,7 @@ import pytest
 from engine.errors import InvalidModel, ResourceLimit, RunFailed
 from engine.interpreter import GraphPlan
 from engine.limits import Limits
+from engine.ops import text_ngrams
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, row_states
 
 
@@ -168,6 +169,26 @@ def test_vectorizer_of_little():
         (y,) = run("TfIdfVectorizer", x, **TF)
         assert y.shape == (*x.shape[:-1], 8)
         assert not y.any()
+
+
+def test_chunks_join_to_the_whole(monkeypatch):
+    case = NodeCase("TfIdfVectorizer", [TEXT], TF)
+    (whole,) = case.run_engine()
+    monkeypatch.setattr(text_ngrams, "CHUNK", 1)
+    np.testing.assert_array_equal(case.run_engine()[0], whole)
+
+
+def test_a_long_n_gram_in_a_long_text():
+    """All its windows beside each other would take gigabytes."""
+    n = 20_000
+    pool = np.arange(n).tolist()
+    attributes = {
+        "mode": "TF", "min_gram_length": n, "max_gram_length": n, "max_skip_count": 0,
+        "ngram_counts": [0] * n, "ngram_indexes": [0], "pool_int64s": pool,
+    }  # fmt: skip
+    text = np.concatenate([np.arange(n)[5:], np.arange(n), np.arange(n)])
+    (y,) = run("TfIdfVectorizer", text, **attributes)
+    assert y.tolist() == [2]
 
 
 def test_vectorizer_rows():
