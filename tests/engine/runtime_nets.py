@@ -133,6 +133,27 @@ def conv_net(opset: int = 13) -> ModelProto:
     return net.model({"x": (TensorProto.FLOAT, ["N", 3, 16, 16])}, [y], opset)
 
 
+def decomposed(opset: int = 13) -> ModelProto:
+    """Activations, normalizations and scaled products written out; (B, S, 16) -> (B, S, 16)."""
+    net = Net(3)
+    x = net.dense("x", 16, 16)
+    cube = net.op("Mul", net.op("Pow", x, net.fixed(3.0)), net.fixed(0.044715))
+    inner = net.op("Mul", net.op("Add", x, cube), net.fixed(np.sqrt(2 / np.pi)))
+    outer = net.op("Add", net.op("Tanh", inner), net.fixed(1.0))
+    x = net.op("Mul", net.op("Mul", x, net.fixed(0.5)), outer)
+    x = net.op("MatMul", x, net.weight(16, 16))
+    quick = net.op("Mul", x, net.op("Sigmoid", net.op("Mul", x, net.fixed(1.702))))
+    x = net.gelu(net.op("MatMul", quick, net.weight(16, 16)))
+    square = net.op("ReduceMean", net.op("Pow", x, net.fixed(2.0)), axes=[-1])
+    root = net.op("Sqrt", net.op("Add", square, net.fixed(1e-5)))
+    rms = net.op("Mul", net.op("Div", x, root), net.weight(16, mean=1.0))
+    x = net.layer_norm(net.op("Add", rms, quick), 16)
+    product = net.op("MatMul", x, net.op("Transpose", rms, perm=[0, 2, 1]))
+    weights = net.op("Softmax", net.op("Mul", product, net.fixed(0.25)), axis=-1)
+    y = net.op("MatMul", weights, x)
+    return net.model({"x": (TensorProto.FLOAT, ["B", "S", 16])}, [y], opset)
+
+
 def recurrent_net(opset: int = 13) -> ModelProto:
     """An LSTM in both directions and a product; (S, N, 6) -> (S, N, 5)."""
     net = Net(2)

@@ -20,13 +20,15 @@ from onnxruntime.quantization import (
 
 import engine
 from engine.errors import UnsupportedOp
-from tests.engine.runtime_nets import bert, conv_net, feeds_for, recurrent_net
+from tests.engine.runtime_nets import bert, conv_net, decomposed, feeds_for, recurrent_net
 
 NETS = {
     "bert": (bert, {"B": 3, "S": 5}),
     "conv": (conv_net, {"N": 3}),
     "recurrent": (recurrent_net, {"S": 4, "N": 3}),
+    "decomposed": (decomposed, {"B": 2, "S": 4}),
 }
+FOUND = ("FusedMatMul", "FastGelu", "QuickGelu", "Gelu", "SkipLayerNormalization")
 Level = onnxruntime.GraphOptimizationLevel
 STEP = 1 / 255 * 1.01  # of an 8-bit output between 0 and 1
 # With 8 bits on both sides ONNX Runtime's sums overflow on older processors.
@@ -97,6 +99,7 @@ def check(
         ("bert", ["com.microsoft.Attention", "com.microsoft.BiasGelu", "LayerNormalization"]),
         ("conv", ["com.microsoft.FusedConv", "com.microsoft.FusedGemm"]),
         ("recurrent", ["LSTM"]),
+        ("decomposed", [*(f"com.microsoft.{op}" for op in FOUND), "SimplifiedLayerNormalization"]),
     ],
 )
 def test_optimized(tmp_path, name, wanted):
