@@ -15,6 +15,8 @@ from engine.ir.types import Dim, SymDim, TensorType, fresh_symbol, symbol
 from engine.ir.value_types import MapType, OptionalType, SequenceType, ValueType, all_varying
 
 MAX_TYPE_DEPTH = 8  # a sequence of optionals of maps of ...; ONNX itself stops at three
+MAX_SUMMANDS = 4  # of a dim that is named as a sum
+PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NOT_IN_NAMES = re.compile(r"\W", re.ASCII)
 UNTYPED = TensorType(DType.FLOAT32)  # stands where a file may leave the type out; told by identity
 LIKE_FRESH = re.compile(r"_\d+$")  # how `fresh_symbol` ends its names
@@ -26,6 +28,19 @@ class DimNames:
     def __init__(self) -> None:
         self._symbols: dict[str, SymDim] = {}
         self._taken: set[str] = set()
+
+    def dim(self, dim_param: str) -> Dim:
+        """Return the dim that a dim_param names: a sum of names (`past + new`, as exporters of
+        caches write), else a symbol.
+
+        Other expressions are names too: `past + 1` is written where more than one may come.
+        """
+        parts = dim_param.split(" + ")
+        if not 1 < len(set(parts)) == len(parts) <= MAX_SUMMANDS or not all(
+            PLAIN_NAME.fullmatch(part) for part in parts
+        ):
+            return self.symbol(dim_param)
+        return sum((self.symbol(part) for part in parts[1:]), start=self.symbol(parts[0]))
 
     def symbol(self, dim_param: str) -> SymDim:
         """Return the symbol of a dim_param; its name differs only where it is no identifier."""
@@ -96,7 +111,7 @@ def _read_dim(proto: object, name: str, axis: int, names: DimNames) -> Dim:
     kind = proto.WhichOneof("value")  # type: ignore[attr-defined]  # protobuf builds its classes at run time
     if kind == "dim_param" and proto.dim_param:  # type: ignore[attr-defined]
         check_text(proto.dim_param)  # type: ignore[attr-defined]
-        return names.symbol(proto.dim_param)  # type: ignore[attr-defined]
+        return names.dim(proto.dim_param)  # type: ignore[attr-defined]
     if kind != "dim_value":
         return fresh_symbol("N" if axis == 0 else f"d{axis}")
     size = int(proto.dim_value)  # type: ignore[attr-defined]

@@ -180,8 +180,8 @@ def _is_known(scope: Scope, name: str, batch: SymDim) -> bool:
 def _checked(ctx: RowContext, states: tuple[RowState, ...]) -> tuple[RowState, ...]:
     """Hold a rule to the shapes: rows lie on an axis that has `block` entries per item."""
     result = []
-    for state, kind in zip(states, ctx.outputs, strict=False):
-        if state.is_rows and ctx.batch is not None:
+    for name, state, kind in zip(ctx.node.outputs, states, ctx.outputs, strict=False):
+        if name and state.is_rows and ctx.batch is not None:
             shape = kind.shape
             fits = shape is not None and state.axis < len(shape)
             if not (

@@ -192,6 +192,8 @@ def _size(graph: Graph, inputs: Sequence[str]) -> Dim | None:
     if node is None or node.op != "Shape" or node.domain or place is None or place.size != 1:
         return None
     shape, k = shape_of(graph, node.inputs[0]), int(place.reshape(()))
-    if shape is None or {"start", "end"} & node.attributes.keys():
+    start, end = node.attributes.get("start", 0), node.attributes.get("end")
+    if shape is None or not isinstance(start, int) or not isinstance(end, int | None):
         return None
-    return shape[k] if -len(shape) <= k < len(shape) else None
+    kept = shape[start:end]
+    return kept[k] if -len(kept) <= k < len(kept) else None

@@ -55,8 +55,11 @@ def alone(reason: str) -> Network:
 ONE = rows("x", "y")
 TEXT = "input_ids attention_mask"
 TEXT_KINDS = f"{TEXT} token_type_ids"
-# Their masks are gathered for past and new places, whose sum the mask's length is not known to be.
-CACHED = alone("Gather")
+PARTS = [f"{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
+CACHED = rows(
+    " ".join([TEXT, *(f"past_key_values.{part}" for part in PARTS)]),
+    " ".join(["logits", *(f"present.{part}" for part in PARTS)]),
+)
 SIDES = [f"0.{side}.{part}" for side in ("decoder", "encoder") for part in ("key", "value")]
 PAST, PRESENT = (
     " ".join(f"{prefix}.{side}" for side in SIDES) for prefix in ("past_key_values", "present")

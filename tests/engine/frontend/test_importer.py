@@ -192,6 +192,14 @@ def test_dims_are_numbers_names_or_unknown() -> None:
     assert graph.outputs[0].type.shape == shape
 
 
+def test_a_dim_named_as_a_sum_of_names_is_their_sum() -> None:
+    dims = ["past", "new", "past + new", "past + 1", "past + past"]
+    graph = graph_of(model([node("Relu", ["x"], ["y"])], [("x", dims)], [("y", None)]))
+    past, new, both, *others = graph.inputs[0].type.shape or ()
+    assert both == past + new
+    assert all(isinstance(d, SymDim) and d.is_symbol for d in others)
+
+
 def test_different_names_stay_different() -> None:
     graph = graph_of(
         model([node("Relu", ["x"], ["y"])], [("x", ["a-b", "a.b", "a-b"])], [("y", None)])
