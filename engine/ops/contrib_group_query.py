@@ -94,7 +94,8 @@ class GroupQueryAttention:
             room = dim_max(past[2], total) if past and known else ctx.fresh_dim("present")
         cache = kind.with_shape((q[0], shared, room, size))
         scores = kind.with_shape((q[0], heads, q[1], total))
-        return [kind.with_shape((q[0], q[1], heads * size)), cache, cache, scores][: ctx.n_outputs]
+        width = q[2] if ctx.has(1) else heads * size
+        return [kind.with_shape((q[0], q[1], width)), cache, cache, scores][: ctx.n_outputs]
 
     @staticmethod
     def compute(ctx: ComputeContext, *inputs: Array | None) -> Sequence[Array]:

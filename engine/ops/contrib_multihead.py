@@ -103,8 +103,10 @@ def _kinds(ctx: InferContext, past: int, names: int) -> Sequence[TensorType]:
             ctx.fail(f"expected a past of rank 4, got {list(cache)}")
         length = cache[2] if cache else ctx.fresh_dim("past")
     total = length + k[2]
+    stated = ctx.shape(2) if ctx.has(2) else None
+    width = stated[2] if stated and len(stated) == 3 else q[1] * v[3]
     return [
-        kind.with_shape((q[0], q[2], q[1] * v[3])),
+        kind.with_shape((q[0], q[2], width)),
         kind.with_shape((q[0], q[1], total, k[3])),
         kind.with_shape((q[0], q[1], total, v[3])),
         kind.with_shape((q[0], q[1], q[2], total)),

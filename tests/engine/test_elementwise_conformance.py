@@ -18,9 +18,7 @@ from tests.engine.oracle import LATEST, NoOracle, computed, expected
 
 # Those of other domains have tests of their own.
 OPERATORS = [
-    op
-    for op in REGISTRY.operators()
-    if isinstance(op.definition, Elementwise) and not op.domain
+    op for op in REGISTRY.operators() if isinstance(op.definition, Elementwise) and not op.domain
 ]
 TOLERANCE = {DType.FLOAT16: 2e-3, DType.BFLOAT16: 1e-2, DType.FLOAT32: 2e-6, DType.FLOAT64: 1e-7}
 
