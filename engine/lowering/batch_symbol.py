@@ -40,7 +40,8 @@ def _input_choices(graph: Graph, batch: SymDim) -> Iterator[tuple[Value, ...]]:
     ones = [v.name for v in graph.inputs if v.type.shape and v.type.shape[0] == 1]
     leading = {v.type.shape[0] for v in graph.inputs if v.type.shape} - {1}
     symbols = [d for d in leading if isinstance(d, SymDim) and d.is_symbol]
-    if len(symbols) > 1:
+    # Without bodies, values that meet must have equal dims; branches may have different ones.
+    if len(symbols) > 1 and not any(True for node in graph.nodes for _ in node.bodies):
         same = {str(s): batch for s in symbols}
         yield tuple(Value(v.name, v.type.substitute(same)) for v in graph.inputs)
     if symbols:

@@ -83,6 +83,17 @@ def test_branches_that_mix_items_are_told(data: bytes, why: str) -> None:
     mixed(data, why)
 
 
+def test_inputs_that_take_turns_may_differ_in_their_leading_dims() -> None:
+    """They are not made one for the sake of batching: nothing asks for equal dims."""
+    other = branch(node("Neg", ["w"], ["out"]))
+    call = node("If", ["c"], ["y"], then_branch=NEGATE, else_branch=other)
+    inputs = [tensor("x", ["N", 3, 5]), tensor("w", ["M", 3, 5]), tensor("c", [], BOOL)]
+    for net in loads(model([call], inputs, untyped("y"))):
+        assert net.batch is None
+        feeds = {"x": normal(2, 3, 5), "w": normal(4, 3, 5), "c": np.array(False)}
+        np.testing.assert_array_equal(net.run(feeds)["y"], -normal(4, 3, 5))
+
+
 def loop(
     nodes: list[onnx.NodeProto], initial: str = "x", scans: int = 0, on: str = "go", **fixed: Any
 ) -> bytes:
