@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.ir.types import Dim, Shape, TensorType
 from engine.ops.common import Array, check_size, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
@@ -40,6 +42,8 @@ class Attention:
         kind = ctx.type(0)
         if ctx.has(4) != ctx.has(5):
             ctx.fail("past_key and past_value go together, only one of them is given")
+        if ctx.has(3) and (ctx.type(3).rank or 0) > 4:
+            ctx.fail(f"the mask must have rank 4 or less, got {ctx.type(3)}")
         if q is None or k is None or v is None:
             return [TensorType(ctx.dtype(min(i, 2)), None) for i in range(ctx.n_outputs)]
         past = ctx.shape(4) if ctx.has(4) else None
@@ -190,6 +194,8 @@ def attend(
         scores = softcap * xp.tanh(scores / softcap)
     stages["capped"] = scores
     if bias is not None:
+        if np.broadcast_shapes(bias.shape, scores.shape) != scores.shape:
+            raise ValueError(f"a mask of {bias.shape} does not fit scores of {scores.shape}")
         scores = scores + bias.astype(scores.dtype)
     stages["masked"] = scores
     # A query that may look nowhere gives zeros, not NaN.

@@ -8,7 +8,7 @@ from typing import Any
 from engine.ir.types import Dim, Shape, TensorType, element_count
 from engine.ops.common import Array, check_size, int_value, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.conv import CONV_ATTRIBUTES, with_bias
+from engine.ops.conv import AUTO_PADS, CONV_ATTRIBUTES, with_bias
 from engine.ops.cores.convolution import convolve_transposed
 from engine.ops.cores.windows import Window
 from engine.ops.registry import operator
@@ -64,6 +64,7 @@ class ConvTranspose:
             ctx.fail(f"the input has {channels} channels, the filter takes {filters}")
         rank = len(x) - 2
         kernel = tuple(attributes["kernel_shape"]) or tuple(map(int_value, w[2:]))
+        ConvTranspose.check(ctx, kernel, rank)
         sizes = tuple(
             ctx.fresh_dim("out")
             if kernel[k] is None
@@ -71,6 +72,23 @@ class ConvTranspose:
             for k in range(rank)
         )
         return (x[0], w[1] * attributes["group"], *sizes)
+
+    @staticmethod
+    def check(ctx: InferContext, kernel: Sequence[int | None], rank: int) -> None:
+        """Hold the attributes to the number of spatial axes and to what makes sense."""
+        attributes = ctx.attributes
+        per_axis = ("dilations", "output_padding", "output_shape", "strides")
+        lengths = {len(attributes[name]) for name in per_axis} | {len(attributes["pads"]) // 2}
+        # Some files state the whole shape of the output, batch and channels in front.
+        if len(kernel) != rank or not lengths <= {0, rank, rank + 2}:
+            ctx.fail(f"kernel_shape, {', '.join(per_axis)} or pads do not fit {rank} spatial axes")
+        sizes = [k for k in kernel if k is not None]
+        positive = (*sizes, *attributes["strides"], *attributes["dilations"], attributes["group"])
+        if min(positive) < 1 or attributes["auto_pad"] not in AUTO_PADS:
+            ctx.fail(
+                "kernel sizes, strides, dilations and group must be 1 or more, "
+                f"auto_pad one of {', '.join(AUTO_PADS)}"
+            )
 
     @staticmethod
     def compute(
@@ -81,6 +99,10 @@ class ConvTranspose:
         group = int(attributes["group"])
         if rank < 1 or x.ndim != w.ndim or x.shape[1] != w.shape[0] or w.shape[0] % group:
             raise ValueError(f"input {x.shape} does not fit filter {w.shape} in {group} groups")
+        if tuple(attributes["kernel_shape"]) not in ((), w.shape[2:]) or min(w.shape[2:]) < 1:
+            raise ValueError(
+                f"kernel_shape {attributes['kernel_shape']} is not the filter's {w.shape}"
+            )
         axes = [
             transposed_axis(attributes, k, rank, x.shape[2 + k], w.shape[2 + k])
             for k in range(rank)

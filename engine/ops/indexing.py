@@ -73,11 +73,16 @@ class GatherElements:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The indices' shape."""
+        ranks = {ctx.type(i).rank for i in (0, 1)} - {None}
+        if len(ranks) > 1:
+            ctx.fail(f"data and indices have different ranks: {ctx.shape(0)} and {ctx.shape(1)}")
         return [ctx.type(0).with_shape(ctx.shape(1))]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, indices: Array) -> Sequence[Array]:
         """A copy."""
+        if indices.ndim != x.ndim:
+            raise ValueError(f"indices of shape {indices.shape} for data of {x.shape}")
         axis = normalize_axis(ctx.attributes["axis"], x.ndim)
         picked = checked_index(ctx.xp, indices, x.shape[axis])
         index = _grid(ctx.xp, indices.shape)

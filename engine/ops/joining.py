@@ -167,6 +167,8 @@ class Expand:
         if target is not None:
             return [x.with_shape(broadcast_shapes(x.shape, target))]
         wanted = ctx.shape(1)
+        if wanted is not None and len(wanted) != 1:
+            ctx.fail(f"the target must be a vector, got shape {list(wanted)}")
         count = int_value(wanted[0]) if wanted else None
         if x.shape is None or count is None:
             return [x.with_shape(None)]

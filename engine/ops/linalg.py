@@ -210,7 +210,11 @@ class Einsum:
             names, covered = _spread(ctx, term, shape)
             ellipsis = broadcast_shapes(ellipsis, covered) or ()
             for name, dim in names:
-                dims[name] = dim if dims.get(name, 1) == 1 else dims[name]
+                known = dims.get(name, 1)
+                sizes = {known, dim} - {1}
+                if len(sizes) > 1 and all(isinstance(size, int) for size in sizes):
+                    ctx.fail(f"subscript {name!r} stands for {known} and for {dim} entries")
+                dims[name] = dim if known == 1 else known
         result: list[Dim] = []
         for name in output:
             if name != "." and name not in dims:

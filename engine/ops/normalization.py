@@ -198,6 +198,12 @@ def _trailing(x_rank: int, axis: int) -> tuple[int, ...]:
     return tuple(range(normalize_axis(axis, x_rank), x_rank))
 
 
+def _check_same_shape(y: Array, x: Array) -> None:
+    """Scale and bias spread over the input, never the other way around."""
+    if y.shape != x.shape:
+        raise ValueError(f"scale and bias spread the input of {x.shape} to {y.shape}")
+
+
 def _trailing_rows(ctx: RowContext) -> Sequence[RowState]:
     """Items must lie on an axis in front of those that are normalized."""
     rank = ctx.rank(0)
@@ -243,6 +249,7 @@ class LayerNormalization:
         y = y * widen(xp, scale)
         if bias is not None:
             y = y + widen(xp, bias)
+        _check_same_shape(y, x)
         return [narrow(y, x.dtype), mean, inverse][: ctx.n_outputs]
 
 
@@ -262,7 +269,9 @@ class RMSNormalization:
         axes = _trailing(x.ndim, ctx.attributes["axis"])
         mean_square = (wide * wide).mean(axis=axes, keepdims=True)
         y = wide / xp.sqrt(mean_square + mean_square.dtype.type(ctx.attributes["epsilon"]))
-        return [narrow(y * widen(xp, scale), x.dtype)]
+        y = y * widen(xp, scale)
+        _check_same_shape(y, x)
+        return [narrow(y, x.dtype)]
 
 
 @operator("LpNormalization", since=(1, 22))

@@ -112,6 +112,8 @@ class Reshape:
         if target is not None:
             return [x.with_shape(reshape_shape(ctx, x.shape, tuple(target)))]
         wanted = ctx.shape(1)
+        if wanted is not None and len(wanted) != 1:
+            ctx.fail(f"the target must be a vector, got shape {list(wanted)}")
         rank = int_value(wanted[0]) if wanted else None
         if rank is None:
             return [x.with_shape(None)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.errors import InvalidModel, ResourceLimit
+from engine.errors import InvalidModel, ResourceLimit, RunFailed
 from engine.interpreter import GraphPlan
 from engine.limits import Limits
 from tests.engine.ops.single_node import NodeCase, check_node, check_rows, floats, row_states
@@ -70,6 +70,13 @@ def test_half_a_cache_is_refused():
     for past in ([floats(2, 2, 4, 8)], [None, floats(2, 2, 4, 6)]):
         with pytest.raises(InvalidModel, match="together"):
             NodeCase("Attention", [Q, K, V, None, *past], {}, 23).graph()
+
+
+def test_masks_that_do_not_fit_are_refused():
+    with pytest.raises(InvalidModel, match="mask"):
+        NodeCase("Attention", [Q, K, V, floats(1, 1, 1, 3, 5)], {}, 23).graph()
+    with pytest.raises(RunFailed, match="mask"):
+        NodeCase("Attention", [Q[:1], K[:1], V[:1], floats(2, 1, 3, 5)], {}, 23).run_engine()
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])

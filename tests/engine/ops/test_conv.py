@@ -168,3 +168,27 @@ def test_conv_of_any_geometry(data):
         pads=pads,
         dims=("symbolic",),
     )
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"group": 0},
+        {"strides": [0, 1]},
+        {"dilations": [1]},
+        {"output_shape": [3]},
+        {"auto_pad": "SAME"},
+        {"kernel_shape": [3, 3, 3]},
+    ],
+)
+def test_attributes_of_transposed_convs_are_checked(attributes):
+    with pytest.raises(InvalidModel):
+        NodeCase("ConvTranspose", [floats(1, 2, 4, 4), floats(2, 2, 3, 3)], attributes).graph()
+
+
+def test_filters_without_an_element_are_refused():
+    given = [floats(1, 2, 4, 4), floats(2, 2, 3, 0)]
+    with pytest.raises(InvalidModel):
+        NodeCase("ConvTranspose", given).graph()
+    with pytest.raises(EngineError, match="kernel"):
+        NodeCase("ConvTranspose", given).run_engine("symbolic")

@@ -257,3 +257,9 @@ def test_gather_of_any_shapes(data):
     indices = data.draw(st.lists(st.lists(index, min_size=2, max_size=2), max_size=3))
     picked = np.array(indices, np.int64).reshape(-1, 2)
     check_node("Gather", floats(*shape), picked, axis=axis, atol=0, dims=("symbolic",))
+
+
+def test_indices_of_another_rank_are_refused():
+    case = NodeCase("GatherElements", [floats(3, 3), int64(0, 1, 2)])
+    with pytest.raises(InvalidModel, match="rank"):
+        case.graph()

@@ -166,3 +166,8 @@ def test_matmul_of_any_broadcast_shapes(lead, m, k, n):
     for kind in ("static", "symbolic"):
         (ours,) = NodeCase("MatMul", [a, b]).run_engine(kind)
         np.testing.assert_allclose(ours, np.matmul(a, b), rtol=1e-5, atol=1e-5)
+
+
+def test_subscripts_of_two_sizes_are_refused():
+    with pytest.raises(InvalidModel, match="subscript"):
+        NodeCase("Einsum", [floats(3, 0, 5)], {"equation": "...ii->...i"}).graph()

@@ -118,6 +118,12 @@ def test_group_normalization(dtype):
     np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
+def test_a_scale_larger_than_the_input_is_refused(op):
+    with pytest.raises(RunFailed, match="spread"):
+        NodeCase(op, [floats(4), floats(3, 4)], {"axis": 0}, 23).run_engine()
+
+
 @pytest.mark.parametrize("axis", [-1, 1, 0, -2])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_layer_normalization(axis, with_bias):

@@ -329,3 +329,9 @@ def test_unknown_targets_leave_the_rank():
     kind = graph.outputs[0].type
     assert isinstance(kind, TensorType)
     assert kind.rank == 2
+
+
+def test_targets_that_are_no_vectors_are_refused():
+    for op in ("Reshape", "Expand"):
+        with pytest.raises(InvalidModel, match="vector"):
+            NodeCase(op, [floats(1, 4), int64(2, 2)[None]]).graph()
