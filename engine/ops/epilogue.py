@@ -4,7 +4,7 @@
 many of the inputs are the contraction's own, and `epilogue`, an expression (`engine.ir.expr_text`)
 whose `x0` is the contraction's result and whose `x1`, `x2`, ... are the other inputs. Those
 broadcast into the result; the shape stays the contraction's. Narrow floats stay float32 from the
-contraction to the end of the expression, which rounds once.
+contraction to the end of the expression, which rounds once; products of integers are int32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.ir.expr_text import arguments_of, read_expr, substitute
 from engine.ir.graph import Array
 from engine.ir.render import Rendered, compile_numpy
 from engine.ir.types import Dim, TensorType, broadcast_shapes, element_count
-from engine.ops import conv, conv_transpose, linalg
+from engine.ops import conv, conv_transpose, integer_products, linalg
 from engine.ops.common import widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.fused import FUSED_DOMAIN, FUSED_TYPES, text_of_attribute
@@ -29,8 +29,13 @@ from engine.ops.fused_rows import staged
 from engine.ops.registry import REGISTRY, REQUIRED, Kernel, Operator
 from engine.ops.rows import RowContext, RowState, broadcasting
 
-CONTRACTIONS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-BASES = (conv, conv_transpose, linalg)  # the families that define them: imported before this one
+CONTRACTIONS: Final = ("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger")
+BASES = (
+    conv,
+    conv_transpose,
+    integer_products,
+    linalg,
+)  # the families that define them: imported before this one
 OWN: Final = ("epilogue", "operands")
 
 
@@ -70,7 +75,8 @@ def _operands(attributes: Mapping[str, Any], given: int) -> int:
 
 def _infer(ctx: InferContext) -> Sequence[TensorType]:
     """The contraction's shape, the expression's type."""
-    expr = _expression(ctx.attributes, [None if t is None else t.dtype for t in ctx.types])
+    dtypes = [None if t is None else t.dtype for t in ctx.types]
+    expr = _expression(ctx.node.op, ctx.attributes, dtypes)
     kind = _base_type(ctx)
     extras = ctx.types[_operands(ctx.attributes, len(ctx.types)) :]
     shapes = [None if t is None else t.shape for t in extras]
@@ -100,6 +106,7 @@ def _base_type(ctx: InferContext) -> TensorType:
 
 
 def _expression(
+    name: str,
     attributes: Mapping[str, Any],
     dtypes: Sequence[DType | None],
     fixed: Mapping[int, Any] = MappingProxyType({}),
@@ -118,7 +125,8 @@ def _expression(
         raise InvalidModel(
             f"the epilogue takes {arguments_of(expr)} values, there are {1 + len(extras)}"
         )
-    values = [argument(0, first.compute)]
+    wide = DType.INT32 if name.endswith("Integer") else first.compute
+    values = [argument(0, wide)]
     for i, dtype in enumerate(extras):
         assert dtype is not None
         if count + i in fixed:
@@ -132,7 +140,7 @@ def _compute(ctx: ComputeContext, *inputs: Array | None) -> Sequence[Array]:
     """The contraction on wide operands, then the expression."""
     count = _operands(ctx.attributes, len(inputs))
     dtypes = [None if x is None else DType.from_numpy(x.dtype) for x in inputs]
-    expr = _expression(ctx.attributes, dtypes)
+    expr = _expression(ctx.node.op, ctx.attributes, dtypes)
     base = base_of(ctx.node.op, ctx.version)
     wide = [None if x is None else widen(ctx.xp, x) for x in inputs[:count]]
     y = base.compute(_base_context(ctx, count), *wide)[0]
@@ -156,7 +164,7 @@ def _bind(ctx: ComputeContext) -> Kernel | None:
     }
     extras = len(dtypes) - count
     apply = compile_numpy(
-        _expression(ctx.attributes, dtypes, lone),
+        _expression(ctx.node.op, ctx.attributes, dtypes, lone),
         ctx.xp,
         arity=1 + extras,
         scalars=frozenset(range(1, 1 + extras)),  # they broadcast into the result

@@ -29,6 +29,9 @@ def fuse_attention(graph: Graph, ctx: PassContext) -> Graph:
     return rewrite_matches(graph, ctx, _recognise)
 
 
+PRODUCTS = frozenset({("", "MatMul"), ("com.microsoft", "FusedMatMul")})
+
+
 @dataclass
 class Operand:
     """An input of a product: the value behind transpositions and a scale.
@@ -111,7 +114,7 @@ def _is_zero(view: View, name: str) -> bool:
 def _scores(view: View, name: str) -> tuple[Node, list[Node]] | None:
     """Return the product of queries and keys, and the elementwise nodes between it and `name`."""
     graph = view.graph
-    product = view.producer(name, "MatMul")
+    product = _product(view, name)
     if product is not None:
         return product, []
     root = graph.producers.get(name)
@@ -121,12 +124,21 @@ def _scores(view: View, name: str) -> tuple[Node, list[Node]] | None:
     members = {id(n) for n in chain}
     shape = shape_of(graph, name)
     for each in (n for member in chain for n in member.inputs):
-        product = view.producer(each, "MatMul")
+        product = _product(view, each)
         if product is None or shape_of(graph, each) != shape or each in graph.output_names:
             continue
         if all(id(r) in members for r in graph.consumers.get(each, ())):
             return product, chain
     return None
+
+
+def _product(view: View, name: str) -> Node | None:
+    """Return the MatMul that gives a name, or a FusedMatMul of ONNX Runtime's that is like one."""
+    node = view.graph.producers.get(name)
+    if node is None or (node.domain, node.op) not in PRODUCTS:
+        return None
+    other = ("transA", "transBatchA", "transBatchB")
+    return None if any(node.attributes.get(key) for key in other) else node
 
 
 def _match(
@@ -147,12 +159,15 @@ def _match(
     result = tensor_type(graph, node.outputs[0])
     if result is None or any(kind is None or kind.dtype is not result.dtype for kind in kinds):
         return None
-    composed = _expression(view, product, chain, q.factor * k.factor)
+    alpha = product.attributes.get("alpha", 1.0)
+    assert isinstance(alpha, float | int)
+    composed = _expression(view, product, chain, q.factor * k.factor * alpha)
     if composed is None or result.dtype not in FLOATS:
         return None
     text, extras = composed
     # Behind its own transposition K is (..., D, L); the operator takes (..., L, D).
-    perm_k = (*k.perm[:-2], k.perm[-1], k.perm[-2])
+    lies = product.attributes.get("transB")
+    perm_k = k.perm if lies else (*k.perm[:-2], k.perm[-1], k.perm[-2])
     perms = {"perm_q": q.perm, "perm_k": perm_k, "perm_v": v.perm}
     attributes: dict[str, object] = {key: _or_nothing(perm) for key, perm in perms.items()}
     if end is not node:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.errors import EngineError, GraphInvalid
+from engine.errors import EngineError, GraphInvalid, ResourceLimit
+from engine.evaluation import evaluate_graph
 from engine.ir.graph import Graph, Node
 from engine.ir.verify import verify_graph
 from engine.ops.registry import Registry
@@ -58,6 +59,8 @@ O2: Pipeline = (
 )
 LEVELS: dict[int, Pipeline] = {0: O0, 1: O1, 2: O2}
 
+RETYPED_NODES = 5_000  # typing a larger graph once more would show in the time to load it
+
 Watcher = Callable[[int, str, Graph], None]
 
 
@@ -73,7 +76,22 @@ def run_pipeline(
         graph = _apply(name, apply, graph, ctx)
         if watch is not None:
             watch(number, name, graph)
+    if pipeline and len(graph.nodes) <= RETYPED_NODES:
+        _check_types(graph, ctx)
     return graph
+
+
+def _check_types(graph: Graph, ctx: PassContext) -> None:
+    """Hold the types that passes have kept to what the operators say of the new graph."""
+    try:
+        fresh = evaluate_graph(
+            graph, ctx.registry, limits=ctx.limits, deadline=ctx.deadline
+        ).graph.types
+    except ResourceLimit:
+        raise
+    except EngineError as error:
+        raise GraphInvalid(f"after all passes the graph cannot be typed again: {error}") from error
+    verify_graph(graph, reinfer=lambda _: fresh)
 
 
 def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:

@@ -242,6 +242,28 @@ def test_products_take_bias_and_activation(rank: int) -> None:
     assert REGISTRY.find(graph.nodes[0]).flops is not None
 
 
+@pytest.mark.parametrize("op", ["MatMulInteger", "ConvInteger"])
+def test_integer_products_are_scaled_where_they_are_made(op: str) -> None:
+    """What ONNX Runtime's dynamic quantization writes."""
+    lead, size = (["N", 5], (3, 5)) if op == "MatMulInteger" else (["N"], (2,))
+    shape = [4] if op == "MatMulInteger" else [3, 6]
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-9, 9, (4, 6) if op == "MatMulInteger" else (6, 3, 3)).astype(np.int8)
+    per_output = (6,) if op == "MatMulInteger" else (1, 6, 1)
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        node(op, ["q", "w", "zero"], ["p"]),
+        node("Cast", ["p"], ["f"], to=1),
+        node("Mul", ["scale", "ws"], ["s"]),
+        node("Mul", ["f", "s"], ["m"]),
+        node("Add", ["m", "b"], ["y"]),
+    ]
+    weights = {"w": weight, "ws": np.float32([0.02]), "b": normal(*per_output)}
+    data = model(nodes, [("x", [*lead, *shape])], [("y", None)], weights)
+    graph = check_levels(data, {"x": normal(*size, *shape)}, factor=10)
+    assert ops(graph)[-1] == op + "*" and "Cast" not in ops(graph)
+
+
 def test_of_two_convolutions_that_meet_the_later_takes_the_sum() -> None:
     nodes = [
         node("Conv", ["x", "w"], ["a"]),

@@ -368,3 +368,16 @@ def test_a_softmax_over_queries_is_no_attention() -> None:
         "Softmax",
         "MatMul",
     ]
+
+
+def test_products_of_the_runtimes_optimizer() -> None:
+    nodes = [
+        node("FusedMatMul", ["q", "k"], ["s"], domain="com.microsoft", transB=1, alpha=0.5),
+        node("Softmax", ["s"], ["p"], axis=-1),
+        node("MatMul", ["p", "v"], ["y"]),
+    ]
+    inputs = [("q", ["N", 2, "S", 4]), ("k", ["N", 2, "L", 4]), ("v", ["N", 2, "L", 6])]
+    data = model(nodes, inputs, [("y", None)], domains={"com.microsoft": 1})
+    feeds = heads()
+    del feeds["m"]
+    assert ops(check_levels(data, feeds)) == ["Attention*"]
