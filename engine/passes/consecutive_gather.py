@@ -130,7 +130,9 @@ def _target(before: Shape | None, after: Shape) -> list[int] | None:
 
 def is_consecutive(graph: Graph, name: str, depth: int = 0) -> bool:
     """Whether a value read in order is 0, 1, 2, ..., proved from the nodes that give it."""
-    node = graph.producers.get(name)
+    known, node = fixed(graph, name), graph.producers.get(name)
+    if known is not None:
+        return known.dtype.kind in "iu" and np.array_equal(known.ravel(), np.arange(known.size))
     if node is None or node.domain or depth > DEEPEST:
         return False
     if node.op in MOVES:
@@ -139,26 +141,36 @@ def is_consecutive(graph: Graph, name: str, depth: int = 0) -> bool:
         return scalar(graph, node.inputs[0]) == 0 and scalar(graph, node.inputs[2]) == 1
     if node.op == "Add":
         a, b = node.inputs
+        if _adds_nothing(graph, a, b):
+            return is_consecutive(graph, a, depth + 1)
         return _counts_blocks(graph, a, b, depth) or _counts_blocks(graph, b, a, depth)
     return False
 
 
+def _adds_nothing(graph: Graph, value: str, other: str) -> bool:
+    """Whether `other` is zeros that leave the shape of `value` alone."""
+    zeros, shape = fixed(graph, other), shape_of(graph, value)
+    return (
+        zeros is not None
+        and shape is not None
+        and zeros.size == 1
+        and not zeros.any()
+        and (zeros.ndim <= len(shape))
+    )
+
+
 def _counts_blocks(graph: Graph, low: str, high: str, depth: int) -> bool:
     """Whether `low` counts within blocks and `high` is the number of the block times their size."""
-    node = graph.producers.get(high)
-    inner = shape_of(graph, low)
-    if node is None or node.domain or node.op != "Mul" or inner is None:
+    inner, outer = shape_of(graph, low), shape_of(graph, high)
+    node = graph.producers.get(_sources(graph, high)[-1])
+    if node is None or node.domain or node.op != "Mul" or inner is None or outer is None:
+        return False
+    if not _precedes(outer, inner) or not is_consecutive(graph, low, depth + 1):
         return False
     for block, size in (node.inputs, reversed(node.inputs)):
-        outer = shape_of(graph, block)
-        if (
-            outer is not None
-            and _precedes(outer, inner)
-            and _number(graph, size) == element_count(inner)
-            and is_consecutive(graph, block, depth + 1)
-            and is_consecutive(graph, low, depth + 1)
-        ):
-            return True
+        if _number(graph, size) == element_count(inner) and is_consecutive(graph, block, depth + 1):
+            counted = shape_of(graph, block)
+            return counted is not None and element_count(counted) == element_count(outer)
     return False
 
 

@@ -142,7 +142,7 @@ NETWORKS: dict[str, Network] = {
     # pictures, words and sounds
     "vit_hf": rows("pixel_values", "logits"),
     "swin": rows("pixel_values", "logits"),
-    "swin_dynamo": alone("as_strided"),
+    "swin_dynamo": rows("pixel_values", "logits"),
     "segformer": rows("pixel_values", "logits"),
     "clip": alone("number of items"),
     "wav2vec2": rows("input_values", "logits"),

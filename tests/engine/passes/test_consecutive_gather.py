@@ -63,6 +63,18 @@ def run(nodes: Sequence[onnx.NodeProto], square: bool = False) -> tuple[engine.M
     return loaded, loaded.run({"x": x})["y"]
 
 
+@pytest.mark.parametrize("fixed", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_a_fixed_count_within_rows(fixed: list[int]) -> None:
+    """As `as_strided` comes out for a net of fixed length and any number of rows."""
+    nodes = flat(block="four", places="fixed")
+    weights = {**WEIGHTS, "four": np.array(4), "fixed": np.array(fixed)}
+    data = model(nodes, [("x", ["N", 4], INT)], [("y", None, INT)], weights)
+    with load(data) as loaded:
+        x = np.arange(12).reshape(3, 4)
+        np.testing.assert_array_equal(loaded.run({"x": x})["y"], x[:, fixed])
+        assert (loaded.batch is not None) == (fixed[0] == 0)
+
+
 @pytest.mark.parametrize("nodes", [flat(), pairs("first", "second")])
 def test_everything_in_order_is_a_reshape(nodes: Sequence[onnx.NodeProto]) -> None:
     loaded, y = run(nodes)
