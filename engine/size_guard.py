@@ -132,5 +132,6 @@ def _type_of(value: Array | None) -> TensorType | None:
 def _as_integers(value: Array | None) -> np.ndarray | None:
     if value is None or value.dtype.kind not in "iu" or value.size > SMALL_VALUES:
         return None
-    known: np.ndarray = np.array(value.tolist(), dtype=object).reshape(value.shape)
+    # Flat first: an empty array of shape (2**40, 0) has as many rows to list.
+    known: np.ndarray = np.array(value.reshape(-1).tolist(), dtype=object).reshape(value.shape)
     return known

@@ -58,7 +58,7 @@ def _type(graph: Graph, name: str) -> str:
 
 
 def _contents(array: Array) -> str:
-    if array.size > SHOWN_ELEMENTS:
+    if array.size > SHOWN_ELEMENTS or (array.ndim > 1 and not array.size):
         return ""
     return f" = {array.tolist()!r}"
 

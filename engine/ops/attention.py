@@ -81,6 +81,7 @@ class Attention:
             past = past_key.shape[2]
             keys = xp.concatenate((past_key, keys), axis=2)
             values = xp.concatenate((past_value, values), axis=2)
+        check_size(ctx, (queries.shape[2], keys.shape[2]), xp.float32)  # masks, for no item too
         check_size(ctx, (*queries.shape[:3], keys.shape[2]), xp.float32)
         valid = lengths[0] if lengths else None
         bias = _bias(ctx, queries.shape[2], keys.shape[2], past, mask, valid)

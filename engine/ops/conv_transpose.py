@@ -115,6 +115,11 @@ class ConvTranspose:
             begins=begins,
             ends=(0,) * rank,
         )
+        shape = (x.shape[0], w.shape[1] * group, *outputs)
+        if min(outputs) < 0:
+            raise ValueError(f"pads take more than there is: the output would be {list(shape)}")
+        if 0 in shape:
+            return [ctx.xp.zeros(shape, dtype=x.dtype)]
         canvas = window.transposed_sizes(x.shape[2:], outputs)
         check_size(ctx, (x.shape[0], w.shape[1] * group, *canvas), "float32")
         y = convolve_transposed(ctx.xp, widen(ctx.xp, x), widen(ctx.xp, w), window, outputs, group)

@@ -70,7 +70,10 @@ class DeformConv:
             _check_shape("mask", mask, (x.shape[0], groups * taps, *outputs))
         pixels = widen(xp, x)
         check_size(ctx, (x.shape[1], taps, *outputs), pixels.dtype)
+        check_size(ctx, (x.shape[0], w.shape[0], *outputs), pixels.dtype)
         y = xp.zeros((x.shape[0], w.shape[0], *outputs), dtype=pixels.dtype)
+        if not y.size:
+            return [narrow(y, x.dtype)]
         filters = widen(xp, w).reshape(ctx.attributes["group"], -1, w.shape[1] * taps)
         for k in range(x.shape[0]):
             shift = widen(xp, offset[k]).reshape(moves[1:])

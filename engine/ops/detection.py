@@ -15,6 +15,7 @@ from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import SIZES, RowContext, RowKind, RowState
 
+CELL_BYTES = 256  # what a row or column of cells takes up while a region is pooled
 HALF_PIXEL_SINCE = 16  # RoiAlign did not shift boxes by half a pixel before
 
 
@@ -61,6 +62,8 @@ class NonMaxSuppression:
         least = None if threshold is None else float(threshold.reshape(-1)[0])
         corners = _corners(boxes, bool(ctx.attributes["center_point_box"]))
         rows: list[tuple[int, int, int]] = []
+        if not scores.size:  # no box, however many classes
+            return [np.zeros((0, 3), dtype=np.int64)]
         for image, of_class in np.ndindex(*scores.shape[:2]):
             if ctx.check_cancel is not None:
                 ctx.check_cancel()
@@ -181,7 +184,7 @@ class RoiAlign:
 
 def _fetched(x: Array) -> np.ndarray:
     """A few numbers, of either array library, as numpy has them."""
-    return np.array(x.tolist(), dtype=x.dtype).reshape(x.shape)
+    return np.array(x.reshape(-1).tolist(), dtype=x.dtype).reshape(x.shape)
 
 
 def _image_numbers(numbers: np.ndarray, count: int) -> list[int]:
@@ -263,6 +266,7 @@ class MaxRoiPool:
         pooled = tuple(ctx.attributes["pooled_shape"])
         shape = (rois.shape[0], x.shape[1], *pooled)
         check_size(ctx, shape, x.dtype)
+        check_size(ctx, (sum(pooled), CELL_BYTES), np.uint8)
         y = ctx.xp.zeros(shape, dtype=x.dtype)
         regions = _fetched(widen(ctx.xp, rois))
         images = _image_numbers(regions[:, 0].astype(np.int64), x.shape[0])

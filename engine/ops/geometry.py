@@ -74,6 +74,8 @@ class AffineGrid:
             raise ValueError(f"the size {list(sizes)} has a negative number")
         wide = widen(xp, theta)
         check_size(ctx, (sizes[0], *sizes[2:], rank + 1), wide.dtype)
+        check_size(ctx, (*sizes[2:], rank + 1), wide.dtype)  # laid out once, for no image too
+        check_size(ctx, (max(sizes[2:]), 8), wide.dtype)
         corners = bool(ctx.attributes["align_corners"])
         lines = [_positions(xp, n, corners, wide.dtype) for n in sizes[2:]]
         # Coordinates are named x, y, z: the last axis comes first.
@@ -194,6 +196,8 @@ class Col2Im:
         canvas = (x.shape[0], x.shape[1] // elements, *window.padded_sizes(sizes))
         wide = widen(xp, x)
         check_size(ctx, canvas, wide.dtype)
+        if not x.size:
+            return [xp.zeros((*canvas[:2], *sizes), dtype=x.dtype)]
         total = xp.zeros(canvas, dtype=wide.dtype)
         blocks = wide.reshape(*canvas[:2], *window.kernel, *places)
         for tap in itertools.product(*map(range, window.kernel)):

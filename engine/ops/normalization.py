@@ -340,6 +340,8 @@ class LRN:
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         xp, size = ctx.xp, int(ctx.attributes["size"])
+        if not x.size:
+            return [x]
         wide = widen(xp, x)
         square = wide * wide
         total = xp.zeros_like(square)

@@ -210,6 +210,8 @@ def _run_direction(
     xp = ctx.xp
     steps = sequence.shape[0]
     outputs = xp.zeros((steps, *state[0].shape), dtype=sequence.dtype)
+    if not outputs.size:  # no item, however many steps
+        return outputs, state
     for t in _times(ctx, steps, backwards):
         new = step(sequence[t], state)
         if lengths is not None:  # sequences that are over keep their state and give zeros
