@@ -22,6 +22,7 @@ Dim = Union[int, "SymDim"]
 # and again needs few nodes and gives powers that no machine could write down.
 MAX_TERMS = 512
 MAX_DEGREE = 64
+MAX_SIZE = 4096  # names and calls, those within calls included, as often as they stand there
 MAX_COEFFICIENT = 1 << 4096  # 64 dims of 64 bits may be multiplied to count elements
 
 
@@ -30,6 +31,11 @@ class Symbol:
     """An atom with a name, bound to a number when the model runs."""
 
     name: str
+
+    @property
+    def size(self) -> int:
+        """How much there is to write down."""
+        return 1
 
     def evaluate(self, bindings: Mapping[str, int]) -> int:
         """Return the number bound to the name."""
@@ -49,6 +55,11 @@ class Call:
 
     function: str  # "//", "min" or "max"
     arguments: tuple[Dim, ...]
+
+    @cached_property
+    def size(self) -> int:
+        """How much there is to write down."""
+        return 1 + sum(a.size for a in self.arguments if isinstance(a, SymDim))
 
     def evaluate(self, bindings: Mapping[str, int]) -> int:
         """Return the number that the call comes to."""
@@ -81,6 +92,15 @@ class SymDim:
     """
 
     terms: tuple[tuple[Monomial, int], ...]  # sorted, no coefficient zero, never a lone constant
+
+    def __post_init__(self) -> None:
+        if self.size > MAX_SIZE:
+            raise OverflowError(f"a dimension holds more than {MAX_SIZE} names and divisions")
+
+    @cached_property
+    def size(self) -> int:
+        """How much there is to write down."""
+        return sum(atom.size for atoms, _ in self.terms for atom in atoms)
 
     def evaluate(self, bindings: Mapping[str, int]) -> int:
         """Return the number for these values of the symbols; KeyError names a missing one."""
