@@ -10,6 +10,7 @@ from engine.ir.types import (
     TensorType,
     broadcast_shapes,
     ceildiv,
+    floordiv,
     symbols_of,
 )
 from engine.ops.common import (
@@ -264,11 +265,12 @@ class Tile:
 
 
 def _tiled_state(ctx: RowContext) -> RowState:
-    """A tensor of one entry along an axis, repeated once per item, carries items there."""
+    """A tensor repeated as often per item as any other item carries items along that axis."""
     kind, found = ctx.types[0], spread(ctx)
     if kind is None or kind.shape is None or found is None or ctx.rows[0] == SIZES:
         return SIZES
-    return found if kind.shape[found.axis] == 1 else SIZES
+    entries = kind.shape[found.axis]
+    return found if floordiv(found.block, entries) * entries == found.block else SIZES
 
 
 @operator("Pad", since=(1, 2, 11, 13, 18, 19, 21, 23, 24, 25))

@@ -122,7 +122,7 @@ NETWORKS: dict[str, Network] = {
     "distilbert": rows(TEXT, "last_hidden_state"),
     "roberta": rows(TEXT, "logits"),
     "albert": rows(TEXT_KINDS, "last_hidden_state pooler_output"),
-    "deberta": alone("MatMul"),
+    "deberta": rows(TEXT, "last_hidden_state"),
     "gpt2": CACHED,
     "llama": CACHED,
     "llama_dynamo": alone("Concat"),

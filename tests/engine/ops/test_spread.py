@@ -23,6 +23,14 @@ BATCHED = {
     "repeats = Concat <axis = 0> (rows, one)\n"
     "many = Tile (token, repeats)\n"
     "y = Concat <axis = 1> (many, x)",
+    "tile of several": "token = Constant <value = float[2, 2] {1, 2, 3, 4}> ()\n"
+    "rows = Shape <start = 0, end = 1> (x)\n"
+    "one = Constant <value = int64[1] {1}> ()\n"
+    "repeats = Concat <axis = 0> (rows, one)\n"
+    "many = Tile (token, repeats)\n"
+    "target = Constant <value = int64[2] {-1, 4}> ()\n"
+    "four = Reshape (many, target)\n"
+    "y = Add (four, x)",
     "fill": "rows = Shape <start = 0, end = 1> (x)\n"
     "width = Constant <value = int64[1] {2}> ()\n"
     "shape = Concat <axis = 0> (rows, width)\n"
