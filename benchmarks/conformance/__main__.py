@@ -36,6 +36,7 @@ from benchmarks.conformance.report import (
 )
 
 LIMIT_S = 60.0
+LONGEST_TEXT = 200  # of what went wrong
 LIGHT_FACTOR = 10.0  # whole networks, which onnx.reference computes in Python
 
 
@@ -57,7 +58,7 @@ def run_case(task: Task) -> str:
             compare_all(run(inputs), expected, content.rtol, content.atol)
     except Exception as error:
         text = " ".join(str(error).split())
-        return f"{type(error).__name__}: {text}"[:400]
+        return f"{type(error).__name__}: {text}"[:LONGEST_TEXT]
     return ""
 
 

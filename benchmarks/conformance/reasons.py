@@ -10,8 +10,8 @@ import re
 REASONS: dict[str, str] = {
     r"test_gradient_of_": "Gradient belongs to training, which this engine does not do",
     r"test_bernoulli": (
-        "draws random numbers: the expected ones came from one run of numpy's generator, without "
-        "its seed in the file; onnx.reference does not pass them either"
+        "draws random numbers: a seed repeats them within one runtime, not between two; "
+        "onnx.reference does not pass them either"
     ),
     r"test_resize_downsample_scales_(linear|cubic)_align_corners$": (
         "the expected values place corners by the fractional output size; ONNX's text and ONNX "
