@@ -1,5 +1,7 @@
 """Gather with indices 0, 1, 2, ... up to the end of its axis: nothing but a Reshape.
 
+And GatherND whose pairs count all rows and pick any places: the same within each row.
+
 transformers indexes a mask by `mask[arange(rows)[:, None], arange(length)]`, which torch's older
 exporter writes as one flat Gather of `row * length + place`, and the newer one as a GatherND of
 pairs. That all places are taken in order is proved from the nodes and the shapes; then rows are
@@ -26,6 +28,7 @@ from engine.passes.rewriting import (
 
 MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 DEEPEST = 16  # of a chain that is looked through
+MOST = 2**63 - 1  # of a target's numbers
 
 
 def reshape_consecutive_gathers(graph: Graph) -> Graph:
@@ -41,6 +44,8 @@ def reshape_consecutive_gathers(graph: Graph) -> Graph:
             changes[id(node)] = Node(
                 "Reshape", (source, name), node.outputs, version=13, name=node.name
             )
+        elif (within := _within_rows(graph, node)) is not None:
+            changes[id(node)] = within
     return replace_nodes(with_constants(graph, targets), changes) if changes else graph
 
 
@@ -62,6 +67,31 @@ def _as_reshape(graph: Graph, node: Node) -> tuple[str, list[int]] | None:
     return None
 
 
+def _within_rows(graph: Graph, node: Node) -> Node | None:
+    """Return the GatherND that picks within each row, of one whose pairs count all rows first."""
+    if node.domain or node.op != "GatherND" or node.attributes.get("batch_dims", 0):
+        return None
+    data, indices = node.inputs
+    before, picked, pairs = shape_of(graph, data), shape_of(graph, indices), _pairs(graph, node)
+    if not before or picked is None or pairs is None or len(pairs) != 2:
+        return None
+    rows, places = pairs
+    if picked[0] != before[0] or shape_of(graph, places) != (*picked[:-1], 1):
+        return None
+    if _counting_axis(graph, rows, before[0], len(picked)) != 0:
+        return None
+    return node.replace(inputs=(data, places), attributes={"batch_dims": 1})
+
+
+def _pairs(graph: Graph, node: Node) -> Sequence[str] | None:
+    """Return what a GatherND's tuples are joined of, one value per axis of its data."""
+    picked, tuples = shape_of(graph, node.inputs[1]), graph.producers.get(node.inputs[1])
+    if tuples is None or tuples.domain or tuples.op != "Concat" or not picked:
+        return None
+    last = tuples.attributes.get("axis") in (-1, len(picked) - 1)
+    return tuples.inputs if last and len(tuples.inputs) == picked[-1] else None
+
+
 def _takes_axis(graph: Graph, node: Node, before: Shape, picked: Shape) -> bool:
     axis = node.attributes.get("axis", 0)
     if not isinstance(axis, int) or element_count(picked) != before[axis]:
@@ -71,17 +101,15 @@ def _takes_axis(graph: Graph, node: Node, before: Shape, picked: Shape) -> bool:
 
 def _takes_leading_axes(graph: Graph, node: Node, before: Shape, picked: Shape) -> bool:
     """Whether a GatherND's tuples are those of all places of the leading axes, in order."""
-    pairs, depth = graph.producers.get(node.inputs[1]), picked[-1]
-    if node.attributes.get("batch_dims", 0) or pairs is None or pairs.op != "Concat":
+    tuples = _pairs(graph, node)
+    if node.attributes.get("batch_dims", 0) or tuples is None:
         return False
-    rank = len(picked)
-    if pairs.attributes.get("axis") not in (-1, rank - 1) or not isinstance(depth, int):
+    if element_count(picked[:-1]) != element_count(before[: len(tuples)]):
         return False
-    if len(pairs.inputs) != depth:
-        return False
-    if element_count(picked[:-1]) != element_count(before[:depth]):
-        return False
-    places = [_counting_axis(graph, name, before[k], rank) for k, name in enumerate(pairs.inputs)]
+    places = [
+        _counting_axis(graph, name, size, len(picked))
+        for name, size in zip(tuples, before, strict=False)
+    ]
     return all(
         a is not None and b is not None and a < b for a, b in itertools.pairwise([-1, *places])
     )
@@ -125,7 +153,7 @@ def _target(before: Shape | None, after: Shape) -> list[int] | None:
         dim if isinstance(dim, int) else 0 if i < len(before) and before[i] == dim else -1
         for i, dim in enumerate(after)
     ]
-    return target if target.count(-1) <= 1 else None
+    return target if target.count(-1) <= 1 and max(target, default=0) <= MOST else None
 
 
 def is_consecutive(graph: Graph, name: str, depth: int = 0) -> bool:

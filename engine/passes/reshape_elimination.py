@@ -28,6 +28,7 @@ from engine.passes.rewriting import (
 
 RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 LONGEST = 16  # of a chain that is looked through
+MOST = 2**63 - 1  # of a target's numbers: a file may claim sizes whose product is more
 
 
 def eliminate_reshapes(graph: Graph, ctx: PassContext) -> Graph:
@@ -57,7 +58,7 @@ def _target(graph: Graph, node: Node) -> list[int] | None:
     if before is None or after is None:
         return None
     target = [_entry(before, i, dim) for i, dim in enumerate(after)]
-    if target.count(-1) > 1 or any(dim == 0 for dim in after):
+    if target.count(-1) > 1 or any(dim == 0 for dim in after) or max(target, default=0) > MOST:
         return None
     return target
 
