@@ -125,7 +125,7 @@ NETWORKS: dict[str, Network] = {
     "deberta": rows(TEXT, "last_hidden_state"),
     "gpt2": CACHED,
     "llama": CACHED,
-    "llama_dynamo": alone("Concat"),
+    "llama_dynamo": CACHED,
     "qwen": CACHED,
     "mamba": rows("input_ids", "logits"),
     # encoders and decoders

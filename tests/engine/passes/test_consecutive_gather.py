@@ -101,6 +101,26 @@ def test_other_flat_indices_stay(nodes: Sequence[onnx.NodeProto]) -> None:
     assert loaded.batch is None
 
 
+def test_places_picked_in_every_row() -> None:
+    """As a mask is read for the places that there are, when its own length is another symbol."""
+    before, after = COUNTING[:3], pairs("first", "second")[len(COUNTING) + 2 :]
+    nodes = [
+        *before,
+        node("Range", ["zero", "n", "one"], ["rows"]),
+        node("Unsqueeze", ["rows", "ones"], ["column"]),
+        node("Max", ["column", "places"], ["both"]),
+        node("Shape", ["both"], ["wanted"]),
+        node("Expand", ["column", "wanted"], ["a"]),
+        node("Expand", ["places", "wanted"], ["b"]),
+        *after,
+    ]
+    weights = {**WEIGHTS, "places": np.array([2, 0])}
+    with load(model(nodes, [("x", ["N", "L"], INT)], [("y", None, INT)], weights)) as loaded:
+        x = np.arange(12).reshape(3, 4)
+        np.testing.assert_array_equal(loaded.run({"x": x})["y"], x[:, [2, 0]])
+        assert loaded.batch == engine.BatchAxes(frozenset({"x"}), frozenset({"y"}))
+
+
 def test_transposed_pairs_stay() -> None:
     loaded, y = run(pairs("second", "first"), square=True)
     np.testing.assert_array_equal(y, np.arange(9).reshape(3, 3).T)
