@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.ir.types import Dim, Shape, TensorType
+from engine.ir.types import Dim, Shape, TensorType, element_count
 from engine.ops.common import Array, check_size, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
@@ -108,6 +108,16 @@ class Attention:
         if problem or not lone:
             return ctx.mixed(problem or "its mask has rows of its own")
         return ctx.all_outputs(first)
+
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """Two per multiply-add of both products."""
+        q, k, v = (heads_shape(ctx, i) for i in range(3))
+        if q is None or k is None or v is None:
+            return 0
+        past = ctx.shape(4) if ctx.has(4) else None
+        keys = k[2] + past[2] if past else k[2]
+        return 2 * element_count(q[:3]) * keys * (q[3] + v[3])
 
 
 def heads_shape(ctx: InferContext, i: int) -> Shape | None:

@@ -21,6 +21,7 @@ __all__ = [
     "narrow",
     "normalize_axes",
     "normalize_axis",
+    "one_of",
     "widen",
 ]
 
@@ -46,6 +47,13 @@ def axes_of(ctx: InferContext, axes: Iterable[Dim], rank: int) -> tuple[int, ...
         return normalize_axes(ints(axes), rank)
     except (TypeError, ValueError) as error:
         ctx.fail(str(error))
+
+
+def one_of(ctx: InferContext, name: str, allowed: Iterable[str]) -> None:
+    """Hold a text attribute to the words that there are."""
+    words = list(allowed)
+    if ctx.attributes[name] not in words:
+        ctx.fail(f"{name} must be one of {', '.join(words)}, got {ctx.attributes[name]!r}")
 
 
 def int_value(dim: Dim | None) -> int | None:

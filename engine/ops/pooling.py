@@ -155,6 +155,12 @@ def _global_shape(ctx: InferContext) -> Sequence[TensorType]:
     return [TensorType(ctx.dtype(0), None if x is None else (*x[:2], *(1,) * (len(x) - 2)))]
 
 
+def _global_flops(ctx: InferContext) -> Dim:
+    """One per element."""
+    shape = ctx.shape(0)
+    return 0 if shape is None else element_count(shape)
+
+
 def _spatial(x: Array) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
@@ -163,7 +169,7 @@ def _spatial(x: Array) -> tuple[int, ...]:
 class GlobalAveragePool:
     """Mean over all spatial axes."""
 
-    infer = staticmethod(_global_shape)
+    infer, flops = staticmethod(_global_shape), staticmethod(_global_flops)
     rows = staticmethod(leading)
 
     @staticmethod
@@ -179,7 +185,7 @@ class GlobalAveragePool:
 class GlobalMaxPool:
     """Largest value over all spatial axes."""
 
-    infer = staticmethod(_global_shape)
+    infer, flops = staticmethod(_global_shape), staticmethod(_global_flops)
     rows = staticmethod(leading)
 
     @staticmethod
@@ -193,7 +199,7 @@ class GlobalLpPool:
     """The p-norm over all spatial axes."""
 
     attributes = {"p": 2}
-    infer = staticmethod(_global_shape)
+    infer, flops = staticmethod(_global_shape), staticmethod(_global_flops)
     rows = staticmethod(leading)
 
     @staticmethod

@@ -225,3 +225,21 @@ def test_grid_sample_rows():
     assert state.is_rows
     (state,) = row_states(case, (0,))
     assert not state.is_rows
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("Resize", [X, None, scales(1, 1, 2, 2)], {"mode": "area"}),
+        ("Resize", [X, None, scales(1, 1, 2, 2)], {"nearest_mode": "up"}),
+        ("Resize", [X, None, scales(1, 1, 2, 2)], {"coordinate_transformation_mode": "corners"}),
+        ("Resize", [X, None, None, int64(2, 2, 9, 9)], {"keep_aspect_ratio_policy": "crop"}),
+        ("Upsample", [X, scales(1, 1, 2, 2)], {"mode": "cubist"}),
+        ("GridSample", [X, floats(2, 3, 3, 2)], {"mode": "area"}),
+        ("GridSample", [X, floats(2, 3, 3, 2)], {"padding_mode": "wrap"}),
+        ("DepthToSpace", [floats(1, 4, 2, 2)], {"blocksize": 2, "mode": "RGB"}),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(op, inputs, attributes):
+    with pytest.raises(InvalidModel, match="must be one of"):
+        NodeCase(op, inputs, attributes, 9 if op == "Upsample" else 18).graph()
