@@ -84,7 +84,8 @@ class Walk:
         self.folded = 0
         self._depth = 0
         self._deep_walks = 0
-        self._taken: set[str] = set()  # every name of the graph; only inlining needs to know
+        self._root: Graph | None = None
+        self._taken: set[str] = set()  # every name of the root; only inlining needs to know
 
     def run(
         self,
@@ -94,6 +95,8 @@ class Walk:
         fixed: Sequence[Array | None] = (),
     ) -> Graph:
         """Type a graph from its inputs' types, some of which may be known by value."""
+        if self._depth == 0:
+            self._root = graph
         inputs = _typed_inputs(graph, given)
         for value in inputs:
             scope.types[value.name] = value.type
@@ -127,7 +130,7 @@ class Walk:
     def _names_inside(self, graph: Graph) -> set[str]:
         """Return all names in use, so that what is inlined gets new ones."""
         if not self._taken:
-            for around, node in graph.walk():
+            for around, node in (self._root or graph).walk():
                 self._taken.update(around.input_names, around.initializers, around.constants)
                 self._taken.update(node.outputs)
         return self._taken

@@ -84,10 +84,61 @@ def test_unknown_opsets_are_refused(opset: int) -> None:
 
 
 def test_every_known_opset_and_ir_version_is_taken() -> None:
-    for opset in range(6, onnx.defs.onnx_opset_version() + 1):
+    for opset in range(1, onnx.defs.onnx_opset_version() + 1):
         graph_of(model([node("Relu", ["x"], ["y"])], [X], [Y], opset=opset))
     for version in range(3, onnx.IR_VERSION + 1):
         graph_of(model([node("Relu", ["x"], ["y"])], [X], [Y], ir_version=version))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_from_before_opsets_mean_the_first(version: int) -> None:
+    relu = node("Relu", ["x"], ["y"], consumed_inputs=[0])
+    built = proto([relu], [X], [Y], ir_version=version)
+    del built.opset_import[:]
+    assert graph_of(built.SerializeToString()).nodes[0].version == 1
+    x = normal(2, 4)
+    np.testing.assert_array_equal(run(built.SerializeToString(), x=x), np.maximum(x, 0))
+
+
+def test_inlined_branches_take_no_name_that_comes_later() -> None:
+    """Also when the first branch to be inlined lies in a body, and the name far behind it."""
+    inner = helper.make_graph(
+        [
+            helper.make_node(
+                "If",
+                ["yes"],
+                ["out"],
+                name="inner",
+                then_branch=branch("t", "Neg"),
+                else_branch=branch("e", "Abs"),
+            )
+        ],
+        "outer",
+        [],
+        [helper.make_empty_tensor_value_info("out")],
+    )
+    first = helper.make_node(
+        "If", ["c"], ["h"], name="first", then_branch=inner, else_branch=branch("e", "Abs")
+    )
+    second = helper.make_node(
+        "If",
+        ["yes"],
+        ["k"],
+        name="second",
+        then_branch=branch("t", "Exp"),
+        else_branch=branch("e", "Abs"),
+    )
+    last = node("Add", ["h", "k"], ["second/out"])
+    data = model(
+        [first, second, last, node("Identity", ["second/out"], ["y"])],
+        [X, ("c", [], TensorProto.BOOL)],
+        [Y],
+        {"yes": np.array(True)},
+    )
+    x = normal(2, 4)
+    for flag in (True, False):
+        want = (-x if flag else np.abs(x)) + np.exp(x)
+        np.testing.assert_allclose(run(data, x=x, c=np.array(flag)), want, rtol=1e-6)
 
 
 def test_opset_imports_must_be_there_and_agree() -> None:
