@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+ORPHAN_CHECK_S = 5.0
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -142,8 +143,13 @@ def _serve(pipe: Any, work: Callable[[T], R], start: Callable[[], None]) -> None
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
     start()
     while True:
+        # The pipe's far end was inherited too: it never closes, so the parent is looked for.
+        while not pipe.poll(ORPHAN_CHECK_S):
+            if os.getppid() != parent:
+                return
         try:
             task = pipe.recv()
         except EOFError:
