@@ -349,8 +349,15 @@ class Pad:
         stated = Pad.stated(ctx.attributes)
         known = ctx.values[1] if len(ctx.values) > 1 else None
         pads: Sequence[Dim] | None = known if stated is None else stated
-        if kind is None or kind.shape is None or out is None or pads is None or len(ctx.types) > 3:
-            return ctx.mixed("its pads are unknown, or for some axes only")
+        if kind is None or kind.shape is None or out is None or pads is None:
+            return ctx.mixed("its pads are unknown")
         rank = len(kind.shape)
-        padded = {k for k in range(rank) if pads[k] != 0 or pads[k + rank] != 0}
+        axes: Sequence[Any] | None = range(rank)
+        if len(ctx.types) > 3 and ctx.types[3] is not None:
+            axes = ctx.values[3] if len(ctx.values) > 3 else None
+        if axes is None or len(pads) != 2 * len(axes):
+            return ctx.mixed("the axes that it pads are unknown")
+        positions = normalize_axes(axes, rank)
+        count = len(positions)
+        padded = {p for k, p in enumerate(positions) if pads[k] != 0 or pads[k + count] != 0}
         return follow(ctx, lambda a: None if a in padded else a)

@@ -296,6 +296,8 @@ ROWS = [
     ("Tile", [floats(3, 2), int64(2, 1)], {}, (0,), None),
     ("Pad", [floats(3, 2), int64(0, 1, 0, 2)], {}, (0,), (0, 1)),
     ("Pad", [floats(3, 2), int64(1, 0, 0, 0)], {}, (0,), None),
+    ("Pad", [floats(3, 2), int64(1, 2), np.array(0, np.float32), int64(-1)], {}, (0,), (0, 1)),
+    ("Pad", [floats(3, 2), int64(1, 2), np.array(0, np.float32), int64(0)], {}, (0,), None),
     ("Dropout", [floats(3, 2)], {}, (0,), (0, 1)),
 ]
 
