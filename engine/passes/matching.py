@@ -7,6 +7,7 @@ driver replaces a match if nobody else reads what lies inside, so nothing observ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -246,7 +247,7 @@ def as_parameter(view: View, name: str, shape: tuple[int, ...], dtype: DType) ->
         return None
     if value.size == 1:
         value = np.broadcast_to(value.reshape(()), shape)
-    elif value.size != int(np.prod(shape)) or value.shape[-len(shape) :] != shape:
+    elif value.size != math.prod(shape) or value.shape[-len(shape) :] != shape:
         return None
     value = value.reshape(shape)
     with np.errstate(all="ignore"):

@@ -11,6 +11,7 @@ ones, an epsilon that is not fixed, a scale or bias of another shape than the no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -282,7 +283,7 @@ def _parameter(
     if not all(isinstance(dim, int) for dim in shape):
         return None
     sizes: tuple[int, ...] = tuple(shape)  # type: ignore[arg-type]
-    if int(np.prod(sizes)) * dtype.itemsize > view.ctx.limits.fold_bytes:
+    if math.prod(sizes) * dtype.itemsize > view.ctx.limits.fold_bytes:
         return None
     if name is None:
         value: Array | None = np.ones(sizes, dtype.numpy)

@@ -269,6 +269,31 @@ def test_a_target_of_the_inputs_own_sizes_is_written_down() -> None:
     assert after(swapped, eliminate_reshapes).nodes[-1].inputs[1] == "t"
 
 
+def test_sizes_that_no_target_can_hold_and_parameters_that_no_memory_can() -> None:
+    from engine.errors import EngineError, GraphInvalid
+    from engine.passes.pipeline import LEVELS, run_pipeline
+    from tests.engine.passes.exported import Net
+
+    nodes = [
+        node("Concat", ["x", "x"], ["c"], axis=1),
+        node("Shape", ["c"], ["s"]),
+        node("Reshape", ["c", "s"], ["y"]),
+    ]
+    huge = model(nodes, [("x", ["N", 2**62, "L"])], [Y])
+    net = Net(13)
+    d = net("Sub", "x", net("ReduceMean", "x", axes=[1, 2], keepdims=1))
+    square = net("ReduceMean", net("Mul", d, d), axes=[1, 2], keepdims=1)
+    net("Div", d, net("Sqrt", net("Add", square, net.number(1e-5))), out="y")
+    wide = net.model([("x", ["N", 2**32, 2**32])], [Y])
+    for data in (huge, wide):
+        try:
+            graph = run_pipeline(graph_of(data), LEVELS[2], PassContext(REGISTRY))
+        except EngineError as error:
+            assert not isinstance(error, GraphInvalid), error
+        else:
+            assert "LayerNormalization" not in ops(graph)
+
+
 # ------------------------------------------------------------------------------ transpositions
 
 
