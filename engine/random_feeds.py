@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.ir.dim_parser import parse_dim
+from engine.ir.types import evaluate, symbols_of
 from engine.session import TensorSpec
 
 DEFAULT_SIZE = 1
@@ -36,10 +38,19 @@ def _nested(kind: str, tensor: np.ndarray) -> Any:
     return tensor
 
 
+def _size(dim: int | str, sizes: Mapping[str, int]) -> int:
+    """Return a number for a dim, which may be an expression of symbols, as in `past+length`."""
+    if isinstance(dim, int):
+        return dim
+    if dim in sizes:
+        return sizes[dim]
+    parsed = parse_dim(dim)
+    known = {name: sizes.get(name, DEFAULT_SIZE) for name in symbols_of(parsed)}
+    return max(0, evaluate(parsed, known))
+
+
 def _random(spec: TensorSpec, sizes: Mapping[str, int], generator: Any) -> np.ndarray:
-    shape = tuple(
-        dim if isinstance(dim, int) else sizes.get(dim, DEFAULT_SIZE) for dim in spec.shape or ()
-    )
+    shape = tuple(_size(dim, sizes) for dim in spec.shape or ())
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "O":
         return np.full(shape, "text", object)
