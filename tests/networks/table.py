@@ -20,14 +20,12 @@ class Network:
         alone: Text of the reason why nothing may be batched, where `batch` is None.
         tolerance: How far answers may be from those on file, relative to their largest magnitude.
         open: Outputs with sizes that only values tell.
-        pending: Text of the error that loading ends in, where the engine cannot run it yet.
     """
 
     batch: engine.BatchAxes | None = None
     alone: str = ""
     tolerance: float = DEFAULT
     open: frozenset[str] = field(default_factory=frozenset)
-    pending: str = ""
 
     def within(self, tolerance: float) -> Network:
         """Return the same with another tolerance."""
@@ -36,10 +34,6 @@ class Network:
     def opened(self, *outputs: str) -> Network:
         """Return the same with outputs whose sizes only values tell."""
         return replace(self, open=frozenset(outputs))
-
-    def lacks(self, pending: str) -> Network:
-        """Return the same as one that the engine cannot load yet."""
-        return replace(self, pending=pending)
 
 
 def rows(inputs: str, outputs: str) -> Network:

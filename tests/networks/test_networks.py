@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import engine
 from tests.networks.cases import read_cases
-from tests.networks.checking import check_network, load
+from tests.networks.checking import check_network
 from tests.networks.table import NETWORKS
 
 FOLDER = Path(__file__).with_name("fixtures")
 FILE_BYTES, ALL_BYTES = 200_000, 6_000_000
-RUNS = [name for name, network in NETWORKS.items() if not network.pending]
-PENDING = [name for name, network in NETWORKS.items() if network.pending]
 
 
 def path(name: str) -> Path:
@@ -22,16 +19,9 @@ def path(name: str) -> Path:
 
 
 @pytest.mark.parametrize("level", [0, 2])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_answers_as_onnx_runtime_does(name: str, level: int) -> None:
     check_network(path(name), NETWORKS[name], level)
-
-
-@pytest.mark.parametrize("name", PENDING)
-def test_a_network_that_cannot_run_yet_says_what_is_missing(name: str) -> None:
-    """Once it loads: take `lacks` out of the table."""
-    with pytest.raises(engine.InvalidModel, match=NETWORKS[name].pending):
-        load(path(name), 2)
 
 
 def test_every_file_is_in_the_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import onnx
 
 Feeds = dict[str, np.ndarray]
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> the symbol that its size is
+RANDOM_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -68,7 +70,14 @@ def mask(rows: int, length: int, *shorter: int) -> np.ndarray:
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take out what exporters write for people: stack traces, source lines, descriptions."""
+    """Take out what exporters write for people (stack traces, source lines, descriptions), and what
+    differs between two runs: random names, the order of a set.
+    """
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    if RANDOM_NAME.fullmatch(model.graph.name):
+        model.graph.name = "converted"
     del model.metadata_props[:]
     model.doc_string = ""
     for function in model.functions:
