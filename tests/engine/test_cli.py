@@ -155,3 +155,13 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "engine", "run", str(tmp_path / "m.onnx"), "--keep", "ALL"]
     done = subprocess.run(command, cwd=PACKAGE_ROOT, capture_output=True, text=True, check=True)
     assert "[1, 4]" in done.stdout
+
+
+def test_random_inputs_keep_to_dims_that_are_expressions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = [("x", ["past", 2]), ("y", ["length", 2]), ("mask", ["past+length", 2])]
+    nodes = [node("Concat", ["x", "y"], ["xy"], axis=0), node("Mul", ["xy", "mask"], ["z"])]
+    (tmp_path / "m.onnx").write_bytes(model(nodes, inputs, [("z", None)]))
+    assert main(["run", str(tmp_path / "m.onnx"), "--dim", "past=3"]) == 0
+    assert "[4, 2]" in said(capsys)
