@@ -165,3 +165,19 @@ def test_random_inputs_keep_to_dims_that_are_expressions(
     (tmp_path / "m.onnx").write_bytes(model(nodes, inputs, [("z", None)]))
     assert main(["run", str(tmp_path / "m.onnx"), "--dim", "past=3"]) == 0
     assert "[4, 2]" in said(capsys)
+
+
+def test_diff_says_when_the_other_runtime_is_missing_or_refuses(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nkernel")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    assert main(["diff", path, "--against", "onnxruntime"]) == 1
+    assert "RunFailed: node 'm.onnx' (onnxruntime) failed: no kernel" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["diff", path, "--against", "onnxruntime"]) == 1
+    assert "DeviceUnavailable: --against onnxruntime: it is not installed" in (
+        capsys.readouterr().err
+    )
