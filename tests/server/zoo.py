@@ -106,8 +106,8 @@ def add_echo(root: Path, name: str, extra: str = "") -> None:
     (root / name / "model.toml").write_text(extra)
 
 
-def add_slow(root: Path, layers: int = 60, width: int = 600) -> None:
-    """A model that takes a good part of a second."""
+def add_slow(root: Path, layers: int = 600, width: int = 600) -> None:
+    """A model that takes several milliseconds for one row, on a fast machine too."""
     names = [f"v{n}" for n in range(layers)]
     save(
         root / "slow" / "1" / "model.onnx",
