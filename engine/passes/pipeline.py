@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.errors import EngineError, GraphInvalid, ResourceLimit
+from engine.errors import EngineError, GraphInvalid, InvalidModel, ResourceLimit
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Graph, Node
 from engine.ir.verify import verify_graph
@@ -89,6 +89,10 @@ def _check_types(graph: Graph, ctx: PassContext) -> None:
         ).graph.types
     except ResourceLimit:
         raise
+    except InvalidModel as error:
+        # Passes make more values known, and these may contradict what the file says of others: a
+        # run would have met that too.
+        raise InvalidModel(f"seen once the graph was optimised: {error}") from error
     except EngineError as error:
         raise GraphInvalid(f"after all passes the graph cannot be typed again: {error}") from error
     verify_graph(graph, reinfer=lambda _: fresh)
