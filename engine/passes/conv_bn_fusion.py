@@ -61,15 +61,24 @@ def _affine(
     if node.op == "Add":
         shift = _channel_bias(graph, node, conv, weight)
         return None if shift is None else (np.ones(len(weight)), shift)
+    return statistics(graph, node, len(weight), ctx)
+
+
+def statistics(
+    graph: Graph, node: Node, channels: int, ctx: PassContext
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the scale and shift per channel, in float64, of a BatchNormalization; None when they
+    are not fixed, not finite, or made in training.
+    """
     attributes = ctx.registry.find(node).complete(node)
     values = [fixed(graph, name) for name in node.inputs[1:5]]
     if not _is_inference(node, attributes) or any(v is None for v in values):
         return None
     gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
-    if any(v.shape != (len(weight),) for v in (gamma, beta, mean, variance)):
+    if any(v.shape != (channels,) for v in (gamma, beta, mean, variance)):
         return None
-    deviation = np.sqrt(variance + float(attributes.get("epsilon", EPSILON)))
     with np.errstate(all="ignore"):
+        deviation = np.sqrt(variance + float(attributes.get("epsilon", EPSILON)))
         scale = gamma / deviation
         shift = beta - mean * scale
     # A variance that is zero or broken must keep giving what the unfused nodes give.

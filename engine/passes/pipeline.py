@@ -13,6 +13,7 @@ from engine.ir.verify import verify_graph
 from engine.ops.registry import Registry
 from engine.passes.activation_fusion import fuse_activations
 from engine.passes.attention_fusion import fuse_attention
+from engine.passes.batch_norm_unfolding import unfold_batch_norm
 from engine.passes.bodies import rewrite_everywhere
 from engine.passes.cast_elimination import eliminate_casts
 from engine.passes.common_subexpression_elimination import eliminate_common_subexpressions
@@ -52,6 +53,7 @@ O2: Pipeline = (
     ("transpose_elimination", eliminate_transposes),
     ("leftovers_of_transposes", eliminate_identity),
     ("conv_bn_fusion", fuse_conv_bn),
+    ("batch_norm_unfolding", unfold_batch_norm),
     ("matmul_add_fusion", fuse_matmul_add),
     ("elementwise_fusion", fuse_elementwise),
     ("epilogue_fusion", fuse_epilogues),

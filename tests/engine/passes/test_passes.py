@@ -15,6 +15,7 @@ from engine.ir.verify import verify_graph
 from engine.limits import Limits
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REGISTRY, make_operator
+from engine.passes.batch_norm_unfolding import unfold_batch_norm
 from engine.passes.constant_folding import fold_constants
 from engine.passes.context import Pass, PassContext
 from engine.passes.conv_bn_fusion import fuse_conv_bn
@@ -22,6 +23,7 @@ from engine.passes.dead_code import eliminate_dead_code
 from engine.passes.identity_elimination import eliminate_identity
 from engine.passes.pipeline import LEVELS, run_pipeline
 from tests.engine.onnx_models import convnet, graph_of, load, model, node, normal, ort_run
+from tests.engine.passes.comparing import check_levels
 
 X = ("x", ["N", 4])
 Y = ("y", None)
@@ -340,6 +342,38 @@ def test_bias_normalization_and_bias_become_one_conv() -> None:
     np.testing.assert_allclose(
         GraphPlan(graph).run({"x": x})["y"], ort_run(data, {"x": x})["y"], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_normalization_that_no_convolution_takes_joins_its_neighbours(kind: type) -> None:
+    weights = {n: a.astype(kind) for n, a in bn_weights().items()}
+    number = TensorProto.FLOAT if kind is np.float32 else TensorProto.DOUBLE
+    nodes = [
+        node("BatchNormalization", ["x", "g", "bt", "m", "v"], ["n"], epsilon=1e-3),
+        node("Relu", ["n"], ["y"]),
+    ]
+    data = model(nodes, [("x", ["N", 5, "L"], number)], [("y", None, number)], weights, opset=15)
+    graph = check_levels(data, {"x": normal(3, 5, 7).astype(kind)}, factor=4)
+    assert ops(graph) == ["Elementwise"]
+    nodes[0] = node("ConvTranspose", ["x", "w"], ["c"])
+    nodes.insert(1, node("BatchNormalization", ["c", "g", "bt", "m", "v"], ["n"]))
+    weights["w"] = normal(4, 5, 3).astype(kind)
+    data = model(nodes, [("x", ["N", 4, "L"], number)], [("y", None, number)], weights, opset=15)
+    ort = kind is np.float32  # it has no double kernel
+    graph = check_levels(data, {"x": normal(3, 4, 7).astype(kind)}, factor=10, ort=ort)
+    assert ops(graph) == ["ConvTranspose"] and graph.nodes[0].domain == "millrace"
+
+
+def test_normalizations_of_other_kinds_stay() -> None:
+    nodes = [node("BatchNormalization", ["x", "g", "bt", "m", "v"], ["y"])]
+    broken = bn_weights() | {"v": np.full(5, -1, np.float32)}
+    shape = ("x", ["N", 5, 7])
+    for data in (
+        model(nodes, [shape], [Y], broken, opset=15),
+        model(nodes, [("x", ["N", "C", 7])], [Y], bn_weights(), opset=15),
+        model(nodes, [shape, ("v", [5])], [Y], {k: v for k, v in bn_weights().items() if k != "v"}),
+    ):
+        assert ops(apply(unfold_batch_norm, data)) == ["BatchNormalization"]
 
 
 # ------------------------------------------------------------------------------ the pipeline
