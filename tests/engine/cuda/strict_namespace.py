@@ -179,6 +179,11 @@ class Namespace:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
+        found = self._find(name)
+        setattr(self, name, found)  # `xp.add is xp.add` holds for every library
+        return found
+
+    def _find(self, name: str) -> Any:
         if name in ABSENT:
             raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         found = getattr(self._module, name)
