@@ -15,6 +15,8 @@ import engine
 from benchmarks.fuzz.corpus import Corpus
 from benchmarks.fuzz.mutate import mutated
 from engine.errors import GraphInvalid
+from engine.ir.dim_parser import parse_dim
+from engine.ir.types import evaluate, symbols_of
 
 LIMITS = engine.Limits(
     model_bytes=64 << 20,
@@ -91,12 +93,25 @@ def made_feeds(specs: Sequence[Any], rng: random.Random) -> dict[str, Any] | Non
     sizes: dict[str, int] = {}
     feeds = {}
     for spec in specs:
-        dims = spec.shape or ()
-        shape = [d if isinstance(d, int) else sizes.setdefault(d, rng.randint(0, 3)) for d in dims]
-        if prod(shape) > MOST_ELEMENTS:
+        shape = [_size(dim, sizes, rng) for dim in spec.shape or ()]
+        # A dim of zero makes nothing small: numpy refuses such shapes as well.
+        if prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
             return None
         feeds[spec.name] = _packed(spec.kind, _made(spec.dtype, shape, generator), rng)
     return feeds
+
+
+def _size(dim: int | str, sizes: dict[str, int], rng: random.Random) -> int:
+    """Return a dim's number; symbols get one each, and expressions follow from them."""
+    if isinstance(dim, int):
+        return dim
+    parsed = parse_dim(dim)
+    for name in sorted(symbols_of(parsed)):
+        sizes.setdefault(name, rng.randint(0, 3))
+    try:
+        return max(0, evaluate(parsed, sizes))
+    except ZeroDivisionError:
+        return 0
 
 
 def _packed(kind: str, array: Any, rng: random.Random) -> Any:
