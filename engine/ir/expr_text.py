@@ -111,9 +111,23 @@ def _value(node: Expr, values: Sequence[Expr]) -> Expr:
     return values[index]
 
 
+def merge_equal(expr: Expr) -> Expr:
+    """Return the expression with equal parts made one, so that they are computed once."""
+    parts: dict[tuple[object, ...], Expr] = {}
+    done: dict[int, Expr] = {}
+    for node in expr.walk():
+        args = tuple(done[id(a)] for a in node.args)
+        # repr tells -0.0 from 0.0 and True from 1, and makes NaN equal to itself.
+        key = (node.op, tuple(map(id, args)), node.dtype, repr(node.payload))
+        if key not in parts:
+            parts[key] = Expr(node.op, args, node.dtype, node.payload)
+        done[id(node)] = parts[key]
+    return done[id(expr)]
+
+
 def arguments_of(expr: Expr) -> int:
     """Return how many inputs the expression takes: one more than the highest that it reads."""
     return max((int(n.payload or 0) + 1 for n in expr.walk() if n.op == "arg"), default=0)
 
 
-__all__ = ["MAX_STEPS", "arguments_of", "read_expr", "substitute", "write_expr"]
+__all__ = ["MAX_STEPS", "arguments_of", "merge_equal", "read_expr", "substitute", "write_expr"]

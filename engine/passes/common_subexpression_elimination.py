@@ -8,6 +8,7 @@ graph by a name of their own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 
 import numpy as np
@@ -52,16 +53,23 @@ def _frozen(value: Attribute) -> str:
 
 def _equal_constants(graph: Graph) -> dict[str, str]:
     """Map names of fixed values to the first name with the same value."""
-    found: dict[Hashable, list[tuple[str, Array]]] = {}
+    first: dict[Hashable, tuple[str, Array]] = {}
+    digests: dict[Hashable, dict[bytes, str]] = {}
     names: dict[str, str] = {}
     for table in (graph.initializers, graph.constants):
         for name, value in table.items():
-            group = found.setdefault(_sample(value), [])
-            same = next((other for other, array in group if _is_same(array, value)), None)
-            if same is None:
-                group.append((name, value))
-            else:
-                names[name] = same
+            key = _sample(value)
+            earlier, array = first.setdefault(key, (name, value))
+            if earlier == name:
+                continue
+            if value.size > SAMPLE:
+                # Weights are read in full only where their beginnings agree, and each one once.
+                known = digests.setdefault(key, {})
+                if not known:
+                    known[_digest(array)] = earlier
+                earlier = known.setdefault(_digest(value), name)
+            if earlier != name:
+                names[name] = earlier
     return names
 
 
@@ -71,10 +79,7 @@ def _sample(value: Array) -> Hashable:
     return str(value.dtype), value.shape, content
 
 
-def _is_same(a: Array, b: Array) -> bool:
-    if a is b:
-        return True
-    if a.dtype == object:
-        return bool(a.tolist() == b.tolist())
-    flat_a, flat_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
-    return np.array_equal(flat_a, flat_b)
+def _digest(value: Array) -> bytes:
+    if value.dtype == object:
+        return hashlib.blake2b(repr(value.tolist()).encode(errors="surrogatepass")).digest()
+    return hashlib.blake2b(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).digest()

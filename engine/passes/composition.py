@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.dtypes import DType
 from engine.ir.expr import LEAVES, Expr, argument, cast, constant
+from engine.ir.expr_text import merge_equal
 from engine.ir.graph import Graph, Node
 from engine.ir.types import TensorType
 from engine.ops.define import NUMPY_BROADCASTING, Elementwise
@@ -64,7 +65,7 @@ def compose(
     for node in nodes:
         state.values[node.outputs[0]] = _value(graph, node, ctx, state)
     last = nodes[-1].outputs[0]
-    expr = cast(state.values[last], _dtype(graph, last))
+    expr = merge_equal(cast(state.values[last], _dtype(graph, last)))
     if sum(n.op not in LEAVES for n in expr.walk()) > MAX_STEPS:
         return None
     return expr, state.names[0 if head is None else 1 :]

@@ -14,7 +14,14 @@ import engine
 from engine.dtypes import DType
 from engine.ir import expr as e
 from engine.ir.expr import Expr, argument, cast, constant, key_of
-from engine.ir.expr_text import MAX_STEPS, arguments_of, read_expr, substitute, write_expr
+from engine.ir.expr_text import (
+    MAX_STEPS,
+    arguments_of,
+    merge_equal,
+    read_expr,
+    substitute,
+    write_expr,
+)
 from engine.ir.render import compile_numpy
 from engine.ops.registry import REGISTRY
 from tests.engine.onnx_models import graph_of, load, model, node, normal
@@ -102,6 +109,15 @@ def test_any_text_is_an_expression_or_an_error(steps: list[str]) -> None:
     except engine.InvalidModel:
         return
     assert write_expr(expr) and arguments_of(expr) <= 10
+
+
+def test_equal_parts_become_one() -> None:
+    expr = e.exp(X * 2) + e.exp(X * 2) * -0.0 + X * 0.0
+    merged = merge_equal(expr)
+    found = [n.op for n in merged.walk()]
+    assert found.count("exp") == 1 and found.count("const") == 3
+    x = normal(9)
+    np.testing.assert_array_equal(compile_numpy(merged, np)(x), compile_numpy(expr, np)(x))
 
 
 def test_substitution_keeps_types() -> None:

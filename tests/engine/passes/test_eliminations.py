@@ -84,6 +84,21 @@ def test_constants_that_differ_behind_their_beginning_differ() -> None:
     assert len(after(data, eliminate_common_subexpressions).nodes) == 3
 
 
+def test_large_constants_of_one_beginning_are_told_apart_at_once() -> None:
+    weights = {f"w{i}": np.zeros(100, np.float32) for i in range(40)}
+    for i in range(20):
+        weights[f"w{i}"][99] = i + 1
+    names = ["x"]
+    nodes = []
+    for name in weights:
+        nodes.append(node("Add", [names[-1], name], [f"y_{name}"]))
+        names.append(f"y_{name}")
+    data = model(nodes, [("x", ["N", 100])], [(names[-1], None)], weights)
+    graph = after(data, eliminate_common_subexpressions)
+    assert len({n.inputs[1] for n in graph.nodes}) == 21
+    same(data, graph, {"x": normal(2, 100)})
+
+
 def test_outputs_keep_their_own_values_and_bodies_are_left_alone() -> None:
     nodes = [node("Exp", ["x"], ["y"]), node("Exp", ["x"], ["z"])]
     graph = after(model(nodes, [X], [Y, ("z", None)]), eliminate_common_subexpressions)
