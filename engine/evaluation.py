@@ -365,7 +365,8 @@ def _new_name(name: str, scope: Scope, taken: set[str]) -> str:
 
 def _bytes(kind: TensorType) -> int:
     assert kind.shape is not None
-    return prod(d for d in kind.shape if isinstance(d, int)) * kind.dtype.itemsize
+    # As the size guard counts: an empty axis hides no other.
+    return prod(max(d, 1) for d in kind.shape if isinstance(d, int)) * kind.dtype.itemsize
 
 
 __all__ = ["Evaluation", "FoldBudget", "evaluate_graph", "typed_outputs"]

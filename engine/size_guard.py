@@ -50,6 +50,11 @@ class SizeGuard:
         self._fits.add(key)
 
     def _check_all(self, feeds: Mapping[str, Array]) -> None:
+        for name in self._names:
+            need = prod(max(size, 1) for size in feeds[name].shape)
+            if not feeds[name].size and need > self._limit:
+                where, what = f"input {name!r}", f"room for {list(feeds[name].shape)}"
+                raise ResourceLimit(where, what, f"run_bytes={self._limit}")
         bindings = {
             symbol: int(feeds[name].shape[axis])
             for symbol, (name, axis) in self._symbols.items()
@@ -118,7 +123,8 @@ def _known_bytes(kind: ValueType | None, bindings: Mapping[str, int]) -> int | N
     if kind is None or kind.shape is None:
         return None
     try:
-        return prod(evaluate(dim, bindings) for dim in kind.shape) * kind.dtype.itemsize
+        # An empty axis hides no other: numpy's loops over batches walk those all the same.
+        return prod(max(evaluate(dim, bindings), 1) for dim in kind.shape) * kind.dtype.itemsize
     except (KeyError, ZeroDivisionError):
         return None
 

@@ -17,6 +17,7 @@ from engine.errors import InvalidModel, ResourceLimit
 from engine.frontend.safety import ExternalData
 
 MAX_RANK = 64
+MAX_HIDDEN = 1 << 28  # elements that the other dims of an empty tensor would stand for
 # Which field holds the elements when they are not raw, and the elements of it per element of the
 # tensor.
 TYPED_FIELDS: dict[DType, tuple[str, int]] = {
@@ -60,6 +61,8 @@ def checked_shape(dims: list[int], where: str) -> tuple[int, ...]:
         raise InvalidModel(f"{where}: rank {len(dims)} is above {MAX_RANK}")
     if any(d < 0 for d in dims):
         raise InvalidModel(f"{where}: dims {dims} must not be negative")
+    if 0 in dims and prod(max(d, 1) for d in dims) > MAX_HIDDEN:
+        raise InvalidModel(f"{where}: dims {dims} are absurdly large for no element at all")
     return tuple(dims)
 
 

@@ -77,6 +77,7 @@ class Attention:
         queries = split_heads(q, attributes["q_num_heads"])
         keys, values = (split_heads(each, attributes["kv_num_heads"]) for each in (k, v))
         past = 0
+        _check_fit(queries, keys, values)
         if past_key is not None and past_value is not None:
             past = past_key.shape[2]
             keys = xp.concatenate((past_key, keys), axis=2)
@@ -118,6 +119,13 @@ class Attention:
         past = ctx.shape(4) if ctx.has(4) else None
         keys = k[2] + past[2] if past else k[2]
         return 2 * element_count(q[:3]) * keys * (q[3] + v[3])
+
+
+def _check_fit(q: Array, k: Array, v: Array) -> None:
+    """Queries, keys and values with heads on axis 1 must go together."""
+    shared = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and k.shape[:3] == v.shape[:3]
+    if not shared or not k.shape[1] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit")
 
 
 def heads_shape(ctx: InferContext, i: int) -> Shape | None:

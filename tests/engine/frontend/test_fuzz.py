@@ -72,7 +72,7 @@ def try_model(data: bytes) -> bool:
             feeds = {}
             for spec in net.inputs:
                 shape = [d if isinstance(d, int) else 2 for d in spec.shape or ()]
-                if np.prod(shape, dtype=np.float64) > 1e6:
+                if np.prod([max(d, 1) for d in shape], dtype=np.float64) > 1e6:
                     return True
                 feeds[spec.name] = np.zeros(shape, np.dtype(spec.dtype))
             net.run(feeds)

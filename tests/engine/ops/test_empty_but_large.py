@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidModel
 from engine.interpreter import GraphPlan
 from engine.limits import Limits
 from tests.engine.ops.single_node import NodeCase, floats, int64
@@ -45,6 +45,11 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
         23,
     ),
     ("AveragePool", [empty(0, 1, HUGE)], {"kernel_shape": [1]}, 22),
+    ("Attention", [empty(1, 2, 4, 8), empty(1, 2, 0, 8), empty(1, HUGE, 0, 0)], {}, 23),
+    ("Attention", [empty(0, HUGE, 1, 1), empty(0, 1, 1, 1), empty(0, 1, 1, 1)], {}, 23),
+    ("MatMul", [empty(HUGE, 0, 2), empty(2, 2)], {}, 13),
+    ("MatMul", [empty(HUGE, 2, 0), empty(0, 0)], {}, 13),
+    ("Det", [empty(HUGE, 0, 0)], {}, 22),
     ("LinearAttention", [empty(0, HUGE, 2)] * 3, {"update_rule": "linear"}, 27),
     ("CausalConvWithState", [empty(1, 0, 4), empty(0, 1, HUGE)], {}, 27),
     ("Unique", [empty(HUGE, 0)], {}, 11),
@@ -69,3 +74,10 @@ def test_nothing_hangs(case, dims):
     except EngineError:
         return
     assert all(result.nbytes < 1 << 24 for result in results.values())
+
+
+@pytest.mark.timeout(20)
+def test_nothing_hangs_while_loading():
+    given = [empty(HUGE, 0, 2), empty(2, 2)]
+    with pytest.raises(InvalidModel, match="absurdly"):
+        NodeCase("MatMul", given, {}, 13, fixed=(0, 1)).graph()
