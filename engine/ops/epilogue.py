@@ -173,6 +173,8 @@ def _bind(ctx: ComputeContext) -> Kernel | None:
     if any(d is not None and d.is_narrow_float for d in dtypes[:count]):
         return _wide_kernel(ctx, count, apply)
     kernel = base_of(ctx.node.op, ctx.version).kernel(_base_context(ctx, count))
+    if not extras:  # nothing can widen the result, and a small net feels every step of Python
+        return lambda *operands: (apply(kernel(*operands)[0]),)
 
     def run(*inputs: Array | None) -> Sequence[Array]:
         (y,) = kernel(*inputs[:count])
