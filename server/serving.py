@@ -20,6 +20,7 @@ from server.tasks import ImageLimits, Task, build_task, task_kinds
 from server.tensors import TensorInfo
 
 NAME = "serving"
+TENSOR = "tensor"  # the engine's word for the kind of a value that is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class ServingAttachment:
             config=new.config.batching,
             pool=self._pool,
             metrics=metrics,
-            outputs=[spec.name for spec in outputs],
+            outputs=[spec.name for spec in model.outputs],
         )
         own = next(iter(tasks.values()))
         return Serving(tasks, own, batcher, metrics, inputs, outputs)
@@ -91,6 +92,13 @@ class ServingAttachment:
 def _inputs(new: Deployment) -> tuple[TensorInfo, ...]:
     infos = []
     for spec in new.engine_model.inputs:
+        if spec.kind != TENSOR:
+            raise LoadFailed(
+                f"input {spec.name!r} of model {new.model!r} is a {spec.kind}; requests carry "
+                "tensors only: export the model with tensors for inputs",
+                model=new.model,
+                reason=f"input {spec.name!r} is a {spec.kind}",
+            )
         if spec.shape is None:
             raise LoadFailed(
                 f"input {spec.name!r} of model {new.model!r} declares no rank, so requests could "
@@ -103,8 +111,10 @@ def _inputs(new: Deployment) -> tuple[TensorInfo, ...]:
 
 
 def _outputs(new: Deployment) -> tuple[TensorInfo, ...]:
+    """Return the outputs that are tensors; `/predict` alone gives the others, as plain JSON."""
     # An output whose rank is not known is described as one dim of any size, as Triton does.
     return tuple(
         TensorInfo(spec.name, spec.dtype, ("?",) if spec.shape is None else spec.shape)
         for spec in new.engine_model.outputs
+        if spec.kind == TENSOR
     )

@@ -44,7 +44,7 @@ def reducer(xp: Any, how: str, dtype: np.dtype, empty: Any) -> Reduce:
 def _numpy_reducer(how: str, dtype: np.dtype, empty: Any) -> Reduce:
     """Reduce by the methods of numpy's functions: less of a detour than numpy's own functions."""
     if dtype.kind == "b" and how in ("max", "min"):
-        reduce_bool = (np.logical_or if how == "max" else np.logical_and).reduce
+        reduce_bool: Any = (np.logical_or if how == "max" else np.logical_and).reduce
         return lambda x, axes, keep: np.asarray(reduce_bool(x, axis=axes, keepdims=keep))
     reduce_all = getattr(np, UFUNCS[how]).reduce
 

@@ -85,8 +85,8 @@ class Call:
         self.add("queue", outcome.queue_us * 1e-6)
         self.add("batch", outcome.batch_us * 1e-6)
         self.add("compute", outcome.compute_us * 1e-6)
-        for array in outcome.outputs.values():
-            self.output_bytes += array.nbytes
+        for value in outcome.outputs.values():
+            self.output_bytes += getattr(value, "nbytes", 0)  # sequences and maps have none
 
     def due(self, model_timeout_ms: int | None, longest_s: float) -> float:
         """Return the monotonic time by which the answer must be there.

@@ -17,7 +17,7 @@ from server.handlers.flights import Flights
 from server.metrics import Phase
 from server.repository.deployment import Deployment
 from server.repository.registry import Repository
-from server.serving import Serving, serving_of
+from server.serving import TENSOR, Serving, serving_of
 from server.settings import Settings
 from server.tensors import TensorInfo, check_feeds
 
@@ -102,7 +102,9 @@ def _fetches(
 ) -> tuple[str, ...]:
     if wanted is None:
         return tuple(spec.name for spec in serving.outputs)
-    kept = set(deployment.engine_model.kept)
+    model = deployment.engine_model
+    # Sequences and maps are outputs that a tensor protocol cannot carry.
+    kept = set(model.kept) - {spec.name for spec in model.outputs if spec.kind != TENSOR}
     unknown = [name[:200] for name in wanted if name not in kept]
     if unknown or len(set(wanted)) != len(wanted):
         what = f"unknown {', '.join(map(repr, unknown))}" if unknown else "one is named twice"
