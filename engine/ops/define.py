@@ -142,9 +142,7 @@ class Elementwise:
         if any(d is None and name for d, name in zip(dtypes, ctx.node.inputs, strict=True)):
             return None
         expr = self.trace(dtypes, ctx.attributes, _lone_constants(ctx))
-        scalars = frozenset(i for i, t in enumerate(ctx.types) if t is not None and t.rank == 0)
-        if len(scalars) == sum(t is not None for t in ctx.types):
-            scalars = frozenset()
+        scalars = _beside_shape(ctx)
         return as_kernel(
             compile_numpy(expr, ctx.xp, arity=len(dtypes), scalars=scalars), len(dtypes)
         )
@@ -334,6 +332,17 @@ def _old_attributes(versions: Sequence[int], places: Sequence[object]) -> Mappin
 
 def _saturates(attributes: Mapping[str, Any]) -> bool:
     return bool(attributes.get("saturate", 0))
+
+
+def _beside_shape(ctx: ComputeContext) -> frozenset[int]:
+    """Return inputs that decide nothing about the result's shape: all but one that has it."""
+    shapes = {i: t.shape for i, t in enumerate(ctx.types) if t is not None}
+    result = ctx.outputs[0].shape if ctx.outputs else None
+    whole = [i for i, shape in shapes.items() if shape is not None and shape == result]
+    if whole:
+        return frozenset(shapes) - {whole[0]}
+    scalars = frozenset(i for i, shape in shapes.items() if shape == ())
+    return frozenset() if len(scalars) == len(shapes) else scalars
 
 
 def _lone_constants(ctx: ComputeContext) -> dict[int, Any]:
