@@ -87,6 +87,8 @@ class MaxPool:
         if ctx.n_outputs > 1:
             column_major = bool(ctx.attributes["storage_order"])
             wide = widen(ctx.xp, x)
+            # Every element of every window is laid out to find the place of the largest.
+            check_size(ctx, (*x.shape[:2], *window.kernel, *outputs), wide.dtype)
             result.append(max_pool_indices(ctx.xp, wide, window, outputs, column_major))
         return result
 
