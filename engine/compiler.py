@@ -87,9 +87,7 @@ def compile_model(
     outputs = _default_outputs(imported, request.outputs)
     graph = _keep(imported, request.outputs, request.keep)
     ctx = PassContext(request.registry, request.limits, deadline)
-    optimised, verdict = _optimise(
-        graph, request.pipeline, ctx, (*outputs, *request.keep), watch
-    )
+    optimised, verdict = _optimise(graph, request.pipeline, ctx, (*outputs, *request.keep), watch)
     parameters = sum(int(array.size) for array in imported.initializers.values())
     return Artifact(optimised, outputs, verdict, parameters, external)
 
