@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "server": (
         ("", "errors"),  # server/__init__.py holds the version and imports nothing
+        ("joined_writes",),
         ("settings", "model_config", "metrics", "tensors", "schemas", "http_protocol"),
         ("logging", "execution", "preprocessing"),
         ("tasks", "batching", "repository"),
