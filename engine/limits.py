@@ -16,6 +16,7 @@ from engine.errors import ResourceLimit
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+MAX_RANK = 64  # as many dims as an array has
 
 # A container's own ceiling, newest cgroup first; "max" and absurdly large numbers mean none.
 CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

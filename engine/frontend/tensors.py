@@ -15,8 +15,8 @@ from onnx import TensorProto, numpy_helper
 from engine.dtypes import DType
 from engine.errors import InvalidModel, ResourceLimit
 from engine.frontend.safety import ExternalData
+from engine.limits import MAX_RANK
 
-MAX_RANK = 64
 MAX_HIDDEN = 1 << 28  # elements that the other dims of an empty tensor would stand for
 # Which field holds the elements when they are not raw, and the elements of it per element of the
 # tensor.

@@ -9,10 +9,11 @@ from onnx import TypeProto, ValueInfoProto
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel, UnsupportedOp
-from engine.frontend.tensors import MAX_RANK, check_text
+from engine.frontend.tensors import check_text
 from engine.ir.graph import Value
 from engine.ir.types import Dim, SymDim, TensorType, fresh_symbol, symbol
 from engine.ir.value_types import MapType, OptionalType, SequenceType, ValueType, all_varying
+from engine.limits import MAX_RANK
 
 MAX_TYPE_DEPTH = 8  # a sequence of optionals of maps of ...; ONNX itself stops at three
 MAX_SUMMANDS = 4  # of a dim that is named as a sum

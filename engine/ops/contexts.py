@@ -13,7 +13,7 @@ from engine.errors import InvalidModel, UnsupportedOp
 from engine.ir.graph import Array, Node
 from engine.ir.types import Dim, Shape, SymDim, TensorType, fresh_symbol
 from engine.ir.value_types import ValueType
-from engine.limits import Limits
+from engine.limits import MAX_RANK, Limits
 
 BodyInference = Callable[..., "BodyFacts"]  # (body, types of its inputs, fixed values of them)
 BodyRun = Callable[[Sequence[Array]], Sequence[Array]]
@@ -99,6 +99,15 @@ class InferContext:
     def fresh_dim(self, hint: str = "d") -> SymDim:
         """Return a new symbol for a size that only running can tell."""
         return fresh_symbol(hint)
+
+    def fresh_dims(self, count: int, hint: str = "d") -> tuple[SymDim, ...]:
+        """Return new symbols for a shape of `count` dims; more than numpy has is an `InvalidModel`.
+
+        A rank that comes out of a file may be any number.
+        """
+        if count > MAX_RANK:
+            self.fail(f"a shape of {count} dims; there may be {MAX_RANK}")
+        return tuple(self.fresh_dim(hint) for _ in range(count))
 
     def normal_axis(self, axis: int, rank: int) -> int:
         """Return `axis` counted from the front; out of range is an `InvalidModel`."""

@@ -89,7 +89,7 @@ class ConstantOfShape:
             return [TensorType(dtype, tuple(shape))]
         wanted = ctx.shape(0)
         rank = int_value(wanted[0]) if wanted else None
-        dims = None if rank is None else tuple(ctx.fresh_dim("d") for _ in range(rank))
+        dims = None if rank is None else ctx.fresh_dims(rank)
         return [TensorType(dtype, dims)]
 
     @staticmethod

@@ -172,7 +172,7 @@ class Col2Im:
             count = int_value(shape[0]) if shape else None
             if count is None:
                 return [x.with_shape(None)]
-            image = tuple(ctx.fresh_dim("size") for _ in range(count))
+            image = ctx.fresh_dims(count, "size")
         known, taken = static_ints(block), int_value(columns)
         channels: Dim = ctx.fresh_dim("C")
         if known is not None and taken is not None:

@@ -174,7 +174,7 @@ class Expand:
         if x.shape is None or count is None:
             return [x.with_shape(None)]
         rank = max(count, len(x.shape))
-        return [x.with_shape(ctx.fresh_dim("d") for _ in range(rank))]
+        return [x.with_shape(ctx.fresh_dims(rank))]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, shape: Array) -> Sequence[Array]:

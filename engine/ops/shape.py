@@ -117,7 +117,7 @@ class Reshape:
         rank = int_value(wanted[0]) if wanted else None
         if rank is None:
             return [x.with_shape(None)]
-        return [x.with_shape(ctx.fresh_dim("d") for _ in range(rank))]
+        return [x.with_shape(ctx.fresh_dims(rank))]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, shape: Array | None = None) -> Sequence[Array]:

@@ -150,6 +150,24 @@ def test_sizes_that_only_a_run_tells_are_refused(name: str) -> None:
         try_it(made, feeds)
 
 
+RANKS: dict[str, tuple[list[str], list[Any]]] = {
+    "Reshape": (["x", "s"], ["N", 4]),
+    "Expand": (["x", "s"], ["N", 4]),
+    "ConstantOfShape": (["s"], ["N"]),
+    "Col2Im": (["x", "s", "s"], ["N", 4, 4]),
+}
+
+
+@pytest.mark.parametrize("op", RANKS)
+def test_shapes_of_very_many_dims_are_refused(op: str) -> None:
+    """A vector of 2^40 numbers is easily declared as the shape of something."""
+    order, shape = RANKS[op]
+    inputs = [("x", shape), ("s", [2**40], INT64)]
+    made = model([node(op, order, ["y"])], inputs, [("y", None)], {}, opset=21)
+    with Measured(), pytest.raises(InvalidModel, match=f"{2**40} dims; there may be 64"):
+        try_it(made)
+
+
 @pytest.mark.parametrize("fed", [False, True])
 def test_range(fed: bool) -> None:
     weights = {"a": np.array(0), "b": np.array(2**62), "c": np.array(1)}
