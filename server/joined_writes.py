@@ -30,7 +30,11 @@ class JoinedWrites:
         if self._held is not None:
             held, self._held = self._held, None
             self._transport.writelines((held, data))
-        elif data.startswith(HEAD_START) and data.endswith(HEAD_END) and data[:13] != CONTINUE:
+        elif (
+            data.startswith(HEAD_START)
+            and data.endswith(HEAD_END)
+            and not data.startswith(CONTINUE)
+        ):
             self._held = data
             self._loop.call_soon(self._flush)
         else:

@@ -13,7 +13,7 @@ from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Graph
-from engine.ops.registry import REGISTRY, Registry
+from engine.ops.registry import registry_of
 
 
 class CpuDevice:
@@ -28,6 +28,5 @@ class CpuDevice:
                 f"device {self.name!r} has no kernels for precision {options.precision!r} yet; "
                 "expected 'fp32' or 'auto'"
             )
-        table = options.operators
-        registry = table if isinstance(table, Registry) else REGISTRY
+        registry = registry_of(options.operators)
         return GraphPlan(graph, xp=np, registry=registry, limits=options.limits)

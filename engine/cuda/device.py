@@ -9,7 +9,7 @@ from engine.cuda.plan import CudaPlan
 from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
 from engine.ir.graph import Graph
-from engine.ops.registry import REGISTRY, Registry
+from engine.ops.registry import registry_of
 
 
 class CudaDevice:
@@ -25,8 +25,7 @@ class CudaDevice:
                 f"device {self.name!r} has no kernels for precision {options.precision!r} yet; "
                 "expected 'fp32' or 'auto'"
             )
-        table = options.operators
-        registry = table if isinstance(table, Registry) else REGISTRY
+        registry = registry_of(options.operators)
         return CudaPlan(graph, xp=cupy, registry=registry, limits=options.limits)
 
 

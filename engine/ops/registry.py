@@ -65,6 +65,7 @@ __all__ = [
     "RowState",
     "make_operator",
     "operator",
+    "registry_of",
 ]
 
 Infer = Callable[[InferContext], Sequence[ValueType]]
@@ -204,6 +205,11 @@ class Registry:
 
 
 REGISTRY = Registry()  # the engine's own operators; `import engine.ops` fills it
+
+
+def registry_of(table: object) -> Registry:
+    """Return the operator table that a device was given, or the engine's own."""
+    return table if isinstance(table, Registry) else REGISTRY
 
 
 def make_operator(

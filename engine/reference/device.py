@@ -8,7 +8,7 @@ from engine.device import CompileOptions
 from engine.errors import DeviceUnavailable
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Graph
-from engine.ops.registry import REGISTRY, Registry
+from engine.ops.registry import registry_of
 
 
 class ReferenceDevice:
@@ -23,6 +23,5 @@ class ReferenceDevice:
                 f"device {self.name!r} computes what the model states; precision "
                 f"{options.precision!r} needs another device, expected 'fp32' or 'auto'"
             )
-        table = options.operators
-        registry = table if isinstance(table, Registry) else REGISTRY
+        registry = registry_of(options.operators)
         return GraphPlan(graph, xp=np, registry=registry, limits=options.limits)
