@@ -1,0 +1,1 @@
+"""Kernels: each file one family of native code, written down as data that emits itself."""

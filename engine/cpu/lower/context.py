@@ -1,0 +1,305 @@
+"""What a lowering rule works with: buffers for a node's values, and a list of steps to add to.
+
+A rule looks at its node, gets its inputs in the layout that its kernel wants (conversions are added
+where needed and remembered), declares its outputs, and adds steps. What it cannot do is a
+`NoKernel`, raised before anything is declared: the node then runs from its portable definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.cpu.buffers import Buffer, Layout, Place, PlainLayout, Program, Step, Weights
+from engine.cpu.image_layout import ImageLayout
+from engine.cpu.kernel import Kernel
+from engine.cpu.lower.rules import RULES, NoKernel
+from engine.cpu.target import Target
+from engine.dtypes import DType
+from engine.ir.graph import Graph, Node
+from engine.ir.types import Dim, Shape, TensorType, element_count, is_static
+from engine.ops.registry import REGISTRY, Registry
+
+Converter = Callable[["Lowering", Buffer, Buffer, Node], None]
+
+
+class Lowering:
+    """The program of one region under construction.
+
+    Attributes:
+        graph: The graph around; types and fixed values are read from it.
+        target: The processor.
+        precision: "fp32" or "bf16": how contractions may compute.
+        program: What has been lowered so far.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        nodes: Sequence[Node],
+        target: Target,
+        *,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        registry: Registry = REGISTRY,
+        precision: str = "fp32",
+        borders: Mapping[str, int] | None = None,
+        places: Mapping[str, tuple[str, int]] | None = None,
+    ) -> None:
+        """Prepare a region.
+
+        Args:
+            graph: The graph around.
+            nodes: The nodes of the region, in order.
+            target: The processor.
+            inputs: Names that the region gets.
+            outputs: Names that others read.
+            registry: The operators.
+            precision: How contractions may compute.
+            borders: How much border the picture of a name should have.
+            places: Pictures to be written right into a wider one: name -> (name of the wider
+                value, first channel there).
+        """
+        self.graph, self.target, self.precision = graph, target, precision
+        self.program = Program()
+        self._registry = registry
+        self._plain: dict[str, Buffer] = {}
+        self._image: dict[str, Buffer] = {}
+        self._weights: dict[str, Buffer] = {}
+        self._borders = borders or {}
+        self._places = places or {}
+        self._wanted = tuple(outputs)
+        self._direct = self._directly_written(nodes)
+        for index, name in enumerate(inputs):
+            layout = PlainLayout(self.shape(name), self.dtype(name))
+            buffer = Buffer(name, layout, layout.size_bytes, Place.INPUT, index=index)
+            self._plain[name] = buffer
+            self.program.inputs.append(buffer)
+
+    def _directly_written(self, nodes: Sequence[Node]) -> frozenset[str]:
+        computed = {name for node in nodes for name in node.outputs}
+        return frozenset(name for name in self._wanted if name in computed)
+
+    # ------------------------------------------------------------------ what is known
+
+    def dtype(self, name: str) -> DType:
+        """Return a value's element type."""
+        return self._tensor(name).dtype
+
+    def shape(self, name: str) -> Shape:
+        """Return a value's shape; `NoKernel` when its rank is not known."""
+        shape = self._tensor(name).shape
+        if shape is None:
+            raise NoKernel(f"the rank of {name!r} is known only at run time")
+        return shape
+
+    def static_shape(self, name: str) -> tuple[int, ...]:
+        """Return a shape all of numbers, or raise `NoKernel`."""
+        shape = self.shape(name)
+        if not all(map(is_static, shape)):
+            raise NoKernel(
+                f"{name!r} has the shape {list(map(str, shape))}, known only at run time"
+            )
+        return tuple(d for d in shape if isinstance(d, int))
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Return a fixed value, or None when it is computed or absent."""
+        return self.graph.constant(name) if name else None
+
+    def attributes(self, node: Node) -> Mapping[str, Any]:
+        """Return a node's attributes over the operator's defaults."""
+        return self._registry.find(node).complete(node)
+
+    def _tensor(self, name: str) -> TensorType:
+        kind = self.graph.types.get(name)
+        if not isinstance(kind, TensorType):
+            raise NoKernel(f"{name!r} is no tensor: {kind}")
+        return kind
+
+    # ------------------------------------------------------------------ inputs
+
+    def is_image(self, name: str) -> bool:
+        """Whether the value lies as a picture now, so that reading it as one costs nothing."""
+        return name in self._image
+
+    def can_be_image(self, name: str) -> bool:
+        """Whether a value has four dims, of which all but the first are numbers."""
+        shape = self._tensor(name).shape
+        return shape is not None and len(shape) == 4 and all(isinstance(d, int) for d in shape[1:])
+
+    def plain(self, name: str, node: Node) -> Buffer:
+        """Return a value as a plain array, converted if need be."""
+        if name not in self._plain:
+            value = self.constant(name)
+            if value is not None:
+                self._plain[name] = self.weights(
+                    f"{name}", lambda: np.ascontiguousarray(value), name
+                )
+            else:
+                source = self._image[name]
+                target = self._new(name, self._plain_layout(name))
+                CONVERTERS["to_plain"](self, target, source, node)
+                self._plain[name] = target
+        return self._plain[name]
+
+    def image(self, name: str, node: Node, *, thin: bool = False) -> Buffer:
+        """Return a value as a picture, converted if need be; `NoKernel` if it cannot be one.
+
+        `thin` asks for just the channels there are, where the picture is yet to be made.
+        """
+        if name not in self._image:
+            layout = self.image_layout(name, border=self._borders.get(name, 0), thin=thin)
+            source = self.plain(name, node)
+            target = self._new(name, layout)
+            CONVERTERS["to_image"](self, target, source, node)
+            self._image[name] = target
+        return self._image[name]
+
+    def image_layout(
+        self, name: str, *, border: int = 0, dtype: DType | None = None, thin: bool = False
+    ) -> ImageLayout:
+        """Return the layout that the picture of a value would have; `NoKernel` if it has none.
+
+        `thin` keeps just the channels there are, for a convolution that reads a few.
+        """
+        if not self.can_be_image(name):
+            raise NoKernel(f"{name!r} is no batch of pictures of one size")
+        _, channels, height, width = self.shape(name)
+        assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
+        held = channels if thin else self.target.whole_vectors(channels)
+        return ImageLayout(
+            height, width, channels, held, held, border, dtype or self._image_dtype(name)
+        )
+
+    def _image_dtype(self, name: str) -> DType:
+        dtype = self.dtype(name)
+        if dtype is not DType.FLOAT32:
+            raise NoKernel(f"{name!r} holds {dtype}; pictures are float32")
+        return dtype
+
+    def weights(self, key: str, pack: Callable[[], np.ndarray], name: str = "") -> Buffer:
+        """Return a fixed value in a layout of the kernel's own, packed later.
+
+        `key` tells it from others of this graph: the value's name and all that packing depends on.
+        """
+        if key not in self._weights:
+            layout = PlainLayout((), DType.UINT8)
+            index = len(self.program.weights)
+            self.program.weights.append(Weights(key, pack))
+            self._weights[key] = Buffer(name or key, layout, 0, Place.WEIGHTS, index=index)
+        return self._weights[key]
+
+    # ------------------------------------------------------------------ outputs
+
+    def output(self, name: str) -> Buffer:
+        """Return the new plain array of a node's output."""
+        place = Place.OUTPUT if name in self._direct else Place.ARENA
+        buffer = self._plain[name] = self._new(name, self._plain_layout(name), place)
+        return buffer
+
+    def output_image(self, name: str, *, dtype: DType | None = None) -> Buffer:
+        """Return the new picture of a node's output, with the border that its readers want."""
+        layout = self.image_layout(name, border=self._borders.get(name, 0), dtype=dtype)
+        buffer = self._image[name] = self._new(name, layout)
+        return buffer
+
+    def temporary(self, name: str, size_bytes: Dim) -> Buffer:
+        """Return memory for the steps of one node."""
+        return Buffer(name, PlainLayout((size_bytes,), DType.UINT8), size_bytes)
+
+    def temporary_plain(self, name: str, shape: Shape, dtype: DType) -> Buffer:
+        """Return a plain array that is no value of the graph."""
+        return self._new(name, PlainLayout(shape, dtype))
+
+    def temporary_image(self, name: str, batch: Dim, layout: ImageLayout) -> Buffer:
+        """Return a picture that is no value of the graph."""
+        return Buffer(name, layout, batch * layout.picture_bytes)
+
+    def alias(self, name: str, source: Buffer) -> None:
+        """Let a name be the same memory as a plain buffer, seen in the name's own shape."""
+        layout = self._plain_layout(name)
+        self._plain[name] = Buffer(name, layout, layout.size_bytes, source.place, source, 0)
+
+    def alias_image(self, name: str, source: Buffer, layout: ImageLayout) -> None:
+        """Let a name be the same memory, seen as a picture."""
+        self._image[name] = Buffer(name, layout, source.size_bytes, source.place, source, 0)
+
+    def step(
+        self,
+        kernel: Kernel,
+        writes: Sequence[Buffer],
+        reads: Sequence[Buffer],
+        *,
+        tasks: Dim,
+        node: Node,
+        numbers: Sequence[Dim] = (),
+        in_place: bool = False,
+    ) -> None:
+        """Add a kernel to the program; operands come in the order writes, reads."""
+        self.program.steps.append(
+            Step(kernel, tuple(writes), tuple(reads), tuple(numbers), tasks, node, in_place)
+        )
+
+    def lower(self, node: Node) -> None:
+        """Add the steps of a node, by its rule."""
+        rule = RULES.get((node.domain, node.op))
+        if rule is None:
+            raise NoKernel(f"no rule for {node.domain or 'ai.onnx'}.{node.op}")
+        rule(self, node)
+
+    def finish(self) -> Program:
+        """Bring every output of the region into an array of its own; return the program."""
+        last = self.program.steps[-1].node
+        for index, name in enumerate(self._wanted):
+            buffer = self._plain.get(name)
+            if buffer is None and name in self._image:
+                buffer = self._new(name, self._plain_layout(name), Place.OUTPUT)
+                CONVERTERS["to_plain"](self, buffer, self._image[name], last)
+            if buffer is None or buffer.place is not Place.OUTPUT or buffer.parent is not None:
+                source = self.plain(name, last)
+                buffer = self._new(name, self._plain_layout(name), Place.OUTPUT)
+                CONVERTERS["copy"](self, buffer, source, last)
+            buffer.index = index
+            self.program.outputs.append(buffer)
+        return self.program
+
+    def _plain_layout(self, name: str) -> PlainLayout:
+        return PlainLayout(self.shape(name), self.dtype(name))
+
+    def _new(self, name: str, layout: Layout, place: Place = Place.ARENA) -> Buffer:
+        if isinstance(layout, PlainLayout):
+            return Buffer(name, layout, layout.size_bytes, place)
+        batch = self.shape(name)[0]
+        into = self._places.get(name)
+        if into is not None and place is Place.ARENA:
+            return self._part_of(name, layout, *into)
+        return Buffer(name, layout, batch * layout.picture_bytes, place)
+
+    def _part_of(self, name: str, layout: ImageLayout, whole: str, channel: int) -> Buffer:
+        """Return a picture that is some channels of a wider one, which is made if need be."""
+        if whole not in self._image:
+            self.output_image(whole)
+        parent = self._image[whole]
+        wide = parent.image
+        part = ImageLayout(
+            wide.height,
+            wide.width,
+            layout.channels,
+            layout.held,
+            wide.pitch,
+            wide.border,
+            wide.dtype,
+        )
+        offset = channel * wide.dtype.itemsize
+        return Buffer(name, part, parent.size_bytes, Place.ARENA, parent, offset)
+
+
+# Filled by the files that hold the kernels: "to_image", "to_plain" and "copy" (plain to plain).
+CONVERTERS: dict[str, Converter] = {}
+
+
+def elements(shape: Shape) -> Dim:
+    """Return how many elements an array of this shape has."""
+    return element_count(shape)

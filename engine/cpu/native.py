@@ -1,0 +1,60 @@
+"""From a kernel to machine code in this process: LLVM text, an object file, an address."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+
+from engine.cpu.kernel import Kernel
+from engine.cpu.target import Target
+
+
+def emit_text(kernel: Kernel, name: str, target: Target) -> str:
+    """Return a kernel as LLVM IR."""
+    module = ir.Module(name)
+    module.triple = target.triple
+    kernel.emit(module, name, target)
+    return str(module)
+
+
+def compile_text(text: str, target: Target) -> bytes:
+    """Return the object file of LLVM IR, verified and optimised."""
+    machine = target.machine()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = False  # kernels are written in vectors; LLVM's own would add tails
+    options.slp_vectorization = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def compile_kernel(kernel: Kernel, name: str, target: Target) -> bytes:
+    """Return the object file of a kernel."""
+    return compile_text(emit_text(kernel, name, target), target)
+
+
+class LoadedObject:
+    """An object file linked into this process; its code lives as long as this object."""
+
+    def __init__(self, code: bytes, target: Target) -> None:
+        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target.machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        self.code_bytes = len(code)
+
+    def address(self, name: str) -> int:
+        """Return where a function begins; `KeyError` when there is none of this name."""
+        found: int = self._engine.get_function_address(name)
+        if not found:
+            raise KeyError(name)
+        return found
+
+    def function(self, name: str, *parameters: Any, result: Any = None) -> Any:
+        """Return a function that Python can call, without the GIL."""
+        return ctypes.CFUNCTYPE(result, *parameters)(self.address(name))
