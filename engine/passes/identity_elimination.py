@@ -41,6 +41,7 @@ def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
         source = _source(graph, node, ctx)
         if (
             source is not None
+            and node.outputs[0] in graph.output_names
             and source in graph.producers
             and source not in graph.output_names
             and source not in names
@@ -139,6 +140,9 @@ def _unbounded(graph: Graph, node: Node, attributes: Attributes) -> bool:
 
 
 def _resize(graph: Graph, node: Node, attributes: Attributes) -> bool:
+    # The one cuts a region out, the other shifts by half a pixel.
+    if attributes.get("coordinate_transformation_mode") in SHIFTING:
+        return False
     scales = fixed(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     return scales is not None and scales.size > 0 and bool((scales == 1).all())
 
@@ -147,6 +151,7 @@ def _shape(graph: Graph, name: str) -> Shape | None:
     return graph.types[name].shape
 
 
+SHIFTING = ("tf_crop_and_resize", "tf_half_pixel_for_nn")
 RULES: dict[str, Callable[[Graph, Node, Attributes], bool]] = {
     "Identity": _always,
     "Dropout": _dropout,

@@ -202,6 +202,7 @@ def rewrite_matches(graph: Graph, ctx: PassContext, recognise: Recogniser) -> Gr
     """Replace every match whose inner values nobody else reads; matches never overlap."""
     view = View(graph, ctx)
     claimed: set[int] = set()
+    read: set[str] = set()  # by the new nodes, which may look further up than those they replace
     roots: dict[int, Node] = {}
     constants: dict[str, Array] = {}
     for node in reversed(graph.nodes):
@@ -209,9 +210,10 @@ def rewrite_matches(graph: Graph, ctx: PassContext, recognise: Recogniser) -> Gr
         if match is None:
             continue
         members = {id(n) for n in match.inside} | {id(node)}
-        if members & claimed or not _is_closed(graph, match, members):
+        if members & claimed or not _is_closed(graph, match, members, read):
             continue
         claimed |= members
+        read.update(match.node.inputs)
         roots[id(node)] = match.node
         constants.update(match.constants)
     if not roots:
@@ -219,11 +221,14 @@ def rewrite_matches(graph: Graph, ctx: PassContext, recognise: Recogniser) -> Gr
     return with_nodes(with_constants(graph, constants), _kept(graph, claimed, roots))
 
 
-def _is_closed(graph: Graph, match: Match, members: set[int]) -> bool:
+def _is_closed(graph: Graph, match: Match, members: set[int], read: set[str]) -> bool:
+    """Whether nothing that goes is an output, or read by what stays or by a new node."""
     for node in match.inside:
         for name in filter(None, node.outputs):
             readers = graph.consumers.get(name, ())
-            if name in graph.output_names or any(id(r) not in members for r in readers):
+            if name in graph.output_names or name in read or name in match.node.inputs:
+                return False
+            if any(id(r) not in members for r in readers):
                 return False
     return True
 

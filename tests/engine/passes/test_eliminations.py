@@ -171,6 +171,8 @@ T = TensorProto
         ((T.INT64, T.INT32, T.INT64), ["Cast", "Cast"]),
         ((T.INT64, T.FLOAT, T.INT64), ["Cast", "Cast"]),
         ((T.INT8, T.FLOAT, T.UINT8), ["Cast", "Cast"]),
+        ((T.UINT32, T.DOUBLE, T.INT32), ["Cast", "Cast"]),
+        ((T.UINT8, T.FLOAT, T.INT32), ["Cast"]),
         ((T.INT32, T.DOUBLE, T.FLOAT16), ["Cast", "Cast"]),
         ((T.FLOAT, T.BOOL, T.FLOAT), ["Cast", "Cast"]),
     ],

@@ -148,13 +148,15 @@ INT = TensorProto.INT64
         (node("Pad", ["a", "p"], ["b"]), {"p": [0, 0, 0, 0]}),
         (node("Concat", ["a"], ["b"], axis=0), {}),
         (node("Sum", ["a"], ["b"]), {}),
+        (node("Resize", ["a", "", "sc"], ["b"], mode="linear"), {"sc": [1.0, 1.0]}),
     ],
     ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
 )
 def test_no_ops_go(no_op: onnx.NodeProto, weights: dict[str, object]) -> None:
     nodes = [node("Neg", ["x"], ["a"]), no_op, node("Relu", ["b"], ["y"])]
     arrays = {
-        k: np.array(v, np.float32 if isinstance(v, float) else None) for k, v in weights.items()
+        k: np.array(v, np.float32 if np.asarray(v).dtype == float else None)
+        for k, v in weights.items()
     }
     data = model(nodes, [X], [Y], arrays)
     graph = apply(eliminate_identity, data)
@@ -172,13 +174,22 @@ def test_no_ops_go(no_op: onnx.NodeProto, weights: dict[str, object]) -> None:
         ),
         (node("Pad", ["a", "p"], ["b"]), {"p": [0, 1, 0, -1]}),
         (node("Reshape", ["a", "t"], ["b"]), {"t": [4, -1]}),
+        (
+            node(
+                *("Resize", ["a", "roi", "sc"], ["b"]),
+                coordinate_transformation_mode="tf_crop_and_resize",
+                mode="linear",
+            ),
+            {"roi": [0.0, 0.2, 1.0, 0.8], "sc": [1.0, 1.0]},
+        ),
     ],
     ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
 )
 def test_what_does_something_stays(kept: onnx.NodeProto, weights: dict[str, object]) -> None:
     nodes = [node("Neg", ["x"], ["a"]), kept, node("Shape", ["b"], ["y"])]
     arrays = {
-        k: np.array(v, np.float32 if isinstance(v, float) else None) for k, v in weights.items()
+        k: np.array(v, np.float32 if np.asarray(v).dtype == float else None)
+        for k, v in weights.items()
     }
     graph = apply(eliminate_identity, model(nodes, [X], [("y", None, INT)], arrays))
     assert ops(graph) == ["Neg", kept.op_type, "Shape"]
@@ -201,6 +212,15 @@ def test_outputs_keep_their_names() -> None:
     assert ops(both) == ["Neg", "Identity"]
     straight = apply(eliminate_identity, model([node("Identity", ["x"], ["y"])], [X], [Y]))
     assert ops(straight) == ["Identity"]
+
+
+def test_no_ops_that_show_once_others_are_gone() -> None:
+    """A constant too large to fold hides behind an Identity."""
+    nodes = [node("Identity", ["ones"], ["one"]), node("Neg", ["x"], ["a"])]
+    nodes += [node("Mul", ["a", "one"], ["b"]), node("Mul", ["b", "one"], ["c"])]
+    nodes += [node("Relu", ["c"], ["y"])]
+    graph = apply(eliminate_identity, model(nodes, [X], [Y], {"ones": np.ones(4, np.float32)}))
+    assert graph.nodes[-1].outputs == ("y",)
 
 
 def test_chains_of_no_ops_go_at_once() -> None:
