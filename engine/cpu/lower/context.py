@@ -15,11 +15,12 @@ import numpy as np
 from engine.cpu.buffers import Buffer, Layout, Place, PlainLayout, Program, Step, Weights
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel
+from engine.cpu.kernels.numbers import WriteNumbers
 from engine.cpu.lower.rules import RULES, NoKernel
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.graph import Graph, Node
-from engine.ir.types import Dim, Shape, TensorType, element_count, is_static
+from engine.ir.types import Dim, Shape, SymDim, TensorType, element_count, is_static
 from engine.ops.registry import REGISTRY, Registry
 
 Converter = Callable[["Lowering", Buffer, Buffer, Node], None]
@@ -44,6 +45,7 @@ class Lowering:
         inputs: Sequence[str],
         outputs: Sequence[str],
         registry: Registry = REGISTRY,
+        symbolic: Mapping[str, np.ndarray] | None = None,
         precision: str = "fp32",
         borders: Mapping[str, int] | None = None,
         places: Mapping[str, tuple[str, int]] | None = None,
@@ -57,6 +59,7 @@ class Lowering:
             inputs: Names that the region gets.
             outputs: Names that others read.
             registry: The operators.
+            symbolic: Integers known as dims: arrays of numbers and dims, by name.
             precision: How contractions may compute.
             borders: How much border the picture of a name should have.
             places: Pictures to be written right into a wider one: name -> (name of the wider
@@ -65,6 +68,7 @@ class Lowering:
         self.graph, self.target, self.precision = graph, target, precision
         self.program = Program()
         self._registry = registry
+        self._symbolic = symbolic or {}
         self._plain: dict[str, Buffer] = {}
         self._image: dict[str, Buffer] = {}
         self._weights: dict[str, Buffer] = {}
@@ -108,6 +112,13 @@ class Lowering:
         """Return a fixed value, or None when it is computed or absent."""
         return self.graph.constant(name) if name else None
 
+    def symbolic(self, name: str) -> np.ndarray | None:
+        """Return a small integer value as an object array of numbers and dims, or None.
+
+        What is known so may go into `numbers`; the name itself need not be read.
+        """
+        return self._symbolic.get(name) if name else None
+
     def attributes(self, node: Node) -> Mapping[str, Any]:
         """Return a node's attributes over the operator's defaults."""
         return self._registry.find(node).complete(node)
@@ -144,16 +155,24 @@ class Lowering:
                 self._plain[name] = target
         return self._plain[name]
 
-    def image(self, name: str, node: Node, *, thin: bool = False) -> Buffer:
+    def image(self, name: str, node: Node, *, thin: bool = False, border: int = 0) -> Buffer:
         """Return a value as a picture, converted if need be; `NoKernel` if it cannot be one.
 
-        `thin` asks for just the channels there are, where the picture is yet to be made.
+        `thin` asks for just the channels there are, where the picture is yet to be made; `border`
+        is the least that the reader needs.
         """
+        wanted = max(border, self._borders.get(name, 0))
         if name not in self._image:
-            layout = self.image_layout(name, border=self._borders.get(name, 0), thin=thin)
+            layout = self.image_layout(name, border=wanted, thin=thin)
             source = self.plain(name, node)
             target = self._new(name, layout)
             CONVERTERS["to_image"](self, target, source, node)
+            self._image[name] = target
+        elif self._image[name].image.border < border:
+            source = self._image[name]
+            layout = self.image_layout(name, border=wanted, dtype=source.image.dtype)
+            target = Buffer(name, layout, self.shape(name)[0] * layout.picture_bytes)
+            CONVERTERS["widen_border"](self, target, source, node)
             self._image[name] = target
         return self._image[name]
 
@@ -244,10 +263,28 @@ class Lowering:
 
     def lower(self, node: Node) -> None:
         """Add the steps of a node, by its rule."""
+        if self._lower_symbolic(node):
+            return
         rule = RULES.get((node.domain, node.op))
         if rule is None:
             raise NoKernel(f"no rule for {node.domain or 'ai.onnx'}.{node.op}")
         rule(self, node)
+
+    def _lower_symbolic(self, node: Node) -> bool:
+        """Write a node's results down when they are known as dims; whether they are."""
+        names = [name for name in node.outputs if name]
+        values = [self._symbolic.get(name) for name in names]
+        if not names or any(
+            v is None or self.dtype(n) is not DType.INT64
+            for n, v in zip(names, values, strict=True)
+        ):
+            return False
+        for name, value in zip(names, values, strict=True):
+            assert value is not None
+            numbers = [d if isinstance(d, int | SymDim) else int(d) for d in value.ravel()]
+            kernel = WriteNumbers(len(numbers))
+            self.step(kernel, [self.output(name)], (), tasks=1, numbers=numbers, node=node)
+        return True
 
     def finish(self) -> Program:
         """Bring every output of the region into an array of its own; return the program."""
@@ -296,7 +333,8 @@ class Lowering:
         return Buffer(name, part, parent.size_bytes, Place.ARENA, parent, offset)
 
 
-# Filled by the files that hold the kernels: "to_image", "to_plain" and "copy" (plain to plain).
+# Filled by the files that hold the kernels: "to_image", "to_plain", "copy" (plain to plain) and
+# "widen_border" (picture to picture).
 CONVERTERS: dict[str, Converter] = {}
 
 
