@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+ALL = ("*",)
+# A quantized sum of scores and mask, whose lowest value is that of float32, would leave no scores.
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+
 Array = NDArray[np.generic]
 Feeds = dict[str, Array]
 
@@ -21,14 +25,15 @@ class Network:
         module: Of this package, with a function of the network's name that builds it.
         feeds: Random inputs for a batch size and a length.
         lengths: Of the text, or of the source text; 0 where there is none.
-        quantized: Whether it has an int8 twin.
+        integers: Operators that the int8 twin computes on integers; none: there is no twin, "*":
+            all that the quantizer knows.
     """
 
     title: str
     module: str
     feeds: Callable[[int, int, int], Feeds]
     lengths: tuple[int, ...] = (0,)
-    quantized: bool = False
+    integers: tuple[str, ...] = ()
 
 
 def _pictures(name: str, size: int) -> Callable[[int, int, int], Feeds]:
@@ -88,13 +93,13 @@ def _mask(batch: int, length: int, seed: int) -> NDArray[np.int64]:
 
 
 NETWORKS: Mapping[str, Network] = {
-    "resnet50": Network("ResNet-50", "classifiers", _pictures("input", 224), quantized=True),
-    "mobilenetv2": Network("MobileNetV2", "classifiers", _pictures("input", 224), quantized=True),
+    "resnet50": Network("ResNet-50", "classifiers", _pictures("input", 224), integers=ALL),
+    "mobilenetv2": Network("MobileNetV2", "classifiers", _pictures("input", 224), integers=ALL),
     "efficientnet_b0": Network("EfficientNet-B0", "classifiers", _pictures("input", 224)),
     "squeezenet": Network("SqueezeNet 1.1", "classifiers", _pictures("input", 224)),
     "convnext_tiny": Network("ConvNeXt-T", "pictures", _pictures("input", 224)),
-    "vit_small": Network("ViT-S/16", "pictures", _pictures("input", 224), quantized=True),
-    "bert_base": Network("BERT-base", "text", _text, (128, 16), quantized=True),
+    "vit_small": Network("ViT-S/16", "pictures", _pictures("input", 224), integers=PRODUCTS),
+    "bert_base": Network("BERT-base", "text", _text, (128, 16), PRODUCTS),
     "minilm": Network("MiniLM-L6-like", "text", _text, (32,)),
     "unet": Network("U-Net, 256 px", "pictures", _pictures("input", 256)),
     "yolo": Network("YOLO-like with NMS, 640 px", "detector", _pictures("images", 640)),
