@@ -1,0 +1,38 @@
+"""Conversions that lowering adds by itself: between layouts, and into an output's own array."""
+
+from __future__ import annotations
+
+from engine.cpu.buffers import Buffer
+from engine.cpu.kernels.copy import PIECE, Copy
+from engine.cpu.kernels.image_converters import ToImage, ToPlain
+from engine.cpu.lower.context import CONVERTERS, Lowering
+from engine.cpu.lower.rules import NoKernel
+from engine.dtypes import DType
+from engine.ir.graph import Node
+from engine.ir.types import ceildiv
+
+
+def to_image(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
+    """Add the step that makes a picture of a plain (N, C, H, W) array."""
+    plain = source.plain
+    if plain.dtype is not DType.FLOAT32:
+        raise NoKernel(f"{source.name!r} holds {plain.dtype}; pictures are made of float32")
+    kernel = ToImage(target.image)
+    tasks = plain.shape[0] * kernel.parts(ctx.target)
+    ctx.step(kernel, (target,), (source,), tasks=tasks, node=node)
+
+
+def to_plain(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
+    """Add the step that makes a plain (N, C, H, W) array of a picture."""
+    kernel = ToPlain(source.image)
+    tasks = target.plain.shape[0] * kernel.parts(ctx.target)
+    ctx.step(kernel, (target,), (source,), tasks=tasks, node=node)
+
+
+def copy(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
+    """Add the step that copies a plain array."""
+    size = target.plain.size_bytes
+    ctx.step(Copy(), (target,), (source,), tasks=ceildiv(size, PIECE), node=node, numbers=(size,))
+
+
+CONVERTERS.update(to_image=to_image, to_plain=to_plain, copy=copy)
