@@ -62,10 +62,18 @@ class SizeGuard:
         }
         for node in self._graph.nodes:
             for name in filter(None, node.outputs):
-                need = _known_bytes(self._graph.types.get(name), bindings)
-                if need is not None and need > self._limit:
-                    where = f"node {node.label!r} ({node.op})"
-                    raise ResourceLimit(where, f"{need} bytes", f"run_bytes={self._limit}")
+                sizes = _known_sizes(self._graph.types.get(name), bindings)
+                if sizes is not None:
+                    self._check_value(node, self._graph.types[name], sizes)
+
+    def _check_value(self, node: Node, kind: ValueType, sizes: Sequence[int]) -> None:
+        if min(sizes, default=0) < 0:
+            reason = f"its output would be {list(sizes)}: these inputs are too small for the model"
+            raise RunFailed(node.label, node.op, reason)
+        need = _bytes(kind, sizes)
+        if need > self._limit:
+            where = f"node {node.label!r} ({node.op})"
+            raise ResourceLimit(where, f"{need} bytes", f"run_bytes={self._limit}")
 
 
 def node_guard(
@@ -97,8 +105,9 @@ def node_guard(
         except InvalidModel as error:  # these values are at fault: others may fit
             raise RunFailed(node.label, node.op, str(error)) from error
         for kind in kinds:
-            need = _known_bytes(kind, {})
-            if need is not None and need > limit_bytes:
+            sizes = _known_sizes(kind, {})
+            need = 0 if sizes is None else _bytes(kind, sizes)
+            if need > limit_bytes:
                 where = f"node {node.label!r} ({node.op})"
                 raise ResourceLimit(where, f"{need} bytes", f"run_bytes={limit_bytes}")
 
@@ -119,14 +128,18 @@ def _is_bound(kind: ValueType, known: frozenset[str]) -> bool:
     return kind.shape is not None and all(symbols_of(dim) <= known for dim in kind.shape)
 
 
-def _known_bytes(kind: ValueType | None, bindings: Mapping[str, int]) -> int | None:
+def _known_sizes(kind: ValueType | None, bindings: Mapping[str, int]) -> list[int] | None:
     if kind is None or kind.shape is None:
         return None
     try:
-        # An empty axis hides no other: numpy's loops over batches walk those all the same.
-        return prod(max(evaluate(dim, bindings), 1) for dim in kind.shape) * kind.dtype.itemsize
+        return [evaluate(dim, bindings) for dim in kind.shape]
     except (KeyError, ZeroDivisionError):
         return None
+
+
+def _bytes(kind: ValueType, sizes: Sequence[int]) -> int:
+    # An empty axis hides no other: numpy's loops over batches walk those all the same.
+    return prod(max(size, 1) for size in sizes) * kind.dtype.itemsize
 
 
 def _type_of(value: Array | None) -> TensorType | None:

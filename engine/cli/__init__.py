@@ -1,7 +1,7 @@
 """`python -m engine inspect | compile | run | profile | diff`: the compiler by hand.
 
-Exit status: 0 done, 1 the model or its inputs are at fault (one line on stderr), 2 wrong usage,
-3 `diff` found a difference.
+Exit status: 0 done, 1 the model, its inputs or a file are at fault (one line on stderr), 2 wrong
+usage, 3 `diff` found a difference.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str]) -> int:
         status: int | None = options.run(options)
     except EngineError as error:
         sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        return FAILED
+    except OSError as error:  # of files to write; those to read are checked where they are read
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return FAILED
     return DONE if status is None else status
 

@@ -14,6 +14,7 @@ from engine.artifact import map_artifact
 from engine.compiler import ALL, Outputs
 from engine.container import is_container
 from engine.errors import InvalidInput
+from engine.ir.types import parse_dim, symbols_of
 from engine.loading import load, model_from_artifact
 from engine.random_feeds import random_feeds
 from engine.session import Model
@@ -97,7 +98,7 @@ def load_model(options: argparse.Namespace) -> Model:
 def read_feeds(options: argparse.Namespace, model: Model) -> dict[str, np.ndarray]:
     """Return inputs from the file of the options, or random ones."""
     if options.inputs is None:
-        return random_feeds(model.inputs, _sizes(options.dim), options.seed)
+        return random_feeds(model.inputs, _sizes(options.dim, model), options.seed)
     try:
         with np.load(options.inputs, allow_pickle=False) as file:
             return {spec.name: file[spec.name] for spec in model.inputs}
@@ -108,11 +109,15 @@ def read_feeds(options: argparse.Namespace, model: Model) -> dict[str, np.ndarra
         raise InvalidInput(f"cannot read inputs from {options.inputs}: {error}") from error
 
 
-def _sizes(texts: Sequence[str]) -> dict[str, int]:
+def _sizes(texts: Sequence[str], model: Model) -> dict[str, int]:
     sizes = {}
+    dims = {dim for spec in model.inputs for dim in spec.shape or () if isinstance(dim, str)}
+    symbols = dims.union(*(symbols_of(parse_dim(dim)) for dim in dims))
     for text in texts:
         name, equals, number = text.partition("=")
         if not (name and equals and number.isdigit()):
             raise InvalidInput(f"--dim {text!r}: expected a symbol and a number, as in N=4")
+        if name not in symbols:
+            raise InvalidInput(f"--dim {text!r}: the inputs' symbols are {sorted(symbols)}")
         sizes[name] = int(number)
     return sizes

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import EngineError, InvalidModel, ResourceLimit
+from engine.errors import EngineError, InvalidModel, ResourceLimit, RunFailed
 from engine.interpreter import GraphPlan
 from engine.limits import Limits
 from engine.ops.cores import convolution
@@ -192,3 +192,13 @@ def test_filters_without_an_element_are_refused():
         NodeCase("ConvTranspose", given).graph()
     with pytest.raises(EngineError, match="kernel"):
         NodeCase("ConvTranspose", given).run_engine("symbolic")
+
+
+def test_images_smaller_than_the_filters_are_told_before_anything_runs():
+    case = NodeCase("Conv", [floats(1, 2, 4, 4), floats(3, 2, 3, 3)], fixed=(1,))
+    plan = GraphPlan(case.graph("symbolic"))
+    assert plan.run(case.feeds())["y0"].shape == (1, 3, 2, 2)
+    for height, width in ((1, 4), (1, 1)):  # two negative dims make a positive product
+        feeds = {**case.feeds(), "x0": floats(1, 2, height, width)}
+        with pytest.raises(RunFailed, match=r"\[1, 3, -1, (2|-1)\]: these inputs are too small"):
+            plan.run(feeds)
