@@ -127,6 +127,32 @@ class Step:
     in_place: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """What a kernel finds wrong only while it runs, such as an index that is out of range.
+
+    Attributes:
+        buffer: One int64 of place OUTPUT, of index -1 for the first fault, -2 for the second...; it
+            is 0 before the run, and not 0 after it if something was wrong.
+        node: Whose input it is.
+        message: What was wrong.
+    """
+
+    buffer: Buffer
+    node: Node
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Requirement:
+    """Two sizes that a program takes to be equal, which only bound symbols can tell."""
+
+    left: Dim
+    right: Dim
+    node: Node
+    message: str
+
+
 @dataclass(eq=False)
 class Program:
     """The steps of one region in order, with what goes in, comes out and is fixed."""
@@ -135,3 +161,5 @@ class Program:
     inputs: list[Buffer] = field(default_factory=list)
     outputs: list[Buffer] = field(default_factory=list)
     weights: list[Weights] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    requirements: list[Requirement] = field(default_factory=list)

@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from engine.cpu.buffers import Buffer, Layout, Place, PlainLayout, Program, Step, Weights
+from engine.cpu.buffers import (
+    Buffer,
+    Fault,
+    Layout,
+    Place,
+    PlainLayout,
+    Program,
+    Requirement,
+    Step,
+    Weights,
+)
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel
 from engine.cpu.kernels.numbers import WriteNumbers
@@ -236,10 +246,29 @@ class Lowering:
         """Return a picture that is no value of the graph."""
         return Buffer(name, layout, batch * layout.picture_bytes)
 
-    def alias(self, name: str, source: Buffer) -> None:
-        """Let a name be the same memory as a plain buffer, seen in the name's own shape."""
+    def alias(self, name: str, source: Buffer, offset: int = 0) -> None:
+        """Let a name be memory of a plain buffer, `offset` bytes on, seen in the name's shape."""
         layout = self._plain_layout(name)
-        self._plain[name] = Buffer(name, layout, layout.size_bytes, source.place, source, 0)
+        self._plain[name] = Buffer(name, layout, layout.size_bytes, source.place, source, offset)
+
+    def fault(self, node: Node, message: str) -> Buffer:
+        """Return an int64, 0 at first, that a kernel sets to tell of an input it cannot take."""
+        index = -1 - len(self.program.faults)
+        layout = PlainLayout((1,), DType.INT64)
+        buffer = Buffer("fault", layout, layout.size_bytes, Place.OUTPUT, index=index)
+        self.program.faults.append(Fault(buffer, node, message))
+        return buffer
+
+    def require_equal(self, left: Dim, right: Dim, node: Node, message: str) -> None:
+        """State that two sizes are equal: checked once the symbols are bound, before a run.
+
+        `NoKernel` when they are numbers that differ.
+        """
+        if left == right:
+            return
+        if isinstance(left, int) and isinstance(right, int):
+            raise NoKernel(f"{message}: {left} and {right}")
+        self.program.requirements.append(Requirement(left, right, node, message))
 
     def alias_image(self, name: str, source: Buffer, layout: ImageLayout) -> None:
         """Let a name be the same memory, seen as a picture."""
