@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import llvmlite.ir as ir
 
@@ -53,7 +54,13 @@ class Kernel(ABC):
     """A specification of native code; subclasses are frozen dataclasses of plain values.
 
     `repr` of a specification must name all that the code depends on.
+
+    Attributes:
+        computes: Whether it does more than copy what is there: a region in which no kernel does is
+            not worth entering.
     """
+
+    computes: ClassVar[bool] = True
 
     @abstractmethod
     def emit(self, module: ir.Module, name: str, target: Target) -> None:

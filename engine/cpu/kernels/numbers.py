@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import llvmlite.ir as ir
 
@@ -14,6 +15,8 @@ from engine.dtypes import DType
 @dataclass(frozen=True)
 class WriteNumbers(Kernel):
     """Output 0: `count` int64, the run-time numbers in order. One task."""
+
+    computes: ClassVar[bool] = False
 
     count: int
 
