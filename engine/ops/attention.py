@@ -44,8 +44,12 @@ class Attention:
             ctx.fail("past_key and past_value go together, only one of them is given")
         if ctx.has(3) and (ctx.type(3).rank or 0) > 4:
             ctx.fail(f"the mask must have rank 4 or less, got {ctx.type(3)}")
+        mode = ctx.attributes["qk_matmul_output_mode"]
+        if not 0 <= mode < len(QK_STAGES):
+            ctx.fail(f"qk_matmul_output_mode is {mode}, expected 0 to {len(QK_STAGES) - 1}")
         if q is None or k is None or v is None:
-            return [TensorType(ctx.dtype(min(i, 2)), None) for i in range(ctx.n_outputs)]
+            unknown = [ctx.type(i).with_shape(None) for i in (0, 1, 2, 0)]
+            return unknown[: ctx.n_outputs]
         past = ctx.shape(4) if ctx.has(4) else None
         past_length: Dim = past[2] if past else ctx.fresh_dim("past") if ctx.has(4) else 0
         total = k[2] + past_length

@@ -22,6 +22,7 @@ __all__ = [
     "normalize_axes",
     "normalize_axis",
     "one_of",
+    "static_ints",
     "widen",
 ]
 
@@ -30,7 +31,7 @@ def normalize_axis(axis: int, rank: int) -> int:
     """Return `axis` counted from the front; anything outside `[-rank, rank)` is an error."""
     if not -rank <= axis < rank:
         raise ValueError(f"axis {axis} is outside of the {rank} axes there are")
-    return axis % rank if rank else 0
+    return axis % rank
 
 
 def normalize_axes(axes: Iterable[int], rank: int) -> tuple[int, ...]:
@@ -79,7 +80,8 @@ def check_size(ctx: ComputeContext, shape: Sequence[int], dtype: Any) -> None:
     need = math.prod(shape) * ctx.xp.dtype(dtype).itemsize
     limit = ctx.limits.effective_run_bytes
     if need > limit:
-        raise ResourceLimit(ctx.node.label, f"{need} bytes", f"run_bytes={limit}")
+        where = f"node {ctx.node.label!r} ({ctx.node.op})"
+        raise ResourceLimit(where, f"{need} bytes", f"run_bytes={limit}")
 
 
 def widen(xp: Any, x: Array) -> Array:

@@ -93,6 +93,12 @@ def conv_window(ctx: ComputeContext, x: Array, w: Array) -> Window:
     return window_for(ctx, x, w.shape[2:])
 
 
+def check_convolution(ctx: ComputeContext, x: Array, w: Array, window: Window, dtype: Any) -> None:
+    """Raise `ResourceLimit` when the result or the padded input, in `dtype`, are too large."""
+    check_size(ctx, (x.shape[0], w.shape[0], *window.output_sizes(x.shape[2:])), dtype)
+    check_size(ctx, (*x.shape[:2], *window.padded_sizes(x.shape[2:])), dtype)
+
+
 def window_for(ctx: ComputeContext, x: Array, kernel: Sequence[int]) -> Window:
     """The window that the node's attributes describe over the spatial axes of `x`."""
     attributes = ctx.attributes
@@ -146,9 +152,7 @@ class Conv:
     def apply(ctx: ComputeContext, w: Array, bias: Array | None, x: Array) -> Sequence[Array]:
         """Convolve `x` with weights that are wide already."""
         window = conv_window(ctx, x, w)
-        outputs = window.output_sizes(x.shape[2:])
-        check_size(ctx, (x.shape[0], w.shape[0], *outputs), w.dtype)
-        check_size(ctx, (*x.shape[:2], *window.padded_sizes(x.shape[2:])), w.dtype)
+        check_convolution(ctx, x, w, window, w.dtype)
         y = convolve(ctx.xp, widen(ctx.xp, x), w, window, ctx.attributes["group"])
         return [narrow(with_bias(y, bias), x.dtype)]
 

@@ -77,11 +77,17 @@ class ConvTranspose:
     def check(ctx: InferContext, kernel: Sequence[int | None], rank: int) -> None:
         """Hold the attributes to the number of spatial axes and to what makes sense."""
         attributes = ctx.attributes
-        per_axis = ("dilations", "output_padding", "output_shape", "strides")
-        lengths = {len(attributes[name]) for name in per_axis} | {len(attributes["pads"]) // 2}
-        # Some files state the whole shape of the output, batch and channels in front.
-        if len(kernel) != rank or not lengths <= {0, rank, rank + 2}:
-            ctx.fail(f"kernel_shape, {', '.join(per_axis)} or pads do not fit {rank} spatial axes")
+        lengths = {
+            "kernel_shape": (len(kernel), (rank,)),
+            "pads": (len(attributes["pads"]), (0, 2 * rank)),
+            # Some files state the whole shape of the output, batch and channels in front.
+            "output_shape": (len(attributes["output_shape"]), (0, rank, rank + 2)),
+        }
+        for name in ("dilations", "output_padding", "strides"):
+            lengths[name] = len(attributes[name]), (0, rank)
+        for name, (length, allowed) in lengths.items():
+            if length not in allowed:
+                ctx.fail(f"{name} has {length} entries, which do not fit {rank} spatial axes")
         sizes = [k for k in kernel if k is not None]
         positive = (*sizes, *attributes["strides"], *attributes["dilations"], attributes["group"])
         if min(positive) < 1 or attributes["auto_pad"] not in AUTO_PADS:

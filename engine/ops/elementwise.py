@@ -162,6 +162,8 @@ def selu(
 @elementwise("Gelu", since=20, types=FLOATS)
 def gelu(x: Expr, *, approximate: str = "none") -> Expr:
     """x * P(X <= x) for a standard normal X, exactly or by its tanh approximation."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
     if approximate == "tanh":
         inner = (x + x * x * x * 0.044715) * 0.7978845608028654  # sqrt(2 / pi)
         return x * 0.5 * (1 + e.tanh(inner))

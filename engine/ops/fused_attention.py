@@ -25,7 +25,7 @@ from engine.ops.common import check_size, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.fused import FUSED_DOMAIN, FUSED_TYPES, FUSED_VERSION, text_of_attribute
 from engine.ops.fused_rows import staged
-from engine.ops.linalg import matmul_rows, matmul_shape
+from engine.ops.linalg import for_blas, matmul_rows, matmul_shape
 from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.row_rules import follow
 from engine.ops.rows import RowContext, RowState, broadcasting
@@ -175,7 +175,7 @@ def _attend(ctx: ComputeContext, apply: Rendered, inputs: Sequence[Array]) -> Se
         for x, name in zip(inputs[:3], OPERANDS, strict=True)
     )
     check_size(ctx, (*q.shape[:-1], k.shape[-2]), q.dtype)
-    scores = xp.matmul(_for_blas(xp, q), _for_blas(xp, k).swapaxes(-1, -2))  # (..., S, L)
+    scores = xp.matmul(for_blas(xp, q), for_blas(xp, k).swapaxes(-1, -2))  # (..., S, L)
     shape = scores.shape
     scores = apply(scores, *inputs[3:])
     if scores.shape != shape:
@@ -183,15 +183,8 @@ def _attend(ctx: ComputeContext, apply: Rendered, inputs: Sequence[Array]) -> Se
     weights = softmax(xp, scores, -1) if scores.size else scores
     if ctx.attributes["safe"]:
         weights = xp.where(xp.isnan(weights), weights.dtype.type(0), weights)
-    y = xp.matmul(weights, _for_blas(xp, v))  # (..., S, E)
+    y = xp.matmul(weights, for_blas(xp, v))  # (..., S, E)
     return [narrow(_transposed(y, ctx.attributes["perm_y"]), inputs[0].dtype)]
-
-
-def _for_blas(xp: Any, x: Array) -> Array:
-    """Return matrices that BLAS takes as they lie: neighbours along rows or columns."""
-    if x.itemsize in x.strides[-2:] and min(x.strides[-2:], default=0) > 0:
-        return x
-    return xp.ascontiguousarray(x)
 
 
 def _transposed(x: Array, perm: Sequence[int]) -> Array:

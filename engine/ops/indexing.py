@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.ir.types import TensorType
-from engine.ops.common import Array, int_value, narrow, normalize_axis, widen
+from engine.ops.common import Array, int_value, narrow, normalize_axis, one_of, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.portable import UFUNCS, combine_at
 from engine.ops.registry import operator
@@ -135,11 +135,16 @@ class GatherND:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """The indices' leading dims, then what the tuples leave of the data."""
-        x, indices = ctx.type(0), ctx.shape(1)
+        x, indices, batch = ctx.type(0), ctx.shape(1), ctx.attributes["batch_dims"]
         depth = int_value(indices[-1]) if indices else None
         if x.shape is None or indices is None or depth is None:
             return [x.with_shape(None)]
-        return [x.with_shape((*indices[:-1], *x.shape[ctx.attributes["batch_dims"] + depth :]))]
+        if not 0 <= batch < len(indices) or batch + depth > len(x.shape):
+            ctx.fail(
+                f"{batch} batch dims and index tuples of {depth} do not fit data of shape "
+                f"{list(x.shape)} and indices of {list(indices)}"
+            )
+        return [x.with_shape((*indices[:-1], *x.shape[batch + depth :]))]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, indices: Array) -> Sequence[Array]:
@@ -188,6 +193,13 @@ def _reduced(
     combine_at(xp, how, target, index, updates)
 
 
+def like_data(ctx: InferContext) -> Sequence[TensorType]:
+    """A scatter's result is like the data."""
+    if "reduction" in ctx.attributes:
+        one_of(ctx, "reduction", ("none", *UFUNCS))
+    return [ctx.type(0)]
+
+
 def scatter_elements(ctx: ComputeContext, x: Array, indices: Array, updates: Array) -> Array:
     """Write each update at its own place, the axis replaced by its index."""
     xp = ctx.xp
@@ -207,11 +219,7 @@ class ScatterElements:
     """A copy of the data with elements replaced, or combined, by index along an axis."""
 
     attributes = {"axis": 0, "reduction": "none"}
-
-    @staticmethod
-    def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the data."""
-        return [ctx.type(0)]
+    infer = staticmethod(like_data)
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, indices: Array, updates: Array) -> Sequence[Array]:
@@ -229,7 +237,7 @@ class Scatter:
     """ScatterElements by its first name."""
 
     attributes = {"axis": 0}
-    infer, rows = staticmethod(ScatterElements.infer), staticmethod(ScatterElements.rows)
+    infer, rows = staticmethod(like_data), staticmethod(ScatterElements.rows)
     compute = staticmethod(ScatterElements.compute)
 
 
@@ -238,11 +246,7 @@ class ScatterND:
     """A copy of the data with slices named by index tuples replaced or combined."""
 
     attributes = {"reduction": "none"}
-
-    @staticmethod
-    def infer(ctx: InferContext) -> Sequence[TensorType]:
-        """Like the data."""
-        return [ctx.type(0)]
+    infer = staticmethod(like_data)
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, indices: Array, updates: Array) -> Sequence[Array]:

@@ -10,7 +10,13 @@ from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
-from engine.ops.conv import CONV_ATTRIBUTES, conv_shape, conv_window, with_bias
+from engine.ops.conv import (
+    CONV_ATTRIBUTES,
+    check_convolution,
+    conv_shape,
+    conv_window,
+    with_bias,
+)
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.quantize import centred, exact_type, integer_range, saturate
 from engine.ops.linalg import matmul_flops, matmul_rows, matmul_shape
@@ -133,6 +139,7 @@ def integer_conv(
     xp = ctx.xp
     window = conv_window(ctx, x, w)
     kind = exact_type(xp, math.prod(w.shape[1:]), x, w)
+    check_convolution(ctx, x, w, window, kind)
     if w_zero is not None and w_zero.size > 1:
         w_zero = w_zero.reshape(-1, *(1,) * (w.ndim - 1))
     weights = centred(w, w_zero, kind)

@@ -1,4 +1,4 @@
-"""Putting tensors together and taking them apart: Concat, Split, Slice, Expand, Tile, Pad."""
+"""Putting tensors together and taking them apart: Concat, Split, Expand, Tile, Pad."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from engine.ops.common import (
     ints,
     normalize_axes,
     normalize_axis,
+    one_of,
 )
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.cores.windows import pad_spatial
 from engine.ops.registry import operator
 from engine.ops.row_rules import follow, side_inputs_problem, spread
 from engine.ops.rows import SIZES, RowContext, RowState, rows_on
+
+# The array library knows more, one of which leaves memory as it found it.
+PAD_MODES = ("constant", "edge", "reflect", "wrap")
 
 
 @operator("Concat", since=(1, 4, 11, 13))
@@ -47,13 +51,15 @@ class Concat:
         if any(len(shape) != rank for shape in known):
             ctx.fail(f"its inputs have different ranks: {[len(s) for s in known]}")
         axis = ctx.normal_axis(Concat.axis(ctx.attributes), rank)
-        dims = [Concat.common(ctx, [shape[k] for shape in known]) for k in range(rank)]
         total: Dim = ctx.fresh_dim("joined")
         if len(known) == len(kinds):
             total = 0
             for shape in known:
                 total = total + shape[axis]
-        dims[axis] = total
+        dims = (
+            total if k == axis else Concat.common(ctx, [shape[k] for shape in known])
+            for k in range(rank)
+        )
         return [kinds[0].with_shape(dims)]
 
     @staticmethod
@@ -64,7 +70,10 @@ class Concat:
     @staticmethod
     def common(ctx: InferContext, dims: Sequence[Dim]) -> Dim:
         """The one size that dims of different inputs must have: a number if there is one."""
-        return next((d for d in dims if isinstance(d, int)), dims[0])
+        numbers = {d for d in dims if isinstance(d, int)}
+        if len(numbers) > 1:
+            ctx.fail(f"its inputs have sizes {sorted(numbers)} on an axis that is not joined")
+        return next(iter(numbers), dims[0])
 
     @staticmethod
     def compute(ctx: ComputeContext, *parts: Array) -> Sequence[Array]:
@@ -282,6 +291,7 @@ class Pad:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Add begin and end to each padded dim."""
+        one_of(ctx, "mode", PAD_MODES)
         x = ctx.type(0)
         if x.shape is None:
             return [x]

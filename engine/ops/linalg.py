@@ -81,7 +81,7 @@ def matmul_flops(ctx: InferContext, a: int = 0, b: int = 1) -> Dim:
     return 0 if out is None or not left else 2 * element_count(out) * left[-1]
 
 
-def _for_blas(xp: Any, x: Array) -> Array:
+def for_blas(xp: Any, x: Array) -> Array:
     """Return matrices that BLAS takes: with neighbouring elements along rows or columns."""
     if x.ndim < 2 or (x.itemsize in x.strides[-2:] and min(x.strides[-2:]) > 0):
         return x
@@ -104,7 +104,7 @@ class MatMul:
     def compute(ctx: ComputeContext, a: Array, b: Array) -> Sequence[Array]:
         """Narrow floats multiply in float32 and round once."""
         xp = ctx.xp
-        product = xp.matmul(_for_blas(xp, widen(xp, a)), _for_blas(xp, widen(xp, b)))
+        product = xp.matmul(for_blas(xp, widen(xp, a)), for_blas(xp, widen(xp, b)))
         return [narrow(xp.asarray(product), a.dtype)]
 
 
@@ -141,11 +141,11 @@ class Gemm:
         right = widen(xp, b).T if attributes["transB"] else widen(xp, b)
         y = xp.matmul(left, right)
         if attributes["alpha"] != 1.0:
-            y = (y * y.dtype.type(attributes["alpha"])).astype(y.dtype)
+            y = narrow(y * attributes["alpha"], y.dtype)
         if c is not None and attributes["beta"] != 0.0:
             term = widen(xp, c)
             if attributes["beta"] != 1.0:
-                term = (term * y.dtype.type(attributes["beta"])).astype(y.dtype)
+                term = narrow(term * attributes["beta"], y.dtype)
             y += term
         return [narrow(y, a.dtype)]
 
@@ -214,7 +214,10 @@ class Einsum:
                 sizes = {known, dim} - {1}
                 if len(sizes) > 1 and all(isinstance(size, int) for size in sizes):
                     ctx.fail(f"subscript {name!r} stands for {known} and for {dim} entries")
-                dims[name] = dim if known == 1 else known
+                # A number beside a symbol wins: that one must be the same number, or 1.
+                dims[name] = next(
+                    (s for s in sizes if isinstance(s, int)), dim if known == 1 else known
+                )
         result: list[Dim] = []
         for name in output:
             if name != "." and name not in dims:

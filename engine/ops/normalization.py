@@ -279,7 +279,14 @@ class LpNormalization:
     """Divide by the p-norm along one axis."""
 
     attributes = {"axis": -1, "p": 2}
-    infer, flops = staticmethod(same_type), staticmethod(_flops)
+    flops = staticmethod(_flops)
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        """Like the input."""
+        if ctx.attributes["p"] not in (1, 2):
+            ctx.fail(f"p is {ctx.attributes['p']}, expected 1 or 2")
+        return [ctx.type(0)]
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
@@ -314,10 +321,10 @@ class MeanVarianceNormalization:
         xp = ctx.xp
         wide = widen(xp, x)
         axes = tuple(normalize_axis(a, x.ndim) for a in ctx.attributes["axes"])
-        mean = wide.mean(axis=axes, keepdims=True)
-        square = (wide * wide).mean(axis=axes, keepdims=True)
-        deviation = xp.sqrt(square - mean * mean)
-        return [narrow((wide - mean) / (deviation + deviation.dtype.type(1e-9)), x.dtype)]
+        centred = wide - wide.mean(axis=axes, keepdims=True)
+        # Not the mean square less the squared mean: that may come out below zero.
+        deviation = xp.sqrt((centred * centred).mean(axis=axes, keepdims=True))
+        return [narrow(centred / (deviation + deviation.dtype.type(1e-9)), x.dtype)]
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.ir.types import Dim, Shape, TensorType, element_count
-from engine.ops.common import Array, narrow, widen
+from engine.ops.common import Array, narrow, one_of, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
 from engine.ops.row_rules import side_inputs_problem
@@ -17,6 +17,8 @@ Activation = Callable[[Array], Array]
 State = tuple[Array, ...]  # the hidden state, and the cell of an LSTM
 Step = Callable[[Array, State], State]
 
+# Whether each direction runs backwards.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 RECURRENT_ATTRIBUTES: dict[str, Any] = {
     "activation_alpha": (),
     "activation_beta": (),
@@ -80,13 +82,14 @@ class Cell:
 
 def infer_recurrent(ctx: InferContext) -> Sequence[TensorType]:
     """All hidden states, the last one, and for an LSTM the last cell."""
+    one_of(ctx, "direction", DIRECTIONS)
     x, r = ctx.shape(0), ctx.shape(2)
     kind = ctx.type(0)
     if x is None or r is None:
         return [kind.with_shape(None)] * ctx.n_outputs
     if len(x) != 3 or len(r) != 3:
         ctx.fail(f"expected input and weights of rank 3, got {list(x)} and {list(r)}")
-    directions = 2 if ctx.attributes["direction"] == "bidirectional" else 1
+    directions = len(DIRECTIONS[ctx.attributes["direction"]])
     if isinstance(r[0], int) and r[0] != directions:
         ctx.fail(f"weights for {r[0]} directions, the node has {directions}")
     everything: Shape = (x[0], directions, x[1], r[2])
@@ -140,7 +143,7 @@ def run_recurrent(
     if w.shape[1] != gates * hidden or w.shape[2] != sequence.shape[2]:
         raise ValueError(f"weights {w.shape} and {r.shape} do not fit an input of {x.shape}")
     outputs, finals = [], []
-    for d, backwards in enumerate(_directions(attributes["direction"])):
+    for d, backwards in enumerate(DIRECTIONS[attributes["direction"]]):
         cell = _cell(ctx, w[d], r[d], bias, states[2], d, gates, defaults)
         state = tuple(
             xp.zeros((sequence.shape[1], hidden), dtype=sequence.dtype)
@@ -157,14 +160,6 @@ def run_recurrent(
     if batch_first:
         y, lasts = y.transpose(2, 0, 1, 3), [each.swapaxes(0, 1) for each in lasts]
     return [narrow(xp.ascontiguousarray(each), x.dtype) for each in (y, *lasts)][: ctx.n_outputs]
-
-
-def _directions(direction: str) -> tuple[bool, ...]:
-    """Whether each direction runs backwards."""
-    known = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-    if direction not in known:
-        raise ValueError(f"direction {direction!r} is none of {', '.join(known)}")
-    return known[direction]
 
 
 def _cell(

@@ -162,8 +162,7 @@ class SequenceErase:
     @staticmethod
     def compute(ctx: ComputeContext, values: List, position: Array | None = None) -> Sequence[List]:
         """Negative positions count from the end."""
-        last = len(values) - 1
-        place = last if position is None and values else place_of(_or_last(position), len(values))
+        place = place_of(np.array(-1) if position is None else position, len(values))
         return [[*values[:place], *values[place + 1 :]]]
 
 
@@ -360,10 +359,6 @@ def _joined_sequence(ctx: InferContext, a: SequenceType, b: SequenceType) -> Seq
         ctx.fail(f"elements of different types: {error}")
     assert isinstance(found, SequenceType)
     return found
-
-
-def _or_last(position: Array | None) -> Array:
-    return np.array(-1) if position is None else position
 
 
 def _check_count(ctx: ComputeContext, count: int) -> None:

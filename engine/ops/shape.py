@@ -313,7 +313,7 @@ class Transpose:
         x = ctx.type(0)
         if x.shape is None:
             perm = ctx.attributes["perm"]
-            return [x if perm is None else x.with_shape(ctx.fresh_dim("d") for _ in perm)]
+            return [x if perm is None else x.with_shape(ctx.fresh_dims(len(perm)))]
         order = permutation(ctx.attributes["perm"], len(x.shape))
         return [x.with_shape(x.shape[k] for k in order)]
 

@@ -55,6 +55,8 @@ class Slice:
         else:
             shape = ctx.shape(1)
             count = shape[0] if shape and isinstance(shape[0], int) else rank
+            if count > rank:  # a file may claim any number: nothing is laid out for it
+                ctx.fail(f"{count} starts for {rank} axes")
             axes = ctx.value(3) if ctx.has(3) else None
             if ctx.has(3) and axes is None:
                 return None

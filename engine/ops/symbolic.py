@@ -44,7 +44,7 @@ def _apply(node: Expr, args: list[Any], inputs: Sequence[np.ndarray | None]) -> 
         return value
     if node.op == "const":
         return np.array(node.payload, dtype=object)
-    function = _FUNCTIONS[node.op]
+    function = _FUNCTIONS["test" if node.op == "cast" and node.dtype is DType.BOOL else node.op]
     return np.frompyfunc(function, len(args), 1)(*args)
 
 
@@ -100,5 +100,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: bool(_number(a)) and bool(_number(b)),
     "or": lambda a, b: bool(_number(a)) or bool(_number(b)),
     "select": _choose,
+    "test": lambda a: bool(_number(a)),
     "cast": lambda a: a,
 }

@@ -1,4 +1,8 @@
-"""Pooling over an array namespace: one axis at a time, because max and sum are separable."""
+"""Pooling over an array namespace: one axis at a time, because max and sum are separable.
+
+How a window's elements are combined depends on the window alone, so that an answer never changes
+with the batch it travelled in.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.ops.cores.windows import Array, Window, pad_spatial, tap_slices, window_view
+
+# Elements per window and axis up to which they are combined one by one.
+FEW_TAPS = 64
 
 
 def max_pool(xp: Any, x: Array, window: Window, outputs: tuple[int, ...]) -> Array:
@@ -66,13 +73,44 @@ def _along(
     stride, dilation, count = window.strides[axis], window.dilations[axis], outputs[axis]
     lead = (slice(None),) * (2 + axis)
 
-    def tap(index: int) -> Array:
-        return x[(*lead, *tap_slices((index * dilation,), (stride,), (count,)))]
+    def taken(source: Array, tap: int) -> Array:
+        return source[(*lead, *tap_slices((tap * dilation,), (stride,), (count,)))]
 
-    result = xp.array(tap(0), copy=True)
-    for index in range(1, window.kernel[axis]):
-        combine(result, tap(index), out=result)
+    taps = window.kernel[axis]
+    if taps > FEW_TAPS:
+        return _doubling(xp, x, lead, taps, dilation, taken, combine)
+    result = xp.array(taken(x, 0), copy=True)
+    for tap in range(1, taps):
+        combine(result, taken(x, tap), out=result)
     return result
+
+
+def _doubling(
+    xp: Any,
+    x: Array,
+    lead: tuple[slice, ...],
+    taps: int,
+    dilation: int,
+    taken: Callable[[Array, int], Array],
+    combine: Callable[..., Array],
+) -> Array:
+    """Combine many elements: windows of 2n elements are two of n, side by side.
+
+    A window of any length is put together from those in its binary form, so the work grows with
+    the logarithm of its length.
+    """
+    result: Array | None = None
+    runs, size, done = x, 1, 0  # `runs` holds windows of `size` elements, `done` are combined
+    while True:
+        if taps & size:
+            part = taken(runs, done)
+            result = xp.array(part, copy=True) if result is None else combine(result, part)
+            done += size
+        if done == taps:
+            return result
+        step = size * dilation
+        runs = combine(runs[(*lead, slice(None, -step))], runs[(*lead, slice(step, None))])
+        size *= 2
 
 
 def window_counts(
@@ -89,8 +127,11 @@ def window_counts(
         begin, end = window.begins[axis], window.ends[axis]
         low, high = (-begin, size + end) if include_pad else (0, size)
         starts = xp.arange(outputs[axis]) * window.strides[axis] - begin
-        taps = starts[:, None] + xp.arange(window.kernel[axis]) * window.dilations[axis]
-        counts = ((taps >= low) & (taps < high)).sum(axis=1).astype(dtype)
+        kernel, dilation = window.kernel[axis], window.dilations[axis]
+        # Tap k lies at start + k * dilation; -(a // b) is -a / b rounded up.
+        first = xp.clip(-((starts - low) // dilation), 0, kernel)
+        behind = xp.clip(-((starts - high) // dilation), 0, kernel)
+        counts = xp.maximum(behind - first, 0).astype(dtype)
         shape = [1] * len(outputs)
         shape[axis] = -1
         result = result * counts.reshape(shape)

@@ -90,6 +90,12 @@ def resolve_window(
     """Fill in defaults and resolve `auto_pad` for an input of spatial `sizes`."""
     rank = len(kernel)
     strides, dilations = tuple(strides) or (1,) * rank, tuple(dilations) or (1,) * rank
+    # Views of windows are made without bounds checks: nothing may point outside of the input.
+    if min((*kernel, *strides, *dilations), default=1) < 1:
+        raise ValueError(
+            f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} "
+            "must be 1 or more"
+        )
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         pairs = [
             same_padding(size, (k - 1) * d + 1, s, auto_pad == "SAME_UPPER")

@@ -168,6 +168,13 @@ def test_shapes_of_very_many_dims_are_refused(op: str) -> None:
         try_it(made)
 
 
+def test_slices_of_very_many_axes_are_refused() -> None:
+    inputs = [("x", ["N", 4]), ("s", [2**40], INT64)]
+    made = model([node("Slice", ["x", "s", "s"], ["y"])], inputs, [("y", None)], {}, opset=21)
+    with Measured(), pytest.raises(InvalidModel, match=f"{2**40} starts for 2 axes"):
+        try_it(made)
+
+
 @pytest.mark.parametrize("fed", [False, True])
 def test_range(fed: bool) -> None:
     weights = {"a": np.array(0), "b": np.array(2**62), "c": np.array(1)}

@@ -89,7 +89,6 @@ def test_scatter_nd():
         ("ScatterElements", [X, np.zeros((1, 1, 1), np.int64), floats(1, 1, 2)], {}),
         ("ScatterND", [X, int64(9)[None], floats(1, 4, 5)], {}),
         ("ScatterND", [X, int64(1)[None], floats(4, 5)], {}),
-        ("ScatterND", [X, int64(1)[None], floats(1, 4, 5)], {"reduction": "sideways"}),
     ],
 )
 def test_indices_that_do_not_fit_fail_when_they_run(op, inputs, attributes):
