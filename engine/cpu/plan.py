@@ -1,0 +1,192 @@
+"""A graph compiled for the host's processor: native regions, portable nodes between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.cpu.code_store import CodeStore
+from engine.cpu.compiling import Coverage, GraphCompiler, build_regions
+from engine.cpu.lanes import Lanes
+from engine.cpu.partition import REGION, REGION_DOMAIN
+from engine.cpu.region import CompiledRegion
+from engine.cpu.target import Target
+from engine.cpu.weight_store import WeightStore
+from engine.device import Observer, RunControl
+from engine.interpreter import GraphPlan
+from engine.ir.graph import Array, Graph, Node
+from engine.ir.types import TensorType, evaluate, symbols_of
+from engine.ir.value_types import ValueType
+from engine.limits import Limits
+from engine.ops.contexts import ComputeContext, InferContext
+from engine.ops.registry import Kernel, Operator, Registry
+
+
+class CpuPlan:
+    """A compiled graph. Thread-safe: runs may overlap."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        target: Target,
+        registry: Registry,
+        limits: Limits,
+        threads: int,
+        precision: str = "fp32",
+        store: CodeStore | None = None,
+    ) -> None:
+        """Compile a graph; kernels come from `store` where they are known already."""
+        self._types: Mapping[str, ValueType] = graph.types
+        compiler = GraphCompiler(target, registry, limits, precision)
+        rewritten = compiler.rewrite(graph)
+        self.coverage: tuple[Coverage, ...] = tuple(compiler.coverage)
+        self._lanes, self._weights = Lanes(), WeightStore()
+        self._regions, self._code = build_regions(
+            compiler.lowered,
+            store or CodeStore(),
+            target,
+            threads=threads,
+            limits=limits,
+            lanes=self._lanes,
+            weights=self._weights,
+        )
+        self._watched = threading.local()
+        own = registry.extended([self._region_operator()])
+        self._plan = GraphPlan(rewritten, xp=np, registry=own, limits=limits)
+        self._whole = _WholeGraph.of(rewritten, self._regions)
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        control: RunControl | None = None,
+    ) -> dict[str, Array]:
+        """Compute `fetches` from a value for every input."""
+        if control is None and self._whole is not None and tuple(fetches) == self._whole.outputs:
+            return self._whole.run(feeds)
+        if control is None or control.observer is None:
+            return self._plan.run(feeds, fetches, control)
+        return self._run_watched(feeds, fetches, control, control.observer)
+
+    def memory(self) -> Mapping[str, int]:
+        """Return bytes of weights, of arenas made so far, and of code."""
+        portable = self._plan.memory()
+        return {
+            "weights_bytes": portable["weights_bytes"] + self._weights.size_bytes,
+            "arena_bytes": self._lanes.size_bytes,
+            "code_bytes": sum(handle.code_bytes for handle in self._code),
+        }
+
+    def _run_watched(
+        self,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        control: RunControl,
+        observer: Observer,
+    ) -> dict[str, Array]:
+        """Run with an observer that is told of the nodes inside of regions, not of regions."""
+
+        def portable_only(
+            node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+        ) -> None:
+            if node.domain != REGION_DOMAIN:
+                observer(node, seconds, inputs, outputs)
+
+        def native(node: Node, seconds: float, bindings: Mapping[str, int]) -> None:
+            inputs = [_stand_in(self._types.get(name), bindings) for name in node.inputs]
+            outputs = [_stand_in(self._types.get(name), bindings) for name in node.outputs]
+            observer(node, seconds, inputs, [y for y in outputs if y is not None])
+
+        watched = _Controlled(control, portable_only)
+        self._watched.native = native
+        try:
+            return self._plan.run(feeds, fetches, watched)
+        finally:
+            self._watched.native = None
+
+    def _region_operator(self) -> Operator:
+        return Operator(
+            name=REGION,
+            domain=REGION_DOMAIN,
+            since=(1,),
+            attributes={"index": 0},
+            infer=_already_typed,
+            compute=lambda ctx, *inputs: self._kernel(int(ctx.attributes["index"]))(*inputs),
+            bind=lambda ctx: self._kernel(int(ctx.attributes["index"])),
+        )
+
+    def _kernel(self, index: int) -> Kernel:
+        region: CompiledRegion = self._regions[index]
+        run: Callable[..., list[Array]] = region.run
+        watched = self._watched
+
+        def kernel(*inputs: Any) -> Sequence[Array]:
+            return run(inputs, getattr(watched, "native", None))
+
+        return kernel
+
+
+@dataclass(frozen=True)
+class _WholeGraph:
+    """A graph that is one region from end to end: no interpreter is needed around it."""
+
+    region: CompiledRegion
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, regions: Sequence[CompiledRegion]) -> _WholeGraph | None:
+        """Return the region that is all of a rewritten graph, or None."""
+        if len(graph.nodes) != 1 or graph.nodes[0].domain != REGION_DOMAIN:
+            return None
+        (node,) = graph.nodes
+        if not set(graph.output_names) <= set(node.outputs):
+            return None
+        return cls(regions[0], node.inputs, graph.output_names)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute every output."""
+        results = self.region.run([feeds[name] for name in self.inputs])
+        names = self.region.outputs
+        return {name: results[names.index(name)] for name in self.outputs}
+
+
+class _Controlled(RunControl):
+    """A caller's control with another observer."""
+
+    __slots__ = ("_outer",)
+
+    def __init__(self, outer: RunControl, observer: Observer) -> None:
+        self._outer = outer
+        super().__init__(observer)
+
+    @property
+    def cancelled(self) -> bool:  # type: ignore[override]  # follows the caller's
+        return self._outer.cancelled
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        if value:
+            self._outer.cancelled = True
+
+
+def _already_typed(ctx: InferContext) -> Sequence[TensorType]:
+    raise NotImplementedError("regions are made after the last pass; nothing types them again")
+
+
+def _stand_in(kind: object, bindings: Mapping[str, int]) -> Array | None:
+    """Return an array of a value's type and shape that takes no memory: reports look at no more."""
+    if not isinstance(kind, TensorType) or kind.shape is None:
+        return None
+    if any(symbols_of(d) - bindings.keys() for d in kind.shape):
+        return None
+    shape = tuple(evaluate(d, bindings) for d in kind.shape)
+    return np.broadcast_to(np.zeros((), kind.dtype.numpy), shape)
+
+
+__all__ = ["ComputeContext", "CpuPlan"]

@@ -1,0 +1,92 @@
+"""A region at run time: a native program, bound to shapes, run on the caller's arrays."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from engine.cpu.binding import Binder, Bound, Shapes
+from engine.cpu.buffers import Program
+from engine.cpu.lanes import Lanes
+from engine.errors import RunFailed
+from engine.ir.graph import Node
+
+REMEMBERED_BINDINGS = 64
+
+Array = Any
+# Told after a watched run: a node, the seconds that its steps took, what symbols stood for.
+Watcher = Callable[[Node, float, Mapping[str, int]], None]
+
+
+class CompiledRegion:
+    """A region ready to run. Thread-safe: every run has a lane of its own."""
+
+    def __init__(self, program: Program, binder: Binder, threads: int, lanes: Lanes) -> None:
+        """Run a program on up to `threads` cores, in memory from `lanes`."""
+        self.program = program
+        self._binder, self._threads, self._lanes = binder, threads, lanes
+        self._dtypes = [b.plain.dtype.numpy for b in program.inputs]
+        self.outputs = tuple(b.name for b in program.outputs)
+        self._fault_count = len(program.faults)
+        self._bound: OrderedDict[Shapes, Bound] = OrderedDict()
+        self._lock = Lock()
+
+    def run(self, inputs: Sequence[Array], watch: Watcher | None = None) -> list[Array]:
+        """Compute the outputs; inputs of wrong shapes are an `InvalidInput`."""
+        arrays = [
+            x if x.flags.c_contiguous and x.dtype == dtype else np.ascontiguousarray(x, dtype)
+            for x, dtype in zip(inputs, self._dtypes, strict=True)
+        ]
+        key = tuple([x.shape for x in arrays])
+        bound = self._bound.get(key) or self._bind(key)
+        outputs = [np.empty(shape, dtype) for shape, dtype in bound.outputs]
+        faults = np.zeros(self._fault_count, np.int64) if self._fault_count else None
+        lane = self._lanes.take(bound.arena_bytes)
+        try:
+            pointers = [0, lane.address, 0]
+            pointers += [x.ctypes.data for x in arrays]
+            pointers += [y.ctypes.data for y in outputs]
+            if faults is not None:
+                begin = faults.ctypes.data
+                pointers += range(begin, begin + faults.nbytes, faults.itemsize)
+            if watch is None:
+                bound.native.run(pointers, self._threads)
+            else:
+                self._run_watched(bound, pointers, watch)
+        finally:
+            self._lanes.give_back(lane)
+        if faults is not None and faults.any():
+            self._raise(int(faults.nonzero()[0][0]))
+        return outputs
+
+    def _bind(self, key: Shapes) -> Bound:
+        bound = self._binder.bind(key)
+        with self._lock:
+            self._bound[key] = bound
+            while len(self._bound) > REMEMBERED_BINDINGS:
+                self._bound.popitem(last=False)
+        return bound
+
+    def _raise(self, index: int) -> None:
+        fault = self.program.faults[index]
+        raise RunFailed(fault.node.label, fault.node.op, fault.message)
+
+    def _run_watched(self, bound: Bound, pointers: list[int], watch: Watcher) -> None:
+        """Run with a time stamp at both ends of every step, and tell what each node took."""
+        stamps = np.zeros((len(self.program.steps), 2), np.int64)
+        began = time.perf_counter()
+        bound.native.run(pointers, self._threads, stamps)
+        elapsed = time.perf_counter() - began
+        ticks = int(stamps.max() - stamps.min(initial=stamps.max())) or 1
+        seconds = (stamps[:, 1] - stamps[:, 0]).clip(0) * (elapsed / ticks)
+        totals: dict[int, tuple[Node, float]] = {}
+        for step, taken in zip(self.program.steps, seconds, strict=True):
+            _, before = totals.get(id(step.node), (step.node, 0.0))
+            totals[id(step.node)] = step.node, before + float(taken)
+        for node, total in totals.values():
+            watch(node, total, bound.bindings)
