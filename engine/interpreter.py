@@ -98,7 +98,8 @@ class GraphPlan:
         self._feeds = tuple((name, self._slots[name]) for name in graph.input_names)
         self._captured = tuple(self._slots[name] for name in captured)
         self._bodies: list[GraphPlan] = []
-        self._kernels = {id(node): self._prepare(node) for node in graph.nodes}
+        with np.errstate(all="ignore"):  # weights may hold anything, signalling NaN too
+            self._kernels = {id(node): self._prepare(node) for node in graph.nodes}
         told = [Value(name, outside[name]) for name in captured if outside and name in outside]
         self._sizes = SizeGuard(graph, self._limit_bytes, told)
         self._guarded = graph.input_names + tuple(captured)

@@ -12,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from engine.errors import InvalidModel, ResourceLimit
 from engine.frontend.attributes import AttributeReader, constant_value
+from engine.frontend.opsets import plain_domain, read_opsets
 from engine.frontend.order import sort_nodes
 from engine.frontend.safety import ExternalData
 from engine.frontend.schema import check_node
@@ -73,7 +74,7 @@ class GraphReader:
         self._functions: dict[FunctionKey, FunctionProto] = {}
         for function in functions:
             check_text(function.name, function.domain, *function.input, *function.output)
-            key = (_domain(function.domain), function.name, function.overload)
+            key = (plain_domain(function.domain), function.name, function.overload)
             if key in self._functions:
                 raise InvalidModel(f"function {key[0]}.{key[1]} is defined twice")
             self._functions[key] = function
@@ -174,7 +175,7 @@ class GraphReader:
 
     def _read_node(self, proto: NodeProto, scope: _Scope, into: _Building) -> None:
         check_text(proto.name, proto.op_type, proto.domain, *proto.input, *proto.output)
-        domain = _domain(proto.domain)
+        domain = plain_domain(proto.domain)
         label = scope.prefix + (proto.name or f"{proto.op_type}_{self._node_count - 1}")
         function = self._functions.get((domain, proto.op_type, proto.overload))
         if function is not None:
@@ -239,7 +240,7 @@ class GraphReader:
         self, call: NodeProto, function: FunctionProto, label: str, scope: _Scope, into: _Building
     ) -> None:
         """Read a function's nodes in place of the node that calls it."""
-        key = (_domain(function.domain), function.name, function.overload)
+        key = (plain_domain(function.domain), function.name, function.overload)
         if key in scope.calls:
             raise InvalidModel(f"function {key[0]}.{key[1]} calls itself")
         if len(scope.calls) >= self._limits.nesting:
@@ -333,7 +334,7 @@ def _handed_through(
 
 
 def _function_opsets(function: FunctionProto, outer: Mapping[str, int]) -> dict[str, int]:
-    return {**outer, **{_domain(e.domain): e.version for e in function.opset_import}}
+    return {**outer, **read_opsets(function.opset_import)}
 
 
 def _produced(nodes: Iterable[Node]) -> frozenset[str]:
@@ -346,7 +347,3 @@ def _check_unique(names: Sequence[str], what: str) -> None:
         if name in seen:
             raise InvalidModel(f"{what}: {name!r} is there twice")
         seen.add(name)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain

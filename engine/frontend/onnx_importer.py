@@ -6,7 +6,6 @@ Every malformed file is an `InvalidModel` that says what is wrong with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,9 @@ from onnx import ModelProto
 from engine.errors import InvalidModel, ResourceLimit
 from engine.evaluation import evaluate_graph
 from engine.frontend.graph_reader import GraphReader
+from engine.frontend.opsets import opset_versions
 from engine.frontend.safety import ExternalData, read_model_file
+from engine.frontend.shared_types import check_shared_types
 from engine.frontend.tensors import check_text
 from engine.frontend.value_types import UNTYPED
 from engine.ir.graph import Graph
@@ -25,9 +26,6 @@ from engine.ir.types import TensorType
 from engine.ir.value_types import covers
 from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
-
-# The oldest opset that a file without opset_import can mean.
-FIRST_OPSET = 1
 
 
 def import_model(
@@ -93,6 +91,7 @@ def read_model(
         raise InvalidModel(f"the model holds text that is not UTF-8: {error.reason}") from error
     typed = evaluate_graph(graph, registry, limits=limits, deadline=deadline).graph
     check_declared(graph, typed)
+    check_shared_types(typed)
     return Imported(typed.replace(metadata=metadata), external.was_read)
 
 
@@ -107,34 +106,6 @@ def parse_model(data: bytes) -> ModelProto:
     if not 1 <= model.ir_version <= onnx.IR_VERSION:
         raise InvalidModel(f"IR version {model.ir_version}; known are 1 to {onnx.IR_VERSION}")
     return model
-
-
-def opset_versions(model: ModelProto) -> dict[str, int]:
-    """Return the opset version of every domain that the model imports."""
-    versions = read_opsets(model.opset_import)
-    if not versions and model.ir_version < 3:
-        versions[""] = FIRST_OPSET
-    if not versions:
-        raise InvalidModel("the model imports no opset")
-    return versions
-
-
-def read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """Return domain -> version; unknown versions of ONNX's own domain and contradictions are
-    refused.
-    """
-    versions: dict[str, int] = {}
-    for entry in imports:
-        check_text(entry.domain)
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
-        newest = onnx.defs.onnx_opset_version()
-        if entry.version < 1 or (domain == "" and entry.version > newest):
-            raise InvalidModel(
-                f"opset {entry.version} of domain {domain!r}; known are 1 to {newest}"
-            )
-        if versions.setdefault(domain, entry.version) != entry.version:
-            raise InvalidModel(f"opset of domain {domain!r} is imported in two versions")
-    return versions
 
 
 def read_metadata(model: ModelProto) -> dict[str, str]:

@@ -14,7 +14,7 @@ from engine.frontend.attributes import attribute_kind
 
 # Withdrawn in the very version that brought it, but its text is clear and files have it.
 STILL_TAKEN = frozenset({"GroupNormalization"})
-ONNX_DOMAINS = frozenset({"", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
+ONNX_DOMAINS = frozenset({"", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"})
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Schema:
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     deprecated: bool
+    variables: tuple[str, ...]  # per input, the name of its type where others may share it, or ""
+    repeats: bool  # whether the last input stands for any number of its kind
+
+    def variable(self, i: int) -> str:
+        """Return the name of input `i`'s type; inputs of one name share one element type."""
+        if i >= len(self.variables):
+            return self.variables[-1] if self.repeats else ""
+        return self.variables[i]
 
 
 @lru_cache(maxsize=4096)
@@ -40,12 +48,20 @@ def find_schema(op: str, version: int, domain: str) -> Schema | None:
     except defs.SchemaError:
         return None
     attributes = found.attributes
+    named = {each.type_param_str for each in found.type_constraints}
     return Schema(
         kinds={n: int(a.type.value) for n, a in attributes.items()},  # type: ignore[attr-defined]  # stub lacks it
         required=frozenset(name for name, a in attributes.items() if a.required),
         inputs=(found.min_input, found.max_input),
         outputs=(found.min_output, found.max_output),
         deprecated=bool(found.deprecated),
+        variables=tuple(
+            each.type_str if each.type_str in named and each.is_homogeneous else ""
+            for each in found.inputs
+        ),
+        repeats=any(
+            each.option == defs.OpSchema.FormalParameterOption.Variadic for each in found.inputs
+        ),
     )
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from engine.errors import EngineError, GraphInvalid, InvalidModel, ResourceLimit
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Graph, Node
@@ -102,10 +104,12 @@ def _check_types(graph: Graph, ctx: PassContext) -> None:
 
 def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
     try:
-        if apply is fold_constants:  # walks through bodies itself, with what it knows around them
-            result = apply(graph, ctx)
-        else:
-            result = rewrite_everywhere(graph, lambda each: apply(each, ctx))
+        # Weights may hold anything, signalling NaN too; what comes of it is no matter for warnings.
+        with np.errstate(all="ignore"):
+            if apply is fold_constants:  # walks through bodies itself, knowing what surrounds them
+                result = apply(graph, ctx)
+            else:
+                result = rewrite_everywhere(graph, lambda each: apply(each, ctx))
         verify_graph(result, known=lambda node: _is_known(ctx.registry, node))
     except GraphInvalid as error:
         raise GraphInvalid(f"after pass {name}: {error}") from error

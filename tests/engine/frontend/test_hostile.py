@@ -430,3 +430,24 @@ def test_external_data_inside_the_folder_is_read(folder: Path) -> None:
     (folder / "m.onnx").write_bytes(with_tensor(location="w.bin").SerializeToString())
     with engine.load(folder / "m.onnx") as net:
         assert net.run({"x": np.ones(4, np.float32)})["y"].tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize("variance", [0x7FA00000, 0xBF800000, 0x7F7FFFFF])
+def test_weights_may_hold_anything(variance: int) -> None:
+    """Signalling NaN, a variance below zero, the largest number: no word of the array library."""
+    bits = np.full(2, variance, np.uint32).view(np.float32)
+    weights = {"w": floats(*range(2 * 9)).reshape(2, 1, 3, 3), "one": floats(1, 1), "odd": bits}
+    made = model(
+        [
+            node("Conv", ["x", "w"], ["c"]),
+            node("BatchNormalization", ["c", "one", "odd", "odd", "odd"], ["n"]),
+            node("Relu", ["n"], ["y"]),
+            node("BatchNormalization", ["y", "odd", "one", "one", "odd"], ["z"]),
+        ],
+        [("x", ["N", 1, 4, 4])],
+        [("z", None)],
+        weights,
+    )
+    for outputs in (None, engine.ALL):
+        with engine.load(made, limits=LIMITS, outputs=outputs) as net:
+            net.run({"x": np.ones((1, 1, 4, 4), np.float32)})

@@ -627,3 +627,54 @@ def test_limits_name_need_and_limit() -> None:
         graph_of(mlp(), Limits(nodes=3))
     with pytest.raises(ResourceLimit, match="load_s=0"):
         graph_of(mlp(), Limits(load_s=0))
+
+
+def mixed(*nodes: onnx.NodeProto) -> bytes:
+    """A model of these nodes, fed one tensor of float32 and one of float64."""
+    inputs = [("x", [2, 2]), ("d", [2, 2], TensorProto.DOUBLE), ("c", [], TensorProto.BOOL)]
+    return model(list(nodes), inputs, [("y", None)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        node("MatMul", ["x", "d"], ["y"]),
+        node("Concat", ["x", "x", "d"], ["y"], axis=0),
+        node("Gemm", ["x", "x", "d"], ["y"]),
+        node("Max", ["x", "x", "d"], ["y"]),
+    ],
+    ids=lambda each: each.op_type,
+)
+def test_inputs_of_one_type_may_not_differ(wrong: onnx.NodeProto) -> None:
+    reason = f"{wrong.op_type}.* is float64, expected float32"
+    refuse(mixed(wrong), reason)
+    body = helper.make_graph([wrong], "body", [], [helper.make_empty_tensor_value_info("y")])
+    other = helper.make_graph(
+        [node("Identity", ["x"], ["z"])], "other", [], [helper.make_empty_tensor_value_info("z")]
+    )
+    refuse(mixed(node("If", ["c"], ["y"], then_branch=body, else_branch=other)), reason)
+
+
+def test_inputs_with_types_of_their_own_may_differ() -> None:
+    graph_of(mixed(node("Pow", ["x", "d"], ["y"])))
+    graph_of(mixed(node("Where", ["c", "x", "x"], ["y"])))
+
+
+@pytest.mark.parametrize("version", [0, -1, 9999])
+def test_unknown_opsets_of_functions_are_refused(version: int) -> None:
+    function = helper.make_function(
+        "my.domain",
+        "Twice",
+        ["a"],
+        ["b"],
+        [node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", version)],
+    )
+    net = model(
+        [helper.make_node("Twice", ["x"], ["y"], domain="my.domain")],
+        [("x", [2])],
+        [("y", [2])],
+        functions=[function],
+        domains={"my.domain": 1},
+    )
+    refuse(net, f"opset {version} ")
