@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.artifact import Artifact
-from engine.errors import EngineError
 from engine.evaluation import evaluate_graph
 from engine.inference import Scope, infer_context
 from engine.ir.graph import Graph, Node
@@ -51,21 +50,12 @@ def describe(artifact: Artifact, registry: Registry = REGISTRY) -> Description:
 
 
 def _describe_node(node: Node, graph: Graph, scope: Scope, registry: Registry) -> NodeDescription:
+    operator = registry.find(node)
     fixed = (graph.constant(name) for name in node.inputs if name)
     return NodeDescription(
         name=node.label,
         op=node.op,
         outputs=tuple(f"{name}: {graph.types[name]}" for name in node.outputs if name),
         parameters=sum(int(array.size) for array in fixed if array is not None),
-        flops=_flops(node, scope, registry),
+        flops=operator.count_flops(infer_context(operator, node, scope)),
     )
-
-
-def _flops(node: Node, scope: Scope, registry: Registry) -> Dim | None:
-    operator = registry.find(node)
-    if operator.flops is None:
-        return None
-    try:
-        return operator.flops(infer_context(operator, node, scope))
-    except (EngineError, ArithmeticError, LookupError, TypeError, ValueError):
-        return None

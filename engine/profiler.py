@@ -9,7 +9,6 @@ from statistics import median
 
 from engine.device import Observer
 from engine.dtypes import DType
-from engine.errors import EngineError
 from engine.ir.graph import Array, Node
 from engine.ir.types import TensorType
 from engine.ir.values import value_bytes
@@ -182,8 +181,6 @@ def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) 
     not say.
     """
     operator = registry.find(node)
-    if operator.flops is None:
-        return None
     ctx = InferContext(
         node=node,
         types=[_type(value) for value in inputs],
@@ -192,10 +189,7 @@ def count_flops(node: Node, inputs: Sequence[Array | None], registry: Registry) 
         symbolic=[None] * len(inputs),
         version=node.version,
     )
-    try:
-        flops = operator.flops(ctx)
-    except (EngineError, ArithmeticError, LookupError, TypeError, ValueError):
-        return None
+    flops = operator.count_flops(ctx)
     return flops if isinstance(flops, int) else None
 
 

@@ -142,7 +142,8 @@ class ComputeContext:
         limits: Bounds of the run.
         bodies: Runs the graph held by an attribute: inputs -> outputs, captured names already
             provided.
-        check_cancel: Raises when the run was cancelled; long loops call it.
+        check_cancel: Raises when the run was cancelled. For nodes with bodies, which call it in
+            every pass; other nodes run to their end.
         charge: Counts bytes that a node with bodies collects while it runs; raises `ResourceLimit`.
         dim_value: The number that a dim of the node's types has in this run, None where its inputs
             do not tell. For nodes with bodies.

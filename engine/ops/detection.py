@@ -65,8 +65,6 @@ class NonMaxSuppression:
         if not scores.size:  # no box, however many classes
             return [np.zeros((0, 3), dtype=np.int64)]
         for image, of_class in np.ndindex(*scores.shape[:2]):
-            if ctx.check_cancel is not None:
-                ctx.check_cancel()
             chosen = _suppress(corners[image], scores[image, of_class], limit, iou, least)
             rows.extend((image, of_class, box) for box in chosen)
         return [np.array(rows, dtype=np.int64).reshape(-1, 3)]

@@ -232,8 +232,27 @@ class Einsum:
         terms, output = einsum_terms(ctx.attributes["equation"])
         equation = ",".join(terms) + "->" + output
         wide = [widen(xp, x) for x in operands]
-        y = xp.einsum(equation.replace(".", "..."), *wide, optimize=len(wide) > 1)
+        # Without a bound of ours no part may be larger than the result: everything is then summed
+        # at once, which takes as long as all subscripts multiplied.
+        room = ctx.limits.effective_run_bytes // wide[0].itemsize
+        pairwise = ("greedy", room) if len(wide) > 1 else False
+        y = xp.einsum(equation.replace(".", "..."), *wide, optimize=pairwise)
         return [narrow(xp.asarray(y), operands[0].dtype)]
+
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """Two for every combination of subscripts, as one sum; in pairs it may take fewer."""
+        terms, _ = einsum_terms(ctx.attributes["equation"])
+        sizes: dict[str, Dim] = {}
+        ellipsis: Shape = ()
+        for i, term in enumerate(terms):
+            shape = ctx.shape(i)
+            if shape is None:
+                return 0
+            names, covered = _spread(ctx, term, shape)
+            ellipsis = broadcast_shapes(ellipsis, covered) or ()
+            sizes.update((name, dim) for name, dim in names if sizes.get(name, 1) == 1)
+        return 2 * element_count((*sizes.values(), *ellipsis))
 
     @staticmethod
     def rows(ctx: RowContext) -> Sequence[RowState]:

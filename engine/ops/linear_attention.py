@@ -100,8 +100,6 @@ class LinearAttention:
         y = xp.zeros((length, batch, shared, heads // shared, v.shape[3]), dtype=xp.float32)
         grouped = q.reshape(length, batch, shared, heads // shared, size)
         for t in range(length if y.size else 0):
-            if ctx.check_cancel is not None:
-                ctx.check_cancel()
             if fade is not None:
                 state *= fade[t][..., None]
             write = v[t][:, :, None]  # (B, H, 1, values)

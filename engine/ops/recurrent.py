@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,7 +207,7 @@ def _run_direction(
     outputs = xp.zeros((steps, *state[0].shape), dtype=sequence.dtype)
     if not outputs.size:  # no item, however many steps
         return outputs, state
-    for t in _times(ctx, steps, backwards):
+    for t in reversed(range(steps)) if backwards else range(steps):
         new = step(sequence[t], state)
         if lengths is not None:  # sequences that are over keep their state and give zeros
             runs = (t < lengths.reshape(-1))[:, None]
@@ -217,13 +217,6 @@ def _run_direction(
             outputs[t] = new[0]
         state = new
     return outputs, state
-
-
-def _times(ctx: ComputeContext, steps: int, backwards: bool) -> Iterator[int]:
-    for t in range(steps):
-        if ctx.check_cancel is not None:
-            ctx.check_cancel()
-        yield steps - 1 - t if backwards else t
 
 
 @operator("RNN", since=(1, 7, 14, 22))

@@ -47,7 +47,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from engine.errors import InvalidModel, UnsupportedOp
+from engine.errors import EngineError, InvalidModel, UnsupportedOp
 from engine.ir.graph import Array, Node
 from engine.ir.types import Dim
 from engine.ir.value_types import ValueType
@@ -143,6 +143,17 @@ class Operator:
                     f"node {node.label!r} ({node.op}): attribute {name!r} is missing"
                 )
         return MappingProxyType(merged)
+
+    def count_flops(self, ctx: InferContext) -> Dim | None:
+        """Return the arithmetic operations of a node; None where no rule says, or none that covers
+        it.
+        """
+        if self.flops is None:
+            return None
+        try:
+            return self.flops(ctx)
+        except (EngineError, ArithmeticError, LookupError, TypeError, ValueError):
+            return None
 
     def kernel(self, ctx: ComputeContext) -> Kernel:
         """Return what computes this one node: specialised, or `compute` with the context."""
