@@ -62,6 +62,11 @@ class ImageLayout:
         return self.border == 0 and self.pitch == self.held == self.channels
 
     @property
+    def is_planar(self) -> bool:
+        """Whether a plain (N, C, H, W) array of the same type lies just so."""
+        return self.is_dense and (self.channels == 1 or self.height * self.width == 1)
+
+    @property
     def is_flat(self) -> bool:
         """Whether pixel i of all pictures lies at i * pitch."""
         return self.border == 0

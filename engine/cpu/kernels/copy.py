@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import llvmlite.ir as ir
 
@@ -16,6 +16,8 @@ PIECE: Final = 1 << 16  # bytes of one task
 @dataclass(frozen=True)
 class Copy(Kernel):
     """operands: to, from. numbers: bytes. Tasks: one per `PIECE` bytes."""
+
+    computes: ClassVar[bool] = False
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """A call of memcpy per task."""

@@ -7,6 +7,7 @@ numbers are turned in registers, so that both sides are read and written in vect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import llvmlite.ir as ir
 
@@ -24,6 +25,7 @@ THIN = 4  # channels of a picture up to which whole rows are interleaved instead
 class ToImage(Kernel):
     """operands: picture, float32 (N, C, H, W). Tasks: N times `parts(target)`."""
 
+    computes: ClassVar[bool] = False
     layout: ImageLayout
 
     def parts(self, target: Target) -> int:
@@ -55,6 +57,7 @@ class ToImage(Kernel):
 class ToPlain(Kernel):
     """operands: float32 (N, C, H, W), picture. Tasks: N times `parts(target)`."""
 
+    computes: ClassVar[bool] = False
     layout: ImageLayout
 
     def parts(self, target: Target) -> int:

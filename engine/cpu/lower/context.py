@@ -84,7 +84,7 @@ class Lowering:
         self._weights: dict[str, Buffer] = {}
         self._borders = borders or {}
         self._places = places or {}
-        self._wanted = tuple(outputs)
+        self._wanted, self._last = tuple(outputs), nodes[-1]
         self._direct = self._directly_written(nodes)
         for index, name in enumerate(inputs):
             layout = PlainLayout(self.shape(name), self.dtype(name))
@@ -160,7 +160,11 @@ class Lowering:
                 )
             else:
                 source = self._image[name]
-                target = self._new(name, self._plain_layout(name))
+                layout = self._plain_layout(name)
+                if source.image.is_planar and source.image.dtype is layout.dtype:
+                    self.alias(name, source)
+                    return self._plain[name]
+                target = self._new(name, layout)
                 CONVERTERS["to_plain"](self, target, source, node)
                 self._plain[name] = target
         return self._plain[name]
@@ -175,6 +179,9 @@ class Lowering:
         if name not in self._image:
             layout = self.image_layout(name, border=wanted, thin=thin)
             source = self.plain(name, node)
+            if layout.is_planar and name not in self._places:
+                self.alias_image(name, source, layout)
+                return self._image[name]
             target = self._new(name, layout)
             CONVERTERS["to_image"](self, target, source, node)
             self._image[name] = target
@@ -270,9 +277,10 @@ class Lowering:
             raise NoKernel(f"{message}: {left} and {right}")
         self.program.requirements.append(Requirement(left, right, node, message))
 
-    def alias_image(self, name: str, source: Buffer, layout: ImageLayout) -> None:
-        """Let a name be the same memory, seen as a picture."""
-        self._image[name] = Buffer(name, layout, source.size_bytes, source.place, source, 0)
+    def alias_image(self, name: str, source: Buffer, layout: ImageLayout, offset: int = 0) -> None:
+        """Let a name be the same memory, from `offset` bytes on, seen as a picture."""
+        size = source.size_bytes
+        self._image[name] = Buffer(name, layout, size, source.place, source, offset)
 
     def step(
         self,
@@ -317,7 +325,7 @@ class Lowering:
 
     def finish(self) -> Program:
         """Bring every output of the region into an array of its own; return the program."""
-        last = self.program.steps[-1].node
+        last = self._last
         for index, name in enumerate(self._wanted):
             buffer = self._plain.get(name)
             if buffer is None and name in self._image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.cpu.buffers import Buffer
 from engine.cpu.kernels.copy import PIECE, Copy
 from engine.cpu.kernels.image_converters import ToImage, ToPlain
+from engine.cpu.kernels.image_copy import ImageCopy
 from engine.cpu.lower.context import CONVERTERS, Lowering
 from engine.cpu.lower.rules import NoKernel
 from engine.dtypes import DType
@@ -35,4 +36,11 @@ def copy(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
     ctx.step(Copy(), (target,), (source,), tasks=ceildiv(size, PIECE), node=node, numbers=(size,))
 
 
-CONVERTERS.update(to_image=to_image, to_plain=to_plain, copy=copy)
+def widen_border(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
+    """Add the step that copies a picture into one with more border."""
+    kernel = ImageCopy(target.image, source.image)
+    batch = ctx.shape(source.name)[0]
+    ctx.step(kernel, (target,), (source,), tasks=batch * target.image.height, node=node)
+
+
+CONVERTERS.update(to_image=to_image, to_plain=to_plain, copy=copy, widen_border=widen_border)

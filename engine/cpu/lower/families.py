@@ -1,5 +1,5 @@
 """Imports every file of rules and converters, so that they register themselves."""
 
-from engine.cpu.lower import convert
+from engine.cpu.lower import convert, joining, shape
 
-__all__ = ["convert"]
+__all__ = ["convert", "joining", "shape"]

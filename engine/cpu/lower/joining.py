@@ -1,0 +1,365 @@
+"""Rules that put tensors together and take them apart: Concat, Split, Slice, Expand, Tile, Pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from engine.cpu.buffers import Buffer
+from engine.cpu.kernels.image_copy import ImageCopy
+from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.rules import NoKernel, lowers
+from engine.cpu.lower.shape import filled, is_whole, part_of_image
+from engine.cpu.lower.strided import Axis, strided_copy, strides_of
+from engine.cpu.target import Target
+from engine.dtypes import DType
+from engine.ir.dim_bounds import is_not_negative
+from engine.ir.graph import Graph, Node
+from engine.ir.types import Dim, Shape, SymDim, TensorType, dim_max, dim_min
+from engine.ops.common import normalize_axis
+from engine.ops.slicing import BOUNDS_AS_INPUT, FAR, python_slice
+
+
+@lowers("Concat")
+def concat(ctx: Lowering, node: Node) -> None:
+    """Pictures along their channels stay pictures; plain arrays are copied side by side."""
+    y = node.outputs[0]
+    shape, names = ctx.shape(y), [n for n in node.inputs if n]
+    stated = ctx.attributes(node)["axis"]
+    axis = normalize_axis(1 if stated is None else int(stated), len(shape))
+    _check_sides(ctx, node, names, axis)
+    pictures = axis == 1 and ctx.dtype(y) is DType.FLOAT32
+    pictures = pictures and all(map(ctx.can_be_image, (y, *names)))
+    if pictures and any(ctx.is_image(n) for n in (y, *names)):
+        _join_pictures(ctx, node, names)
+        return
+    target = ctx.output(y)
+    start: Dim = 0
+    outer = strides_of(shape)
+    for name in names:
+        part = ctx.shape(name)
+        inner = strides_of(part)
+        axes = [Axis(d, o, i) for d, o, i in zip(part, outer, inner, strict=True)]
+        first = start * outer[axis]
+        source = ctx.plain(name, node)
+        strided_copy(ctx, target, source, axes, ctx.dtype(y), node, first_to=first)
+        start = start + part[axis]
+
+
+def _check_sides(ctx: Lowering, node: Node, names: Sequence[str], axis: int) -> None:
+    """The parts must agree on all other axes, or copies would leave their arrays."""
+    shape = ctx.shape(node.outputs[0])
+    total: Dim = 0
+    for name in names:
+        part = ctx.shape(name)
+        if len(part) != len(shape):
+            raise NoKernel(f"{name!r} has rank {len(part)}, the result {len(shape)}")
+        for k, (mine, common) in enumerate(zip(part, shape, strict=True)):
+            if k != axis:
+                ctx.require_equal(mine, common, node, f"axis {k} differs between the parts")
+        total = total + part[axis]
+    ctx.require_equal(total, shape[axis], node, f"the parts do not add up along axis {axis}")
+
+
+def _join_pictures(ctx: Lowering, node: Node, names: Sequence[str]) -> None:
+    """Copy the parts that were not written in their place already."""
+    y = node.outputs[0]
+    whole = ctx.image(y, node) if ctx.is_image(y) else ctx.output_image(y)
+    root, offset = whole.root
+    wide, channel = whole.image, 0
+    for k, name in enumerate(names):
+        part = ctx.image(name, node)
+        place = offset + channel * wide.dtype.itemsize
+        count = part.image.channels
+        if part.root != (root, place):
+            held = wide.held - channel if k == len(names) - 1 else count
+            layout = replace(wide, channels=count, held=held)
+            to = Buffer(y, layout, whole.size_bytes, whole.place, root, place)
+            copy_image(ctx, to, part, node)
+        channel += count
+
+
+def copy_image(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> None:
+    """Add the step that copies a picture; both are of the result's batch."""
+    batch = ctx.shape(node.outputs[0])[0]
+    kernel = ImageCopy(target.image, source.image)
+    ctx.step(kernel, (target,), (source,), tasks=batch * target.image.height, node=node)
+
+
+def places_of(graph: Graph, node: Node, target: Target) -> dict[str, tuple[str, int]]:
+    """Return the pictures that can be written right into this Concat: name -> (result, channel).
+
+    A name that several Concats read belongs to the longest one; those that join the beginning of
+    the same list are parts of it (DenseNet joins one feature more at a time).
+    """
+    if node.op != "Concat" or node.domain not in ("", "ai.onnx"):
+        return {}
+    names, y = list(node.inputs), node.outputs[0]
+    if node.attributes.get("axis", 1) not in (1, -3) or len(set(names)) < len(names):
+        return {}
+    family = _joined_with(graph, node)
+    if any(len(other.inputs) > len(names) and _begins(other, node) for other in family):
+        return {}
+    found: dict[str, tuple[str, int]] = {}
+    channel, starts = 0, {}
+    for name in names:
+        channels = _channels(graph, name)
+        if channels is None or channels % target.lanes:
+            return {}
+        starts[name] = channel
+        others = [c for c in graph.consumers.get(name, ()) if c.op == "Concat" and c is not node]
+        computed = name in graph.producers and graph.constant(name) is None
+        if computed and all(_begins(node, other) for other in others):
+            found[name] = (y, channel)
+        channel += channels
+    for other in family:
+        if other is not node and _begins(node, other) and all(n in found for n in other.inputs):
+            found[other.outputs[0]] = (y, 0)
+    return found
+
+
+def _joined_with(graph: Graph, node: Node) -> list[Node]:
+    """Return the Concats along channels that begin with the same name."""
+    return [
+        c
+        for c in graph.consumers.get(node.inputs[0], ())
+        if c.op == "Concat" and c.attributes.get("axis", 1) in (1, -3)
+    ]
+
+
+def _begins(longer: Node, other: Node) -> bool:
+    """Whether a Concat's list is the beginning of a longer one's."""
+    mine, theirs = tuple(longer.inputs), tuple(other.inputs)
+    return (
+        other.attributes.get("axis", 1) in (1, -3)
+        and len(theirs) < len(mine)
+        and mine[: len(theirs)] == theirs
+    )
+
+
+def _channels(graph: Graph, name: str) -> int | None:
+    """Return the channels of a float32 picture of known size."""
+    kind = graph.types.get(name)
+    if not isinstance(kind, TensorType) or kind.dtype is not DType.FLOAT32:
+        return None
+    if kind.shape is None or len(kind.shape) != 4:
+        return None
+    if not all(isinstance(d, int) and d > 0 for d in kind.shape[1:]):
+        return None
+    channels = kind.shape[1]
+    return channels if isinstance(channels, int) else None
+
+
+@lowers("Split")
+def split(ctx: Lowering, node: Node) -> None:
+    """Views where the parts lie in one piece, copies elsewhere."""
+    x, names = node.inputs[0], node.outputs
+    shape = ctx.shape(x)
+    axis = normalize_axis(int(ctx.attributes(node)["axis"]), len(shape))
+    parts = [ctx.shape(name)[axis] if name else None for name in names]
+    if any(p is None for p in parts):
+        raise NoKernel("an output is left out")
+    sizes = [p for p in parts if p is not None]
+    total: Dim = 0
+    for size in sizes:
+        total = total + size
+    ctx.require_equal(total, shape[axis], node, f"the parts do not make up axis {axis}")
+    start: Dim = 0
+    for name, size in zip(names, sizes, strict=True):
+        take(ctx, node, x, name, {axis: (start, 1)})
+        start = start + size
+
+
+def take(ctx: Lowering, node: Node, x: str, y: str, ranges: dict[int, tuple[Dim, int]]) -> None:
+    """Make `y` of the elements of `x` from a start in steps, along some axes."""
+    shape, result = ctx.shape(x), ctx.shape(y)
+    if ctx.is_image(x) and _channels_of_picture(ctx, node, x, y, ranges):
+        return
+    inner, outer = strides_of(shape), strides_of(result)
+    axes: list[Axis] = []
+    first: Dim = 0
+    for k, size in enumerate(result):
+        start, step = ranges.get(k, (0, 1))
+        axes.append(Axis(size, outer[k], inner[k] * step))
+        first = first + inner[k] * start
+    source = ctx.plain(x, node)
+    if is_whole(axes) and isinstance(first, int):
+        ctx.alias(y, source, first * ctx.dtype(x).itemsize)
+        return
+    strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node, first_from=first)
+
+
+def _channels_of_picture(
+    ctx: Lowering, node: Node, x: str, y: str, ranges: dict[int, tuple[Dim, int]]
+) -> bool:
+    """Let `y` be a part of the picture `x` if only channels in a row are taken."""
+    shape, result = ctx.shape(x), ctx.shape(y)
+    start, step = ranges.get(1, (0, 1))
+    same = all(a == b for k, (a, b) in enumerate(zip(shape, result, strict=True)) if k != 1)
+    moved = any(r != (0, 1) for k, r in ranges.items() if k != 1)
+    channels = result[1]
+    if not same or moved or step != 1 or not isinstance(start, int):
+        return False
+    return isinstance(channels, int) and part_of_image(ctx, y, ctx.image(x, node), start, channels)
+
+
+@lowers("Slice")
+def slice_(ctx: Lowering, node: Node) -> None:
+    """Bounds that are fixed, or that follow from shapes."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape, result = ctx.shape(x), ctx.shape(y)
+    starts, ends, axes, steps = _bounds(ctx, node, len(shape))
+    ranges: dict[int, tuple[Dim, int]] = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if not isinstance(step, int) or step == 0:
+            raise NoKernel(f"the step {step} is not known")
+        ranges[normalize_axis(axis, len(shape))] = (_start(shape, axis, start, end, step), step)
+    if len(result) != len(shape):
+        raise NoKernel("its result has another rank")
+    take(ctx, node, x, y, ranges)
+
+
+def _bounds(
+    ctx: Lowering, node: Node, rank: int
+) -> tuple[list[Dim], list[Dim], list[int], list[Dim]]:
+    attributes = ctx.attributes(node)
+    given = [*node.inputs[1:], "", "", "", ""]
+    if node.version < BOUNDS_AS_INPUT:
+        starts: Any = attributes["starts"]
+        ends: Any = attributes["ends"]
+        axes: Any = attributes["axes"]
+        steps: Any = None
+    else:
+        starts, ends = known_numbers(ctx, given[0]), known_numbers(ctx, given[1])
+        axes = known_numbers(ctx, given[2]) if given[2] else None
+        steps = known_numbers(ctx, given[3]) if given[3] else None
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) <= rank:
+        raise NoKernel("its bounds have different lengths")
+    if not all(isinstance(a, int) for a in axes):
+        raise NoKernel("its axes are not known")
+    return list(starts), list(ends), list(axes), list(steps)
+
+
+def known_numbers(ctx: Lowering, name: str) -> list[Dim]:
+    """Return a value as numbers and dims; `NoKernel` when only running can tell."""
+    value = ctx.constant(name)
+    if value is not None:
+        return [int(v) for v in value.reshape(-1)]
+    symbolic = ctx.symbolic(name)
+    if symbolic is None:
+        raise NoKernel(f"{name!r} is known only at run time")
+    return [v if isinstance(v, SymDim) else int(v) for v in symbolic.reshape(-1)]
+
+
+def _start(shape: Shape, axis: int, start: Dim, end: Dim, step: int) -> Dim:
+    """Return the first place of a range; where the range is empty it may lie outside."""
+    size = shape[axis]
+    if isinstance(start, int) and isinstance(end, int) and isinstance(size, int):
+        return python_slice(start, end, step, size).indices(size)[0]
+    if step < 0:
+        if start == -1 and isinstance(end, int) and end <= -FAR:
+            return size - 1
+        raise NoKernel("it runs backwards from a place that is not known")
+    if isinstance(start, int):
+        return start if start >= 0 else dim_max(size + start, 0)
+    if is_not_negative(start):
+        return dim_min(start, size)
+    raise NoKernel(f"it begins at {start}, which may be negative")
+
+
+@lowers("Expand")
+def expand(ctx: Lowering, node: Node) -> None:
+    """Axes of size 1 are read again and again."""
+    x, y = node.inputs[0], node.outputs[0]
+    result = ctx.shape(y)
+    lead = len(result) - len(ctx.shape(x))
+    shape = (*(1,) * lead, *ctx.shape(x))
+    axes = []
+    for k, (inner, outer) in enumerate(zip(strides_of(shape), strides_of(result), strict=True)):
+        mine, wanted = shape[k], result[k]
+        if mine == 1:
+            axes.append(Axis(wanted, outer, 0))
+            continue
+        if mine != wanted:  # it may turn out to be 1
+            wrong = (mine - 1) * (mine - wanted)
+            ctx.require_equal(wrong, 0, node, f"axis {k} does not broadcast")
+            inner = inner * dim_min(mine - 1, 1)
+        axes.append(Axis(wanted, outer, inner))
+    source = ctx.plain(x, node)
+    if is_whole(axes):
+        ctx.alias(y, source)
+        return
+    strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node)
+
+
+@lowers("Tile")
+def tile(ctx: Lowering, node: Node) -> None:
+    """Every axis is read as often as it is repeated."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = ctx.shape(x)
+    if node.version < 6:
+        raise NoKernel("the first version of Tile")
+    repeats = known_numbers(ctx, node.inputs[1])
+    if len(repeats) != len(shape):
+        raise NoKernel(f"{len(repeats)} repeats for {len(shape)} axes")
+    axes = []
+    inner, outer = strides_of(shape), strides_of(ctx.shape(y))
+    for k, (size, count) in enumerate(zip(shape, repeats, strict=True)):
+        axes += [Axis(count, outer[k] * size, 0), Axis(size, outer[k], inner[k])]
+    source = ctx.plain(x, node)
+    if is_whole(axes):
+        ctx.alias(y, source)
+        return
+    strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node)
+
+
+@lowers("Pad")
+def pad(ctx: Lowering, node: Node) -> None:
+    """A constant all over, and the input in its place; other modes run portably."""
+    x, y, attributes = node.inputs[0], node.outputs[0], ctx.attributes(node)
+    if attributes["mode"] != "constant":
+        raise NoKernel(f"mode {attributes['mode']!r}")
+    shape, dtype = ctx.shape(x), ctx.dtype(x)
+    begins, ends = _pads(ctx, node, len(shape))
+    value = np.asarray(attributes["value"])
+    if len(node.inputs) > 2 and node.inputs[2]:
+        given = ctx.constant(node.inputs[2])
+        if given is None:
+            raise NoKernel("its value is computed")
+        value = given
+    inner, outer = strides_of(shape), strides_of(ctx.shape(y))
+    axes: list[Axis] = []
+    to: Dim = 0
+    source: Dim = 0
+    for k, size in enumerate(shape):
+        kept = size + min(begins[k], 0) + min(ends[k], 0)
+        axes.append(Axis(kept, outer[k], inner[k]))
+        to = to + outer[k] * max(begins[k], 0)
+        source = source + inner[k] * max(-begins[k], 0)
+    target = ctx.output(y)
+    if any(b > 0 or e > 0 for b, e in zip(begins, ends, strict=True)):
+        filled(ctx, target, value.reshape(1).astype(dtype.numpy), node)
+    plain = ctx.plain(x, node)
+    strided_copy(ctx, target, plain, axes, dtype, node, first_to=to, first_from=source)
+
+
+def _pads(ctx: Lowering, node: Node, rank: int) -> tuple[list[int], list[int]]:
+    """Return what is added (or, negative, cut) in front of and behind every axis."""
+    attributes = ctx.attributes(node)
+    stated = attributes["paddings"] if attributes["pads"] is None else attributes["pads"]
+    flat = known_numbers(ctx, node.inputs[1]) if stated is None else list(stated)
+    named: Sequence[Dim] = range(rank)
+    if len(node.inputs) > 3 and node.inputs[3]:
+        named = known_numbers(ctx, node.inputs[3])
+    if len(flat) != 2 * len(named) or not all(isinstance(n, int) for n in (*flat, *named)):
+        raise NoKernel("its pads are not known")
+    begins, ends = [0] * rank, [0] * rank
+    for k, axis in enumerate(named):
+        place = normalize_axis(int(str(axis)), rank)
+        begins[place], ends[place] = int(str(flat[k])), int(str(flat[k + len(named)]))
+    return begins, ends
