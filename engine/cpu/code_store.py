@@ -1,0 +1,174 @@
+"""Machine code of kernels: what is loaded in this process, then files, then the compiler.
+
+A kernel's key covers its specification, the target, LLVM and the sources that emit code, and no
+weights: a net that was trained again compiles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from engine.cpu.code_files import CodeFiles, default_folder
+from engine.cpu.kernel import Kernel
+from engine.cpu.native import LoadedObject, compile_kernel
+from engine.cpu.target import Target
+
+FORMAT: Final = 1  # raise it when object files are made or named in another way
+ENGINE: Final = Path(__file__).resolve().parent.parent
+# What decides what a specification compiles to, beside the specification.
+SOURCES: Final = ("cpu", "ir", "dtypes.py")
+
+Progress = Callable[[int, int], None]  # kernels compiled so far, kernels to compile
+
+
+class Handle:
+    """A kernel's code in this process; it stays as long as somebody holds the handle.
+
+    Attributes:
+        address: The kernel's function.
+        code_bytes: Size of its object file.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "address", "code_bytes")
+
+    def __init__(self, address: int, code_bytes: int, owner: LoadedObject) -> None:
+        self.address, self.code_bytes, self._owner = address, code_bytes, owner
+
+
+class CodeStore:
+    """Finds or makes the code of kernels. Thread-safe; all stores of a process share its code."""
+
+    _loaded: ClassVar[WeakValueDictionary[str, Handle]] = WeakValueDictionary()
+    _lock: ClassVar[Any] = threading.RLock()
+
+    def __init__(self, folder: Path | None = None, *, keep: bool = True) -> None:
+        """Keep object files in `folder`, by default `default_folder()`; nowhere without `keep`."""
+        folder = folder or default_folder()
+        self._files = CodeFiles(folder) if keep and folder is not None else None
+
+    def get(
+        self, kernels: Sequence[Kernel], target: Target, progress: Progress | None = None
+    ) -> dict[Kernel, Handle]:
+        """Return the code of kernels, loaded.
+
+        Args:
+            kernels: Specifications; equal ones count once.
+            target: The processor, which must be this machine's.
+            progress: Is told how many of the missing kernels are compiled, after each.
+        """
+        keys = {kernel: kernel_key(kernel, target) for kernel in kernels}
+        found = self._known(keys)
+        if len(found) < len(keys):
+            with self._lock:  # LLVM works for one thread at a time anyway
+                found = self._known(keys)
+                missing = {kernel: key for kernel, key in keys.items() if kernel not in found}
+                found.update(self._load(missing, target, progress))
+        return found
+
+    def _known(self, keys: Mapping[Kernel, str]) -> dict[Kernel, Handle]:
+        pairs = ((kernel, self._loaded.get(key)) for kernel, key in keys.items())
+        return {kernel: handle for kernel, handle in pairs if handle is not None}
+
+    def _load(
+        self, missing: Mapping[Kernel, str], target: Target, progress: Progress | None
+    ) -> dict[Kernel, Handle]:
+        codes = self._read(missing)
+        absent = {kernel: key for kernel, key in missing.items() if kernel not in codes}
+        if absent:
+            codes.update(self._compile(absent, target, progress))
+        if not codes:
+            return {}
+        owner = LoadedObject(list(codes.values()), target)
+        handles = {}
+        for kernel, code in codes.items():
+            key = missing[kernel]
+            handle = Handle(owner.address(symbol(key)), len(code), owner)
+            handles[kernel] = self._loaded[key] = handle
+        return handles
+
+    def _read(self, keys: Mapping[Kernel, str]) -> dict[Kernel, bytes]:
+        if self._files is None:
+            return {}
+        pairs = ((kernel, self._files.read(key)) for kernel, key in keys.items())
+        return {kernel: code for kernel, code in pairs if code is not None}
+
+    def _compile(
+        self, keys: Mapping[Kernel, str], target: Target, progress: Progress | None
+    ) -> dict[Kernel, bytes]:
+        codes: dict[Kernel, bytes] = {}
+        for kernel, key in keys.items():
+            codes[kernel] = compile_kernel(kernel, symbol(key), target)
+            if self._files is not None:
+                self._files.write(key, codes[kernel])
+            if progress is not None:
+                progress(len(codes), len(keys))
+        if self._files is not None:
+            self._files.make_room()
+        return codes
+
+
+def _after_fork() -> None:
+    CodeStore._lock = threading.RLock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def kernel_key(kernel: Kernel, target: Target) -> str:
+    """Return a name for a kernel's code on a target: hexadecimal digits."""
+    kind = type(kernel)
+    parts = (
+        f"{FORMAT}",
+        f"{llvmlite.__version__} {llvm.llvm_version_info}",
+        _engine_digest(),
+        _module_digest(kind.__module__),
+        f"{kind.__module__}.{kind.__qualname__}",
+        repr(kernel),
+        repr(target),
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def symbol(key: str) -> str:
+    """Return the name of the function in the object file of a key."""
+    return f"kernel_{key[:32]}"
+
+
+@cache
+def _engine_digest() -> str:
+    paths = [ENGINE / name for name in SOURCES]
+    files = [f for p in paths for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
+    return _file_digest(files, ENGINE)
+
+
+@cache
+def _module_digest(name: str) -> str:
+    """Return a digest of a module that is not the engine's own; '' where there is no source."""
+    path: Any = getattr(sys.modules.get(name), "__file__", None)
+    if name.partition(".")[0] == "engine" or not path:
+        return ""
+    return _file_digest([Path(path)], Path(path).parent)
+
+
+def _file_digest(files: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError:  # an installation without sources; its version is all there is to go by
+            continue
+        digest.update(f"{file.relative_to(root)} {len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,255 @@
+"""A program of native steps, ready to run: one contiguous table, and the call that walks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, Final
+
+import numpy as np
+
+from engine.cpu.runtime.entry import native_entry
+from engine.cpu.runtime.layout import (
+    MAX_OPERANDS,
+    STAMPS,
+    WORD,
+    ContextWord,
+    GroupWord,
+    Header,
+    Status,
+    StepWord,
+    Words,
+    aligned_words,
+)
+from engine.cpu.runtime.pool import Pool, shared_pool
+from engine.cpu.runtime.walker import WALK
+
+_NEVER: Final = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class ResolvedStep:
+    """A step with all symbols replaced by numbers.
+
+    Attributes:
+        address: The kernel's function.
+        operands: Per operand the number of its base, the byte offset there, and the bytes to add
+            per item where the step's group runs item by item. Base 0 is the worker's own memory.
+        numbers: The kernel's run-time numbers.
+        tasks: How many tasks there are: of one item where the group runs item by item.
+        chunk: Tasks that a worker takes at a time; 0 chooses from what is left and the gang.
+        barrier: Whether all earlier steps must be done before this one begins.
+    """
+
+    address: int
+    operands: tuple[tuple[int, int, int], ...]
+    numbers: tuple[int, ...]
+    tasks: int
+    chunk: int = 0
+    barrier: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Steps that run in one manner.
+
+    Attributes:
+        first: Number of the first step.
+        count: How many steps.
+        items: 0 shares the tasks of each step. Any other number runs all the steps item by item,
+            each item on one worker, and shares only the items that do not go round; then base 0 is
+            `local_bytes` of the worker's own. (Leave the group out where there may be no items.)
+        local_bytes: Size of the worker's own memory.
+    """
+
+    first: int
+    count: int
+    items: int = 0
+    local_bytes: int = 0
+
+
+class CancelFlag:
+    """Stops a run from any thread; give `words` to `NativeProgram.run`. One per run."""
+
+    __slots__ = ("address", "words")
+
+    def __init__(self) -> None:
+        self.words: Words = aligned_words(1)
+        self.address = int(self.words.ctypes.data)
+
+    def set(self) -> None:
+        """Make the run end before its next piece of work."""
+        self.words[0] = 1
+
+
+class _Context:
+    """The shared words of one run at a time."""
+
+    __slots__ = ("address", "base_buffer", "buffer", "head", "pack_bases", "words")
+
+    def __init__(self, program: int, base_count: int, cores: int) -> None:
+        bases_at = int(ContextWord.SLOTS) + cores
+        self.words = aligned_words(bases_at + base_count)
+        self.address = int(self.words.ctypes.data)
+        self.words[ContextWord.PROGRAM] = program
+        self.words[ContextWord.BASES] = self.address + bases_at * WORD
+        self.buffer = self.words.data.cast("B")
+        self.base_buffer = self.buffer[bases_at * WORD :]
+        self.pack_bases = Struct(f"={base_count}q").pack_into
+
+
+_GANG_STAMPS_CANCEL: Final = Struct("=3q").pack_into
+_AT: Final = int(ContextWord.GANG) * WORD
+_SLOTS_AT: Final = int(ContextWord.SLOTS) * WORD
+_SLOT_PACKS: Final = [Struct(f"={count}q").pack_into for count in range(9)]
+
+
+class NativeProgram:
+    """Steps as native code reads them. Thread-safe: every run has a context of its own."""
+
+    def __init__(
+        self,
+        steps: Sequence[ResolvedStep],
+        groups: Sequence[Group] | None = None,
+        scratch_bytes: int = 0,
+        *,
+        pool: Pool | None = None,
+    ) -> None:
+        """Pack the steps; `groups` cover them in order, by default as one that shares tasks.
+
+        Raises:
+            ValueError: Groups leave steps out, or a step has more operands than the loop takes.
+        """
+        self._groups = [Group(0, len(steps))] if groups is None else list(groups)
+        _check(steps, self._groups)
+        self._steps = len(steps)
+        self._scratch_bytes = scratch_bytes
+        self._local_bytes = max((g.local_bytes for g in self._groups), default=0)
+        self._base_count = 1 + max((o[0] for s in steps for o in s.operands), default=0)
+        self._width = max((_width(steps, g) for g in self._groups), default=1)
+        self._table = _pack(steps, self._groups)
+        self._pool = pool or shared_pool()
+        self._entry = native_entry()
+        self._idle: list[_Context] = []
+
+    def run(
+        self,
+        bases: Sequence[int] | Words,
+        threads: int,
+        stamps: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> int:
+        """Run all steps; return 0, or 1 when the run was cancelled.
+
+        Args:
+            bases: The addresses that operands count from, by number; entry 0 is not looked at.
+            threads: Cores to use at the most; the pool may give fewer, at least one.
+            stamps: (steps, 2 or 3) for the profile, in ns of `time.monotonic_ns`: when a step's
+                first task began, when its last one ended, time spent on it by all threads together.
+            cancel: Set by another thread, it ends the run early.
+        """
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = _Context(int(self._table.ctypes.data), self._base_count, self._pool.cores)
+        if len(bases) < self._base_count or threads < 1:
+            raise ValueError(
+                f"expected {self._base_count} bases and at least one thread, "
+                f"got {len(bases)} bases and {threads} threads"
+            )
+        context.pack_bases(context.base_buffer, 0, *bases[: self._base_count])
+        if stamps is not None:
+            return self._run_stamped(context, threads, stamps, cancel)
+        return self._run(context, threads, 0, cancel)
+
+    def _run(self, context: _Context, threads: int, stamps: int, cancel: CancelFlag | None) -> int:
+        pool = self._pool
+        slots = pool.acquire(
+            threads if threads < self._width else self._width,
+            self._scratch_bytes,
+            self._local_bytes,
+            None if cancel is None else cancel.words,
+        )
+        if not slots:
+            return int(Status.CANCELLED)
+        try:
+            flag = 0 if cancel is None else cancel.address
+            _GANG_STAMPS_CANCEL(context.buffer, _AT, len(slots), stamps, flag)
+            for place, slot in enumerate(slots):
+                context.words[_FIRST_SLOT + place] = slot.address
+            status = self._entry(context.address, WALK)
+        finally:
+            pool.release(slots)
+        self._idle.append(context)
+        return status
+
+    def _run_stamped(
+        self,
+        context: _Context,
+        threads: int,
+        stamps: np.ndarray[Any, np.dtype[np.int64]],
+        cancel: CancelFlag | None,
+    ) -> int:
+        table = np.zeros((self._steps, STAMPS), np.int64)
+        table[:, 0] = _NEVER
+        status = self._run(context, threads, int(table.ctypes.data), cancel)
+        never = table[:, 0] == _NEVER  # steps without tasks: as if they took no time at the start
+        table[never, :2] = table[:, 0].min(initial=_NEVER) if not never.all() else 0
+        stamps[...] = table[:, : stamps.shape[1]]
+        return status
+
+
+_FIRST_SLOT: Final = int(ContextWord.SLOTS)
+
+
+def _check(steps: Sequence[ResolvedStep], groups: Sequence[Group]) -> None:
+    at = 0
+    for group in groups:
+        if group.first != at or group.count < 0 or group.items < 0:
+            raise ValueError(f"groups must cover the steps in order; expected step {at}: {group}")
+        at += group.count
+    if at != len(steps):
+        raise ValueError(f"groups cover {at} of {len(steps)} steps")
+    for number, step in enumerate(steps):
+        if len(step.operands) > MAX_OPERANDS or step.tasks < 0 or step.chunk < 0:
+            raise ValueError(
+                f"step {number}: expected at most {MAX_OPERANDS} operands and no negative counts, "
+                f"got {len(step.operands)} operands, {step.tasks} tasks, chunk {step.chunk}"
+            )
+
+
+def _width(steps: Sequence[ResolvedStep], group: Group) -> int:
+    """Return how many threads can have something to do at once."""
+    mine = steps[group.first : group.first + group.count]
+    # Steps without a barrier between them may run side by side.
+    tasks = sum(s.tasks for s in mine) if any(not s.barrier for s in mine) else 0
+    return max(1, group.items, tasks, max((s.tasks for s in mine), default=1))
+
+
+def _pack(steps: Sequence[ResolvedStep], groups: Sequence[Group]) -> Words:
+    """Return header, groups, steps, operands and numbers in one array."""
+    groups_at = int(Header.WORDS)
+    steps_at = groups_at + len(groups) * int(GroupWord.WORDS)
+    at = steps_at + len(steps) * int(StepWord.WORDS)
+    total = at + sum(3 * len(s.operands) + len(s.numbers) for s in steps)
+    words = aligned_words(total + 1)  # one more: a last step without numbers points there
+    base = int(words.ctypes.data)
+    words[Header.GROUPS] = len(groups)
+    words[Header.GROUP_TABLE] = base + groups_at * WORD
+    words[Header.STEP_TABLE] = base + steps_at * WORD
+    for number, group in enumerate(groups):
+        row = groups_at + number * int(GroupWord.WORDS)
+        words[row : row + 3] = group.first, group.first + group.count, group.items
+    flat: list[int] = []
+    table: list[int] = []
+    for step in steps:
+        operands = base + (at + len(flat)) * WORD
+        flat += [word for operand in step.operands for word in operand]
+        numbers = base + (at + len(flat)) * WORD
+        flat += step.numbers
+        table += [step.address, step.tasks, step.chunk, int(step.barrier)]
+        table += [operands, len(step.operands), numbers, 0]
+    words[steps_at : steps_at + len(table)] = table
+    words[at : at + len(flat)] = flat
+    return words
