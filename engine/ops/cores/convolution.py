@@ -14,6 +14,8 @@ from engine.ops.cores.windows import Array, Window, pad_spatial, tap_slices, win
 
 # Elements per block of channels: input, product and sum stay in a core's second-level cache.
 DEPTHWISE_BLOCK = 32 * 1024
+# Elements per filter up to which they are multiplied one by one.
+DEPTHWISE_TAPS = 1024
 # A flattened image computes padding columns too; beyond this share a copy per window is cheaper.
 FLATTEN_WASTE = 1.35
 # Elements of the unfolded image held at once.
@@ -29,7 +31,7 @@ def convolve(xp: Any, x: Array, w: Array, window: Window, group: int = 1) -> Arr
     if window.is_pointwise and not any(window.begins) and not any(window.ends):
         return _pointwise(xp, x, w, window, outputs, group)
     padded = pad_spatial(xp, x, window.begins, window.ends)
-    if w.shape[1] == 1 and group > 1:
+    if w.shape[1] == 1 and group > 1 and math.prod(window.kernel) <= DEPTHWISE_TAPS:
         return _depthwise(xp, padded, w, window, outputs)
     out = xp.empty(shape, dtype=x.dtype)
     unfold = _flattened if _flattens(padded, window, outputs) else _unfolded
@@ -159,18 +161,36 @@ def convolve_transposed(
 
     `window` gives strides, dilations and what is cropped at either end of the full result.
     """
-    batch, channels = x.shape[:2]
-    sizes = x.shape[2:]
-    per_group = w.shape[1]
-    full = window.transposed_sizes(sizes, outputs)
-    canvas = xp.zeros((batch, group * per_group, *full), dtype=x.dtype)
+    full = window.transposed_sizes(x.shape[2:], outputs)
+    canvas = xp.zeros((x.shape[0], group * w.shape[1], *full), dtype=x.dtype)
     if math.prod(x.shape) and math.prod(w.shape):
-        images = x.reshape(batch, group, channels // group, -1)
-        taps = w.reshape(group, channels // group, per_group, -1)  # (g, C/g, M/g, K)
-        for index, tap in enumerate(itertools.product(*(range(k) for k in window.kernel))):
-            offsets = [t * d for t, d in zip(tap, window.dilations, strict=True)]
-            product = xp.matmul(taps[..., index].swapaxes(1, 2), images)  # (N, g, M/g, P)
-            target = canvas[(..., *tap_slices(offsets, window.strides, sizes))]
-            target += product.reshape(target.shape)
+        few_positions = math.prod(x.shape[2:]) < math.prod(window.kernel)
+        (_spread_positions if few_positions else _spread_taps)(xp, x, w, window, group, canvas)
     crop = tuple(slice(b, b + o) for b, o in zip(window.begins, outputs, strict=True))
     return xp.ascontiguousarray(canvas[(..., *crop)])
+
+
+def _spread_taps(xp: Any, x: Array, w: Array, window: Window, group: int, canvas: Array) -> None:
+    """Add every element of the filter, times the whole image, to the canvas."""
+    sizes, per_group = x.shape[2:], w.shape[0] // group
+    images = x.reshape(x.shape[0], group, per_group, -1)  # (N, g, C/g, P)
+    taps = w.reshape(group, per_group, w.shape[1], -1)  # (g, C/g, M/g, K)
+    for index, tap in enumerate(itertools.product(*(range(k) for k in window.kernel))):
+        offsets = [t * d for t, d in zip(tap, window.dilations, strict=True)]
+        product = xp.matmul(taps[..., index].swapaxes(1, 2), images)  # (N, g, M/g, P)
+        target = canvas[(..., *tap_slices(offsets, window.strides, sizes))]
+        target += product.reshape(target.shape)
+
+
+def _spread_positions(
+    xp: Any, x: Array, w: Array, window: Window, group: int, canvas: Array
+) -> None:
+    """Add the whole filter, times every position of the image, to the canvas."""
+    per_group = w.shape[0] // group
+    images = x.reshape(x.shape[0], group, per_group, -1)  # (N, g, C/g, P)
+    filters = w.reshape(group, per_group, -1).swapaxes(1, 2)  # (g, M/g * K, C/g)
+    for index, place in enumerate(itertools.product(*(range(s) for s in x.shape[2:]))):
+        offsets = [p * s for p, s in zip(place, window.strides, strict=True)]
+        product = xp.matmul(filters, images[..., index, None])  # (N, g, M/g * K, 1)
+        target = canvas[(..., *tap_slices(offsets, window.dilations, window.kernel))]
+        target += product.reshape(target.shape)

@@ -1,4 +1,4 @@
-"""Pools whose windows hold very many elements: the same values, in time that does not explode."""
+"""Windows of very many elements: the same values, in time that does not explode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.interpreter import GraphPlan
 from engine.limits import Limits
 from engine.ops.cores.pool import FEW_TAPS
-from tests.engine.ops.single_node import NodeCase, floats
+from tests.engine.ops.single_node import NodeCase, check_node, floats
 
 POOLS = ("MaxPool", "AveragePool")
 
@@ -86,3 +86,31 @@ def test_a_window_of_millions_takes_no_longer_than_its_input(op: str, stride: in
     result = plan.run(case.feeds())["y0"]
     assert time.process_time() - began < 5.0
     np.testing.assert_allclose(result, 1.0, rtol=1e-5)
+
+
+FILTERS = [
+    # operator, input, filter, attributes
+    ("Conv", (2, 3, 1300), (6, 1, 1100), {"group": 3}),
+    ("Conv", (2, 2, 60, 60), (2, 1, 40, 40), {"group": 2, "strides": [2, 3], "pads": [3, 0, 1, 2]}),
+    ("ConvTranspose", (2, 4, 3), (4, 5, 7), {"strides": [2], "dilations": [3]}),
+    ("ConvTranspose", (2, 4, 2, 2), (4, 3, 3, 4), {"group": 2, "strides": [3, 1], "pads": [1] * 4}),
+    ("ConvTranspose", (1, 2, 1, 1), (2, 3, 4, 4), {"output_padding": [1, 0], "strides": [2, 2]}),
+]
+
+
+@pytest.mark.parametrize(("op", "x", "w", "attributes"), FILTERS)
+def test_filters_larger_than_what_they_meet(op, x, w, attributes):  # type: ignore[no-untyped-def]
+    check_node(op, floats(*x), floats(*w, seed=1), rtol=1e-4, atol=1e-3, **attributes)
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_filter_of_millions_is_not_walked(op: str) -> None:
+    size = 1 << 21
+    given = (1, 2, size) if op == "Conv" else (1, 2, 1)
+    inputs = [np.ones(given, np.float32), np.ones((2, 1, size), np.float32)]
+    case = NodeCase(op, inputs, {"group": 2})
+    plan = GraphPlan(case.graph())
+    began = time.process_time()
+    result = plan.run(case.feeds())["y0"]
+    assert time.process_time() - began < 5.0
+    np.testing.assert_allclose(result, size if op == "Conv" else 1.0)
