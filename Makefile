@@ -19,7 +19,7 @@ CUDA_PYTHON := $(if $(wildcard wheels),.venv-cuda/bin/python,$(BIN)/python)
 NO_GPU := not cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo bench conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
+.PHONY: help serve demo bench bench-engine conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +61,12 @@ bench: $(VENV)/.dev  ## measure beside other servers (installs them); results in
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.server.compare
 	$(BIN)/python -m benchmarks.swap.run
+
+# ARGS choose rows, e.g. ARGS="--figure 1 --network resnet50"; MILLRACE_TORCH_PYTHON spares the
+# environment that exports the networks.
+bench-engine: $(VENV)/.dev $(if $(MILLRACE_TORCH_PYTHON),,$(FULL)/.full)  ## time the CPU compiler beside ONNX Runtime; results in benchmarks/results/
+	MILLRACE_TORCH_PYTHON=$(or $(MILLRACE_TORCH_PYTHON),$(abspath $(FULL)/bin/python)) \
+		$(BIN)/python -m benchmarks.engine $(ARGS)
 
 # --- checking it
 

@@ -7,19 +7,22 @@ from random inputs like those that are measured.
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnxruntime.quantization import (
+from onnxruntime.quantization import (  # type: ignore[import-untyped]
     CalibrationDataReader,
     QuantFormat,
     QuantType,
     quantize_static,
 )
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization.shape_inference import (  # type: ignore[import-untyped]
+    quant_pre_process,
+)
 
-from benchmarks.engine.networks.table import ALL, Feeds, Network
+from benchmarks.engine.networks.table import ALL, NETWORKS, Feeds, Network
 
 SAMPLES = 6
 BATCH = 2
@@ -63,3 +66,10 @@ def quantize(network: Network, source: Path, target: Path) -> None:
             weight_type=QuantType.QInt8,
         )
     part.rename(target)
+
+
+if __name__ == "__main__":
+    _folder, *_names = sys.argv[1:]
+    for _name in _names:
+        _file = Path(_folder) / f"{_name}.onnx"
+        quantize(NETWORKS[_name], _file, _file.with_name(f"{_name}_int8.onnx"))

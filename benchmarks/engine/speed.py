@@ -1,0 +1,113 @@
+"""Figures 1, 2, 3 and 6: time of ONNX Runtime over ours, with the outputs compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.engine import ort_side, our_side
+from benchmarks.engine.agreement import compare
+from benchmarks.engine.intervals import median_ratio
+from benchmarks.engine.load_of_machine import OtherLoad
+from benchmarks.engine.networks.table import NETWORKS
+from benchmarks.engine.rows import Key
+from benchmarks.engine.settings import Settings
+from benchmarks.engine.steps import within_one_step
+from benchmarks.engine.timing import PAUSE_S, REST_S, Contender, Times, alternate, fastest
+
+Array = NDArray[np.generic]
+SEED = 7
+OURS, SAME, FP32 = "ours", "ort", "ort fp32"  # groups: ONNX Runtime on our file, and on fp32's
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything loaded that rows of one network, thread count and precision share."""
+
+    ours: our_side.Run
+    theirs: Mapping[tuple[str, bool], our_side.Run]  # by group and spinning
+
+
+@lru_cache(maxsize=1)
+def opened(network: str, threads: int, precision: str, settings: Settings) -> Opened:
+    """Load our model and the sessions that it is compared with."""
+    path = settings.path(network, precision)
+    # The int8 file says by itself what is computed on integers.
+    ours = our_side.opened(
+        path, threads, "bf16" if precision == "bf16" else "fp32", settings.device
+    )
+    files = {SAME: path}
+    if precision == "int8":
+        files[FP32] = settings.path(network)
+    theirs = {
+        (group, spinning): ort_side.opened(file, threads, spinning=spinning)
+        for group, file in files.items()
+        for spinning in ort_side.spinnings(threads)
+    }
+    return Opened(ours.run, theirs)
+
+
+def measure(key: Key, settings: Settings) -> dict[str, Any]:
+    """Return a row's values: outputs are compared first, then all sides are timed in turn."""
+    network = NETWORKS[key.network]
+    feeds = network.feeds(key.batch, key.length, SEED)
+    both = opened(key.network, key.threads, key.precision, settings)
+    values = _agreement(key, settings, both, feeds)
+    contenders = [Contender(OURS, lambda: both.ours(feeds), OURS)]
+    contenders += [
+        Contender(f"{group}, spinning {'on' if on else 'off'}", lambda run=run: run(feeds), group)  # type: ignore[misc]
+        for (group, on), run in both.theirs.items()
+    ]
+    groups = {c.label: c.group for c in contenders}
+    with OtherLoad() as load:
+        times = alternate(contenders, settings.pairs, PAUSE_S if key.threads > 1 else REST_S)
+    values |= _ratios(times, groups)
+    return values | {"pairs": settings.pairs, "waited": times.waited, "other_cpu": load.share}
+
+
+def _ratios(times: Times, groups: Mapping[str, str]) -> dict[str, Any]:
+    best = fastest(times, groups, SAME)
+    ratio, low, high = median_ratio(times.seconds[best], times.seconds[OURS])
+    values: dict[str, Any] = {
+        "ours_ms": median(times.seconds[OURS]) * 1e3,
+        "ort_ms": median(times.seconds[best]) * 1e3,
+        "ort": best,
+        "ratio": ratio,
+        "low": low,
+        "high": high,
+    }
+    if FP32 in groups.values():
+        plain = fastest(times, groups, FP32)
+        values["ort_fp32_ms"] = median(times.seconds[plain]) * 1e3
+        values["ratio_fp32"] = median_ratio(times.seconds[plain], times.seconds[OURS])[0]
+    return values
+
+
+def _agreement(
+    key: Key, settings: Settings, both: Opened, feeds: Mapping[str, Array]
+) -> dict[str, Any]:
+    got = both.ours(feeds)
+    if key.precision == "int8":
+        # ONNX Runtime rounds at other places than the graph says: the reference does not.
+        path = settings.path(key.network, key.precision)
+        with our_side.opened(path, 1, "fp32", "reference") as model:
+            expected = model.run(feeds)
+        return {"within_step": within_one_step(path, got, expected)}
+    expected = both.theirs[SAME, True](feeds)
+    found = compare(got, expected)
+    return {"error": found.error, "cosine": found.cosine, "unequal": found.unequal}
+
+
+def bounds(key: Key) -> dict[str, tuple[str, float]]:
+    """Return what a row promises; the figures' geometric means are the report's matter."""
+    if key.precision == "bf16":
+        return {"cosine": (">=", 0.999)}
+    if key.precision == "int8":
+        return {"within_step": (">=", 0.999)}
+    return {"ratio": (">=", 1.0), "error": ("<=", 1e-4), "unequal": ("<=", 0.01)}
