@@ -18,7 +18,7 @@ from engine.lowering.batch_axes import BatchAxes, BatchVerdict
 
 KIND = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION = 3
+COMPILER_VERSION = 4
 
 
 @dataclass(frozen=True)

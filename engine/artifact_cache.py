@@ -56,12 +56,12 @@ class ArtifactCache:
             return None
         try:
             artifact = map_artifact(path)
-            os.utime(path)  # used just now
         except InvalidModel:
             path.unlink(missing_ok=True)
             return None
-        except FileNotFoundError:  # another process made room; ours is mapped already
-            return artifact
+        # Used just now. Where another process made room, or owns the file, ours is mapped already.
+        with suppress(OSError):
+            os.utime(path)
         return artifact
 
     @contextmanager

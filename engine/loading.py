@@ -80,7 +80,8 @@ def _artifact(
     if cache_dir is None:
         return _isolated(source, request) if isolate else compile_model(source, request)
     cache = ArtifactCache(Path(cache_dir))
-    key = cache_key(source, write_request(request), request.limits)
+    limits = request.limits
+    key = cache_key(source, write_request(request), limits)
     found = cache.find(key)
     if found is not None:
         return found
@@ -90,7 +91,8 @@ def _artifact(
         else:
             write_artifact(compile_model(source, request), path)
         artifact = map_artifact(path)
-        if not artifact.external:  # the key does not cover other files than the model's own
+        # The key covers no other files than the model's own, and that one as it was before.
+        if not artifact.external and cache_key(source, write_request(request), limits) == key:
             cache.keep(path, key)
     return artifact
 

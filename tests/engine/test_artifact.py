@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import engine
-from engine import artifact_cache
+from engine import artifact_cache, loading
 from engine.artifact import Artifact, map_artifact, write_artifact
 from engine.artifact_cache import ArtifactCache, cache_key
 from engine.compiler import CompileRequest, compile_model
@@ -243,6 +244,26 @@ def test_models_with_external_data_are_not_kept(tmp_path: Path) -> None:
         with engine.load(tmp_path / "m.onnx", cache_dir=tmp_path / "cache") as net:
             assert net.run({"x": np.zeros(4, np.float32)})["y"].tolist() == [number] * 4
     assert entries(tmp_path / "cache") == []
+
+
+def test_a_file_that_changes_while_it_compiles_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its artifact may be of either form; under the key of one it would pass for that one."""
+    source, cache = tmp_path / "m.onnx", tmp_path / "cache"
+    source.write_bytes(mlp())
+    compile_now = loading.compile_model
+
+    def slowly(*given: Any, **options: Any) -> Artifact:
+        source.write_bytes(mlp() + b"\x12\x01m")  # another producer's name
+        return compile_now(*given, **options)
+
+    monkeypatch.setattr(loading, "compile_model", slowly)
+    engine.load(source, cache_dir=cache).close()
+    assert entries(cache) == []
+    monkeypatch.undo()
+    engine.load(source, cache_dir=cache).close()
+    assert len(entries(cache)) == 1
 
 
 def test_the_cache_is_bounded_and_the_longest_unused_goes(tmp_path: Path) -> None:
