@@ -1,5 +1,5 @@
 """Imports every file of rules and converters, so that they register themselves."""
 
-from engine.cpu.lower import convert, joining, shape
+from engine.cpu.lower import convert, joining, pooling, shape
 
-__all__ = ["convert", "joining", "shape"]
+__all__ = ["convert", "joining", "pooling", "shape"]
