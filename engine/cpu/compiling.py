@@ -194,6 +194,15 @@ def _fixed(graph: Graph) -> Mapping[str, np.ndarray]:
     return {**graph.initializers, **graph.constants}
 
 
+def native_coverage(
+    graph: Graph, target: Target, registry: Registry, limits: Limits
+) -> tuple[Coverage, ...]:
+    """Return what would become of every node; nothing is packed or emitted."""
+    compiler = GraphCompiler(target, registry, limits)
+    compiler.rewrite(graph)
+    return tuple(compiler.coverage)
+
+
 def build_regions(
     lowered: Sequence[Lowered],
     store: CodeStore,

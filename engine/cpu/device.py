@@ -1,17 +1,13 @@
-"""The device called "cpu". Today it hands every node to the portable kernels; native code comes
-here.
-
-It holds a portable plan rather than inheriting from one: with native segments, the portable plan
-becomes what runs between them.
-"""
+"""The device called "cpu": native code for this machine's processor."""
 
 from __future__ import annotations
 
-import numpy as np
-
+from engine.cpu.compiling import Coverage, native_coverage
+from engine.cpu.plan import CpuPlan
+from engine.cpu.runtime.cores import allowed_cores
+from engine.cpu.target import host_target
 from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
-from engine.interpreter import GraphPlan
 from engine.ir.graph import Graph
 from engine.ops.registry import registry_of
 
@@ -22,11 +18,21 @@ class CpuDevice:
     name = "cpu"
 
     def compile(self, graph: Graph, options: CompileOptions) -> Plan:
-        """Return a plan for this machine; for now every node runs from its portable definition."""
+        """Return a plan of native code; what has none runs from its portable definition."""
         if options.precision not in ("fp32", "auto"):
             raise DeviceUnavailable(
                 f"device {self.name!r} has no kernels for precision {options.precision!r} yet; "
                 "expected 'fp32' or 'auto'"
             )
+        return CpuPlan(
+            graph,
+            target=host_target(),
+            registry=registry_of(options.operators),
+            limits=options.limits,
+            threads=options.threads or allowed_cores(),
+        )
+
+    def coverage(self, graph: Graph, options: CompileOptions) -> tuple[Coverage, ...]:
+        """Return for every node, bodies included, whether it would be native code, or why not."""
         registry = registry_of(options.operators)
-        return GraphPlan(graph, xp=np, registry=registry, limits=options.limits)
+        return native_coverage(graph, host_target(), registry, options.limits)

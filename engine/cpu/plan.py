@@ -166,7 +166,7 @@ class _Controlled(RunControl):
         super().__init__(observer)
 
     @property
-    def cancelled(self) -> bool:  # type: ignore[override]  # follows the caller's
+    def cancelled(self) -> bool:
         return self._outer.cancelled
 
     @cancelled.setter

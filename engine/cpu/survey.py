@@ -18,7 +18,7 @@ from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.target import Target
 from engine.ir.graph import Graph, Node
-from engine.ir.types import TensorType, symbols_of
+from engine.ir.types import Dim, TensorType, symbols_of
 from engine.ops.registry import Registry
 
 
@@ -55,17 +55,20 @@ def survey(
     """Try every node; `excluded` ones are portable for the reason given."""
     reads: dict[int, tuple[str, ...]] = {}
     reasons: dict[int, str] = dict(excluded or {})
-    known = _bindable(graph)
+    witnesses: dict[str, str] = {}
+    for value in graph.inputs:
+        _add_witnesses(witnesses, graph, value.name)
     for node in graph.nodes:
-        if id(node) in reasons:
-            continue
-        try:
-            reads[id(node)] = _lower_alone(graph, node, target, registry, symbolic, precision)
-            _check_symbols(graph, node, known)
-        except NoKernel as reason:
-            reads.pop(id(node), None)
-            reasons[id(node)] = str(reason)
-            known |= _own_symbols(graph, node)
+        if id(node) not in reasons:
+            try:
+                reads[id(node)] = _lower_alone(
+                    graph, node, target, registry, symbolic, precision, witnesses
+                )
+            except NoKernel as reason:
+                reasons[id(node)] = str(reason)
+        if id(node) in reasons:  # its results tell sizes that nothing else does
+            for name in filter(None, node.outputs):
+                _add_witnesses(witnesses, graph, name)
     return Survey(reads, reasons)
 
 
@@ -95,7 +98,9 @@ def _lower_alone(
     registry: Registry,
     symbolic: Mapping[str, np.ndarray],
     precision: str,
+    witnesses: Mapping[str, str],
 ) -> tuple[str, ...]:
+    """Return the computed names that native code of a node reads, or only looks at the shape of."""
     if any(True for _ in node.bodies):
         raise NoKernel("it has a body")
     given = [n for n in dict.fromkeys(node.inputs) if n and graph.constant(n) is None]
@@ -114,37 +119,33 @@ def _lower_alone(
     for name in filter(None, node.outputs):
         if trial.dtype(name) not in MEMORY:
             raise NoKernel(f"{name!r} holds {trial.dtype(name)}, which has no native code")
-    return tuple(n for n in given if n in trial.touched)
+    reads = [n for n in given if n in trial.touched]
+    needed = _needed_symbols(trial, node)
+    for name in reads:
+        needed -= _bare_symbols(graph.types.get(name))
+    unknown = needed - witnesses.keys()
+    if unknown:
+        raise NoKernel(f"sizes depend on values: {', '.join(sorted(unknown))}")
+    return (*reads, *dict.fromkeys(witnesses[symbol] for symbol in sorted(needed)))
 
 
-def _bindable(graph: Graph) -> set[str]:
-    """Return the symbols that the inputs of the graph will tell."""
-    found: set[str] = set()
-    for value in graph.inputs:
-        found |= _bare_symbols(value.type)
-    return found
+def _needed_symbols(trial: Lowering, node: Node) -> set[str]:
+    """Return the symbols that native code of a node must have numbers for before it runs."""
+    dims: list[Dim] = [d for name in node.outputs if name for d in trial.shape(name)]
+    for step in trial.program.steps:
+        dims += [step.tasks, *step.numbers]
+        dims += [b.root[0].size_bytes for b in (*step.writes, *step.reads)]
+    return {symbol for dim in dims for symbol in symbols_of(dim)}
 
 
-def _own_symbols(graph: Graph, node: Node) -> set[str]:
-    """Return the symbols that a portable node's results will tell."""
-    found: set[str] = set()
-    for name in filter(None, node.outputs):
-        found |= _bare_symbols(graph.types.get(name))
-    return found
+def _add_witnesses(witnesses: dict[str, str], graph: Graph, name: str) -> None:
+    """Note the symbols that the shape of a value tells."""
+    kind = graph.types.get(name)
+    if isinstance(kind, TensorType) and kind.dtype in MEMORY:
+        for symbol in _bare_symbols(kind):
+            witnesses.setdefault(symbol, name)
 
 
 def _bare_symbols(kind: object) -> set[str]:
     shape = kind.shape if isinstance(kind, TensorType) else None
     return {str(d) for d in shape or () if not isinstance(d, int) and d.is_symbol}
-
-
-def _check_symbols(graph: Graph, node: Node, known: set[str]) -> None:
-    """Native code allocates its results before it runs: their sizes must follow from what is known
-    then.
-    """
-    for name in filter(None, node.outputs):
-        kind = graph.types.get(name)
-        shape = kind.shape if isinstance(kind, TensorType) else None
-        unknown = {s for d in shape or () for s in symbols_of(d)} - known
-        if shape is None or unknown:
-            raise NoKernel(f"the shape of {name!r} depends on values: {', '.join(sorted(unknown))}")

@@ -14,14 +14,14 @@ from tests.networks.cases import Answer, Arrays, Case, read_cases
 from tests.networks.table import Network
 
 
-def load(path: Path, level: int) -> engine.Model:
-    """Load on the reference device: as the file says (0, every value kept) or optimised (2)."""
-    return engine.load(path, device="reference", outputs=engine.ALL if level == 0 else None)
+def load(path: Path, level: int, device: str = "reference") -> engine.Model:
+    """Load as the file says (0, every value kept) or optimised (2)."""
+    return engine.load(path, device=device, outputs=engine.ALL if level == 0 else None)
 
 
-def check_network(path: Path, network: Network, level: int) -> None:
+def check_network(path: Path, network: Network, level: int, device: str = "reference") -> None:
     """Hold a network to everything that is expected of it."""
-    with load(path, level) as model:
+    with load(path, level, device) as model:
         cases = read_cases(path.with_suffix(".npz"))
         for case in cases:
             results = model.run(case.feeds, model.kept if level == 0 else None)

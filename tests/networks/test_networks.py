@@ -18,10 +18,10 @@ def path(name: str) -> Path:
     return FOLDER / f"{name}.onnx"
 
 
-@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize(("device", "level"), [("reference", 0), ("reference", 2), ("cpu", 2)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_answers_as_onnx_runtime_does(name: str, level: int) -> None:
-    check_network(path(name), NETWORKS[name], level)
+def test_a_network_answers_as_onnx_runtime_does(name: str, device: str, level: int) -> None:
+    check_network(path(name), NETWORKS[name], level, device)
 
 
 def test_every_file_is_in_the_table() -> None:
