@@ -18,7 +18,14 @@ import numpy as np
 
 from engine.dtypes import SIGNED_INTEGERS, DType
 from engine.errors import EngineError, InvalidModel, UnsupportedOp
-from engine.inference import Scope, infer_context, infer_types, infer_values, type_of
+from engine.inference import (
+    MAX_SYMBOLIC,
+    Scope,
+    infer_context,
+    infer_types,
+    infer_values,
+    type_of,
+)
 from engine.ir.graph import Array, Graph, Node, Value
 from engine.ir.types import SymDim, TensorType
 from engine.ir.value_types import ValueType
@@ -27,7 +34,6 @@ from engine.ops.contexts import BodyFacts, ComputeContext, InferContext
 from engine.ops.registry import Operator, Registry
 from engine.renaming import rename_node
 
-SYMBOLIC_ELEMENTS = 1024  # integers beyond this are data, not shapes
 COUNTING = SIGNED_INTEGERS | {DType.BOOL}
 IMPORT_FOLD_BYTES = 8192
 FOLD_FLOPS = 1e9
@@ -275,7 +281,7 @@ def _follow_values(
         if (
             not name
             or value is None
-            or value.size > SYMBOLIC_ELEMENTS
+            or value.size > MAX_SYMBOLIC
             or kind.dtype not in COUNTING
             or not _fits(value, kind.dtype)
         ):

@@ -25,7 +25,6 @@ from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import Operator
 
 MAX_SYMBOLIC = 1024  # elements of an integer tensor that are worth knowing by value
-SYMBOLIC_TYPES = frozenset({DType.INT64, DType.INT32, DType.BOOL})
 
 
 @dataclass

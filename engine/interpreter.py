@@ -37,6 +37,7 @@ from engine.size_guard import SizeGuard, node_guard
 from engine.transfers import holds, on_host, to_device, to_host
 
 NEVER = RunControl()  # the control of a run that nobody holds
+REMEMBERED_FETCHES = 256  # lists of fetches known by heart; callers may send any number of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,6 +247,8 @@ class GraphPlan:
     def _schedule(self, fetches: tuple[str, ...]) -> Schedule:
         found = self._schedules.get(fetches)
         if found is None:
+            if len(self._schedules) >= REMEMBERED_FETCHES:
+                self._schedules.clear()
             # Two threads may both build it; they build the same.
             found = self._schedules[fetches] = self._build_schedule(fetches)
         return found

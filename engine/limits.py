@@ -13,7 +13,6 @@ from pathlib import Path
 
 from engine.errors import ResourceLimit
 
-KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 MAX_RANK = 64  # as many dims as an array has

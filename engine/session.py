@@ -160,9 +160,10 @@ class Model:
     @property
     def graph(self) -> Graph:
         """The optimised graph, for inspection."""
-        if self._graph is None:
+        graph = self._graph
+        if graph is None:
             raise ModelClosed(f"model {self.name!r} is closed")
-        return self._graph
+        return graph
 
     def _fetches(self, fetches: Sequence[str]) -> tuple[str, ...]:
         names = tuple(fetches)

@@ -1,8 +1,8 @@
-"""Refuses runs that would need too much memory, before anything is allocated.
+"""Refuses runs with a value that is too large, before anything is allocated.
 
-Sizes that follow from the shapes of the inputs are summed up once per combination of input shapes;
-sizes that only values tell are worked out by the operator's own type rule, right before its node
-runs.
+Sizes that follow from the shapes of the inputs are worked out once per combination of input shapes;
+sizes that only values tell by the operator's own type rule, right before its node runs. What is
+alive at once is counted by the walk itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Guard = Callable[[Sequence[Array | None]], None]
 
 
 class SizeGuard:
-    """Knows for which input shapes every single value of a graph, and all outputs together, fit."""
+    """Knows for which input shapes every single value of a graph fits."""
 
     def __init__(self, graph: Graph, limit_bytes: int, captured: Sequence[Value] = ()) -> None:
         """Of a body, values that it captures tell sizes as well as its inputs do."""

@@ -8,14 +8,16 @@ becomes array calls, LLVM code or CUDA code.
 Meaning:
   - Both sides of an operator have one type; a Python number takes the type of the other side.
   - Integers wrap. `/` on integers truncates toward zero, `remainder` takes the divisor's sign,
-  `fmod` the dividend's. - `minimum` and `maximum` give NaN when either side is NaN. Comparisons
-  with NaN are false, but `not_equal`. - `round_even` takes halves to the even neighbour. - `cast`
-  between integers wraps; from float to integer it truncates toward zero, unspecified outside of the
-    integer's range; to bool it asks "is not zero"; to a narrower float it rounds to nearest even,
-    and overflow is infinity (where the type has one) unless `saturate`, which gives the largest
-    finite value.
-  - Types narrower than float32 have no arithmetic: a definition sees float32, and the result rounds
-  at the end.
+    `fmod` the dividend's.
+  - `minimum` and `maximum` give NaN when either side is NaN. Comparisons with NaN are false, but
+    `not_equal`.
+  - `round_even` takes halves to the even neighbour.
+  - `cast` between integers wraps; from float to integer it truncates toward zero, unspecified
+    outside of the integer's range; to bool it asks "is not zero"; to a narrower float it rounds to
+    nearest even, and overflow is infinity (where the type has one) unless `saturate`, which gives
+    the largest finite value.
+  - Types narrower than float32 have no arithmetic: a definition sees float32, and the result
+    rounds at the end.
 """
 
 from __future__ import annotations

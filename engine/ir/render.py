@@ -2,8 +2,7 @@
 
 The function is written as source, compiled once and remembered by the expression's meaning; a call
 costs what its array operations cost. It works over any array namespace `xp` with numpy's functions
-(numpy, cupy), which is passed
-in: this module imports none.
+(numpy, cupy), which is passed in: this module imports none.
 
 Temporaries are reused in place where that is safe: a temporary of the result's type that nothing
 reads any more, when every array that went into the result also went into it, so that both have one
@@ -218,7 +217,7 @@ class _Writer:
 
     def _cast(self, node: Expr, inner: str) -> str:
         source = node.args[0].dtype
-        if node.dtype in (DType.BOOL,):
+        if node.dtype is DType.BOOL:
             self.names["not_equal"] = self.xp.not_equal
             return f"not_equal({inner}, 0)"
         kind = self._dtype(node.dtype)

@@ -2,10 +2,9 @@
 the engine.
 
 Rules: names are defined once and before they are read; fixed values are no inputs; every name has a
-    type, and fixed values have the one they are listed with; every output exists; attributes have
-    kinds that the IR knows; bodies keep the same rules and may also read what surrounds them. Given
-    the operators' knowledge, also: every operator exists, and no type contradicts the operator's
-    own rule.
+type, and fixed values have the one they are listed with; every output exists; attributes have kinds
+that the IR knows; bodies keep the same rules and may also read what surrounds them. Given the
+operators' knowledge, also: every operator exists, and no type contradicts the operator's own rule.
 """
 
 from __future__ import annotations

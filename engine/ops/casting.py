@@ -24,7 +24,6 @@ from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.rows import SIZES, RowContext, RowState
 from engine.ops.symbolic import evaluate_symbolic
 
-SATURATION = 19  # first opset with float8, and a say in what happens to what does not fit
 ROUND_MODES = ("up", "down", "nearest")
 POWER_BIAS, POWER_NAN = 127, 255  # codes of float8e8m0: that of 1, and that of NaN
 

@@ -28,7 +28,6 @@ from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import SHARED, RowContext, RowState
 
 VERSIONS = (1, 11, 13, 16, 19, 21, 23, 24, 25)
-TRUE = np.array(True)
 
 
 @operator("If", since=VERSIONS)

@@ -17,8 +17,6 @@ from engine.ops.registry import operator
 from engine.ops.row_rules import follow, reshaped
 from engine.ops.rows import SHARED, SIZES, RowContext, RowState
 
-AXES_AS_INPUT = 13  # Squeeze, Unsqueeze and Split took an attribute before
-
 
 def _int64(values: Sequence[object]) -> np.ndarray:
     return np.array(values, dtype=object)

@@ -23,7 +23,7 @@ from engine.errors import (
     RunFailed,
     UnsupportedOp,
 )
-from engine.interpreter import GraphPlan, run_graph
+from engine.interpreter import REMEMBERED_FETCHES, GraphPlan, run_graph
 from engine.ir.graph import Graph, Node, Value
 from engine.ir.types import Dim, TensorType, symbol
 from engine.limits import Limits
@@ -100,6 +100,13 @@ def test_only_what_is_fetched_is_computed() -> None:
     assert list(plan.run({"x": X}, ["a"])) == ["a"]
     with pytest.raises(RunFailed):
         plan.run({"x": X})
+
+
+def test_any_number_of_ways_to_fetch_takes_no_more_memory() -> None:
+    plan = GraphPlan(chain(1))
+    for count in range(1, 2 * REMEMBERED_FETCHES):
+        assert plan.run({"x": X}, ["v1"] * count).keys() == {"v1"}
+    assert len(plan._schedules) <= REMEMBERED_FETCHES
 
 
 def test_unknown_fetches_and_missing_feeds_are_named() -> None:
