@@ -1,5 +1,5 @@
 """Imports every file of rules and converters, so that they register themselves."""
 
-from engine.cpu.lower import convert, joining, pooling, shape
+from engine.cpu.lower import convert, indexing, joining, pooling, shape
 
-__all__ = ["convert", "joining", "pooling", "shape"]
+__all__ = ["convert", "indexing", "joining", "pooling", "shape"]
