@@ -60,6 +60,7 @@ demo: $(VENV)/.core  ## a digit, a photo, and a swap under load, in readable for
 bench: $(VENV)/.dev  ## measure beside other servers (installs them); results in benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.server.compare
+	$(BIN)/python -m benchmarks.server.photos
 	$(BIN)/python -m benchmarks.swap.run
 
 # ARGS choose rows, e.g. ARGS="--figure 1 --network resnet50"; MILLRACE_TORCH_PYTHON spares the

@@ -120,10 +120,10 @@ def post_once(port: int, body: Body) -> bytes:
 
 
 @contextmanager
-def peer(script: str, model: Path, body: Body, log: Path) -> Iterator[Running]:
+def peer(script: str, model: Path, body: Body, log: Path, **settings: str) -> Iterator[Running]:
     """Run a script of `peers/` until it answers; stop its whole process group at the end."""
     port = free_port()
-    environment = {**os.environ, "PORT": str(port), "MODEL": str(model)}
+    environment = {**os.environ, "PORT": str(port), "MODEL": str(model), **settings}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, str(PEERS / script)],
