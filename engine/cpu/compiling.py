@@ -102,13 +102,11 @@ class GraphCompiler:
         self, graph: Graph, items: Sequence[Node | Region], scope: Scope, where: str
     ) -> dict[int, str]:
         """Lower every region; return the nodes that cannot be, with reasons."""
+        refused: dict[int, str] = {}
         for item in items:
-            if not isinstance(item, Region):
-                continue
-            refused = self._lower_region(graph, item, scope, where)
-            if refused:
-                return refused
-        return {}
+            if isinstance(item, Region):
+                refused.update(self._lower_region(graph, item, scope, where))
+        return refused
 
     def _lower_region(
         self, graph: Graph, region: Region, scope: Scope, where: str
