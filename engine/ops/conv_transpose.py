@@ -88,6 +88,8 @@ class ConvTranspose:
         for name, (length, allowed) in lengths.items():
             if length not in allowed:
                 ctx.fail(f"{name} has {length} entries, which do not fit {rank} spatial axes")
+        if min((*attributes["pads"], *attributes["output_padding"]), default=0) < 0:
+            ctx.fail("pads and output_padding must not be negative")
         sizes = [k for k in kernel if k is not None]
         positive = (*sizes, *attributes["strides"], *attributes["dilations"], attributes["group"])
         if min(positive) < 1 or attributes["auto_pad"] not in AUTO_PADS:

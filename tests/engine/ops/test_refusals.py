@@ -37,6 +37,8 @@ REFUSED: list[tuple[str, int, Sequence[np.ndarray], Mapping[str, Any], str]] = [
     ("Concat", 13, [X, floats(2, 5, 4)], {"axis": 0}, r"\[3, 5\]"),
     ("ConvTranspose", 11, KERNEL, {"strides": [1, 1, 1]}, "strides has 3"),
     ("ConvTranspose", 11, KERNEL, {"pads": [1, 1, 1]}, "pads has 3"),
+    ("ConvTranspose", 11, KERNEL, {"pads": [-1, 0]}, "negative"),
+    ("ConvTranspose", 11, KERNEL, {"output_padding": [-1]}, "negative"),
     ("Slice", 13, [X, int64(0, 0, 0, 0), int64(1, 1, 1, 1)], {}, "4 starts for 3 axes"),
 ]
 
