@@ -7,7 +7,9 @@ as soon as it is there.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from benchmarks.engine.files import ensure_files
 from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.rows import Key, Row
 from benchmarks.engine.runner import Runner
-from benchmarks.engine.selection import Selection, selected
+from benchmarks.engine.selection import Selection, oldest_first, selected
 from benchmarks.engine.settings import MODELS, Settings
 from benchmarks.engine.store import Store
 
@@ -56,6 +58,14 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the ONNX files")
     parser.add_argument("--into", type=Path, default=RESULTS / "engine.json", help="results file")
     parser.add_argument("--missing", action="store_true", help="only rows without values so far")
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="begin no row later; rows that were not measured for longest come first",
+    )
     return parser.parse_args(arguments)
 
 
@@ -89,20 +99,27 @@ def main(arguments: list[str] | None = None) -> int:
     if options.missing:
         there = {row.key for row in store.rows if not row.failed}
         keys = [key for key in keys if key not in there]
+    if options.seconds < math.inf:
+        keys = oldest_first(keys, {row.key: row.when for row in store.rows})
     int8 = [key.network for key in keys if key.precision == "int8"]
     ensure_files(options.models, [key.network for key in keys], int8)
     settings = Settings(options.pairs, options.device, str(options.models))
-    rows = measure_all(keys, settings, store, str(facts["commit"]))
+    rows = measure_all(keys, settings, store, str(facts["commit"]), options.seconds)
     short = [row for row in rows if not row.reached]
     print(f"{len(rows) - len(short)} of {len(rows)} rows reached their figures")
     return 1 if short else 0
 
 
-def measure_all(keys: list[Key], settings: Settings, store: Store, commit: str) -> list[Row]:
-    """Measure rows, and keep and print each at once."""
-    rows = []
+def measure_all(
+    keys: list[Key], settings: Settings, store: Store, commit: str, seconds: float = math.inf
+) -> list[Row]:
+    """Measure rows until the time is over; keep and print each at once."""
+    rows: list[Row] = []
+    end_s = time.monotonic() + seconds
     with Runner(settings) as runner:
         for number, key in enumerate(keys, 1):
+            if time.monotonic() > end_s:
+                break
             when = datetime.now(UTC).isoformat(timespec="seconds")
             row = replace(runner.measure(key), commit=commit, when=when)
             store.add([row])

@@ -28,7 +28,8 @@ def fresh(side: str, path: Path, threads: int, cache: Path | None = None) -> dic
     command += [str(cache)] if cache else []
     done = subprocess.run(
         command,
-        env=clean_environment(),
+        # Machine code has a cache of its own, which other runs have filled.
+        env={**clean_environment(), **({"MILLRACE_CACHE_DIR": str(cache)} if cache else {})},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

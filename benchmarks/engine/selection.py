@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -55,3 +55,20 @@ def all_keys() -> Iterator[Key]:
 def selected(selection: Selection) -> list[Key]:
     """Return the rows that were asked for."""
     return [key for key in all_keys() if key in selection]
+
+
+def oldest_first(keys: Sequence[Key], measured: Mapping[Key, str]) -> list[Key]:
+    """Return the rows longest not measured first; those that share loaded models stay together.
+
+    Args:
+        keys: Rows.
+        measured: Times of measuring, in a form whose order is that of time.
+    """
+
+    def group(key: Key) -> tuple[str, int, str]:
+        return key.network, key.threads, key.precision
+
+    ages: dict[tuple[str, int, str], str] = {}
+    for key in keys:
+        ages[group(key)] = min(ages.get(group(key), "~"), measured.get(key, ""))
+    return sorted(keys, key=lambda key: ages[group(key)])

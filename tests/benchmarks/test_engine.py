@@ -26,7 +26,7 @@ from benchmarks.engine.peak import SUMS, make_peak
 from benchmarks.engine.report import figure_targets
 from benchmarks.engine.rows import Key, Row, holds, merged, row_from_dict
 from benchmarks.engine.runner import Runner
-from benchmarks.engine.selection import Selection, all_keys, selected
+from benchmarks.engine.selection import Selection, all_keys, oldest_first, selected
 from benchmarks.engine.settings import Settings
 from benchmarks.engine.steps import output_steps, within_one_step
 from benchmarks.engine.store import Store
@@ -294,6 +294,16 @@ def test_selection_narrows() -> None:
         Key(1, "bert_base", 16, 8, 2, "fp32"),
     ]
     assert not selected(Selection(networks=("mlp",), precisions=("int8",)))
+
+
+def test_rows_that_wait_longest_come_first_and_groups_stay_together() -> None:
+    keys = [Key(1, name, batch=batch) for name in ("mlp", "unet", "yolo") for batch in (1, 8)]
+    times = {key: "2026-01-0" + str(number) for number, key in enumerate(keys, 1)}
+    times[Key(1, "unet", batch=8)] = "2025-01-01"
+    del times[Key(1, "yolo", batch=1)]
+    assert [key.network for key in oldest_first(keys, times)] == (
+        ["yolo", "yolo", "unet", "unet", "mlp", "mlp"]
+    )
 
 
 @pytest.mark.parametrize("wrong", [["--network", "resnet"], ["--threads", "x"]])
