@@ -21,7 +21,9 @@ import llvmlite.binding as llvm
 
 from engine.cpu.code_files import CodeFiles, default_folder
 from engine.cpu.kernel import Kernel
-from engine.cpu.native import LoadedObject, compile_kernel
+from engine.cpu.native import LoadedObject
+from engine.cpu.parallel_compile import compile_many
+from engine.cpu.runtime.cores import allowed_cores
 from engine.cpu.target import Target
 
 FORMAT: Final = 1  # raise it when object files are made or named in another way
@@ -106,13 +108,18 @@ class CodeStore:
     def _compile(
         self, keys: Mapping[Kernel, str], target: Target, progress: Progress | None
     ) -> dict[Kernel, bytes]:
+        named = {symbol(key): kernel for kernel, key in keys.items()}
         codes: dict[Kernel, bytes] = {}
-        for kernel, key in keys.items():
-            codes[kernel] = compile_kernel(kernel, symbol(key), target)
+
+        def done(name: str, code: bytes) -> None:
+            kernel = named[name]
+            codes[kernel] = code
             if self._files is not None:
-                self._files.write(key, codes[kernel])
+                self._files.write(keys[kernel], code)
             if progress is not None:
                 progress(len(codes), len(keys))
+
+        compile_many(named, target, done, processes=allowed_cores())
         if self._files is not None:
             self._files.make_room()
         return codes

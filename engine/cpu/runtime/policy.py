@@ -19,10 +19,11 @@ def grant(wanted: Sequence[int], free: int) -> list[int]:
     Returns:
         Cores for the first runs of `wanted`, each at least 1; the others go on waiting.
     """
-    grants: list[int] = []
     served = min(len(wanted), free)
-    for place, cores in enumerate(wanted[:served]):
-        share = -(-free // (served - place))
-        grants.append(min(cores, share))
-        free -= grants[-1]
+    grants = [0] * served
+    # The most modest first: what they leave of their share goes to the others. Of equals the
+    # latest first, so that a core that is left over goes to who waits longest.
+    for left, place in enumerate(sorted(range(served), key=lambda i: (wanted[i], -i))):
+        grants[place] = min(wanted[place], free // (served - left))
+        free -= grants[place]
     return grants

@@ -12,7 +12,7 @@ import os
 import threading
 from bisect import insort
 from collections import deque
-from functools import cache
+from typing import ClassVar
 
 from engine.cpu.runtime.cores import allowed_cores
 from engine.cpu.runtime.entry import Entry, native_entry
@@ -87,9 +87,9 @@ class Pool:
             raise ValueError(f"a pool needs at least one core, got {self.cores}")
         self._spin_us = spin_us
         self._entry: Entry = native_entry()
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Begin without threads and runs: at first, and in the child of a fork."""
         self._lock = threading.Lock()
         self._slots = [Slot(number, self._spin_us) for number in range(self.cores)]
@@ -195,16 +195,38 @@ class Pool:
             worker.join(JOIN_S)
 
     @property
+    def waiting(self) -> int:
+        """How many runs wait for cores."""
+        return len(self._queue)
+
+    @property
     def size_bytes(self) -> int:
         """Memory for computing that was reserved so far."""
         return sum(slot.size_bytes for slot in self._slots)
 
 
-@cache
+class _Shared:
+    """The pool of this process, made when it is first asked for."""
+
+    lock: ClassVar[threading.Lock] = threading.Lock()
+    pool: ClassVar[Pool | None] = None
+
+
 def shared_pool() -> Pool:
     """Return the pool of this process."""
-    pool = Pool()
-    atexit.register(pool.close)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=pool._reset)
-    return pool
+    with _Shared.lock:
+        if _Shared.pool is None:
+            _Shared.pool = Pool()
+            atexit.register(_Shared.pool.close)
+        return _Shared.pool
+
+
+def _after_fork() -> None:
+    """Begin anew in a child: threads do not survive a fork, and locks may have been held."""
+    _Shared.lock = threading.Lock()
+    if _Shared.pool is not None:
+        _Shared.pool.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
