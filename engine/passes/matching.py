@@ -76,7 +76,7 @@ class View:
     def is_near(self, number: float | None, value: float, name: str) -> bool:
         """Whether a number that was rounded to the type of `name` stands for `value`."""
         kind = tensor_type(self.graph, name)
-        if number is None or kind is None:
+        if number is None or kind is None or not math.isfinite(number):
             return False
         digits = 1e-6
         if kind.dtype.is_narrow_float:

@@ -160,7 +160,7 @@ def test_activations(form, op: str, kind: int) -> None:  # type: ignore[no-untyp
 
 
 def test_activations_of_other_numbers_stay_what_they_are() -> None:
-    for third, half in ((1.0, 0.4), (0.9, 0.5)):
+    for third, half in ((1.0, 0.4), (0.9, 0.5), (np.inf, 0.5), (1.0, -np.inf)):
         net = Net(14)
         inner = net("Add", net("Erf", net("Div", "x", net.number(1.41))), net.number(third))
         net("Mul", net("Mul", "x", inner), net.number(half), out="y")

@@ -33,6 +33,7 @@ MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
 FEEDS = {"x": normal(3, 5, 8).astype(np.float64), "mask": MASK}
 NEAREST = 8  # values before a node among which another input is picked
 ROUNDING = 1e-7  # of the largest value anywhere
+LARGEST = 1e6
 Types = Mapping[str, ValueType]
 
 
@@ -81,7 +82,10 @@ def check(name: str, seed: int) -> bool:
     except EngineError:
         return False
     floats = [v[np.isfinite(v)] for v in want.values() if v.dtype.kind == "f"]
-    bound = ROUNDING * max(float(np.abs(v).max(initial=1.0)) for v in floats)
+    largest = max(float(np.abs(v).max(initial=1.0)) for v in floats)
+    if largest > LARGEST:  # it divides by almost nothing, and shows how that was rounded
+        return False
+    bound = ROUNDING * largest
     for value, got in run(compiled(data, 2), feeds).items():
         where = f"{value} of {name!r}, seed {seed}"
         assert got.dtype == want[value].dtype, where
