@@ -140,9 +140,8 @@ def _unbounded(graph: Graph, node: Node, attributes: Attributes) -> bool:
 
 
 def _resize(graph: Graph, node: Node, attributes: Attributes) -> bool:
-    # The one cuts a region out, the other shifts by half a pixel.
-    if attributes.get("coordinate_transformation_mode") in SHIFTING:
-        return False
+    if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return False  # it may cut a region out
     scales = fixed(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
     return scales is not None and scales.size > 0 and bool((scales == 1).all())
 
@@ -151,7 +150,6 @@ def _shape(graph: Graph, name: str) -> Shape | None:
     return graph.types[name].shape
 
 
-SHIFTING = ("tf_crop_and_resize", "tf_half_pixel_for_nn")
 RULES: dict[str, Callable[[Graph, Node, Attributes], bool]] = {
     "Identity": _always,
     "Dropout": _dropout,
