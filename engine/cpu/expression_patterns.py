@@ -1,0 +1,133 @@
+"""Shapes of float32 expressions that have a sequence of their own, as accurate and cheaper.
+
+A pattern looks at one node of an expression and returns what it computes from and how it is
+written, or None. Constants are compared with a tolerance: models hold them as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from engine.cpu import vmath
+from engine.cpu.builder import Builder, Value
+from engine.cpu.vmath.parts import number
+from engine.dtypes import DType
+from engine.ir.expr import Expr
+
+Write = Callable[[Builder, Expr, Sequence[Value]], Value]
+Found = tuple[tuple[Expr, ...], Write] | None
+TOLERANCE: Final = 1e-6
+
+
+def find_pattern(node: Expr) -> Found:
+    """Return the operands and the code of a node that has a sequence of its own, or None."""
+    if node.dtype is not DType.FLOAT32:
+        return None
+    for pattern in PATTERNS.get(node.op, ()):
+        found = pattern(node)
+        if found is not None:
+            return found
+    return None
+
+
+def _sigmoid(node: Expr) -> Found:
+    """1 / (1 + exp(-x))."""
+    x = _sigmoid_argument(node)
+    return None if x is None else ((x,), lambda f, _, values: vmath.sigmoid(f, values[0]))
+
+
+def _sigmoid_argument(node: Expr) -> Expr | None:
+    if node.op != "div" or not _is(node.args[0], 1.0):
+        return None
+    inner = _beside(node.args[1], "add", 1.0)
+    if inner is None or inner.op != "exp" or inner.args[0].op != "neg":
+        return None
+    return inner.args[0].args[0]
+
+
+def _gelu(node: Expr) -> Found:
+    """(x * 0.5) * (1 + erf(x / sqrt(2))), factors in either order."""
+    for half, rest in (node.args, node.args[::-1]):
+        x = _beside(half, "mul", 0.5)
+        inner = _beside(rest, "add", 1.0)
+        if x is None or inner is None:
+            continue
+        if inner.op == "erf" and _beside(inner.args[0], "mul", math.sqrt(0.5)) is x:
+            return (x,), lambda f, _, values: vmath.gelu(f, values[0])
+        if inner.op == "tanh":
+            return (x, inner.args[0]), _gelu_by_tanh
+    return None
+
+
+def _gelu_by_tanh(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+    """x / 2 * (1 + tanh(z)) is x * sigmoid(2 z)."""
+    x, z = values
+    return f.b.fmul(x, vmath.sigmoid(f, f.b.fadd(z, z)))
+
+
+def _scaled_shift(node: Expr) -> Found:
+    """x / c + d within bounds, the heart of HardSwish: one multiplication and addition.
+
+    Only under a bound, where a last digit decides nothing: `floor(x / 49)` needs the division.
+    """
+    bound, inner = node.args[1], node.args[0]
+    if bound.op != "const" or inner.op != "add" or inner.args[1].op != "const":
+        return None
+    quotient = inner.args[0]
+    if quotient.op != "div" or quotient.args[1].op != "const" or not quotient.args[1].payload:
+        return None
+    factor, summand = 1.0 / float(quotient.args[1].payload), float(inner.args[1].payload or 0.0)
+
+    def write(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+        x, limit = values
+        y = f.fma(x, number(f, x, factor), number(f, x, summand))
+        return (vmath.maximum if node.op == "max" else vmath.minimum)(f, y, limit)
+
+    return (quotient.args[0], bound), write
+
+
+def _root(node: Expr) -> Found:
+    """x ** 0.5 for all but what the square root itself has differently: -0 and -infinity."""
+    if not _is(node.args[1], 0.5):
+        return None
+    return (node.args[0],), _write_root
+
+
+def _write_root(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+    (x,) = values
+    root = f.call_intrinsic("sqrt", f.b.fadd(x, number(f, x, 0.0)))
+    is_lowest = f.b.fcmp_ordered("==", x, number(f, x, -math.inf))
+    return f.b.select(is_lowest, number(f, x, math.inf), root)
+
+
+def _inverse(node: Expr) -> Found:
+    """x ** -1."""
+    if not _is(node.args[1], -1.0):
+        return None
+    return (node.args[0],), lambda f, _, v: f.b.fdiv(number(f, v[0], 1.0), v[0])
+
+
+PATTERNS: Final[dict[str, tuple[Callable[[Expr], Found], ...]]] = {
+    "div": (_sigmoid,),
+    "mul": (_gelu,),
+    "max": (_scaled_shift,),
+    "pow": (_root, _inverse),
+}
+
+
+def _is(node: Expr, value: float) -> bool:
+    if node.op != "const" or node.payload is None:
+        return False
+    return math.isclose(float(node.payload), value, rel_tol=TOLERANCE)
+
+
+def _beside(node: Expr, op: str, value: float) -> Expr | None:
+    """Return the other operand of a sum or product with a number."""
+    if node.op != op:
+        return None
+    x, y = node.args
+    if _is(y, value):
+        return x
+    return y if _is(x, value) else None

@@ -1,0 +1,99 @@
+"""Renders expressions (`engine.ir.expr`) into LLVM code over registers of any width.
+
+Elementwise kernels, epilogues of contractions and reductions all call `emit_expr`. A number of a
+narrow float type is held as float32 (`Builder.load` gives it so). Some shapes of expression have
+sequences of their own that are as accurate and cheaper (`engine.cpu.expression_patterns`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import llvmlite.ir as ir
+
+from engine.cpu.builder import MEMORY, REGISTER, Builder, Value, lanes_of, vector
+from engine.cpu.expression_casts import emit_cast
+from engine.cpu.expression_operations import OPERATIONS
+from engine.cpu.expression_patterns import Write, find_pattern
+from engine.cpu.target import Target
+from engine.dtypes import DType
+from engine.ir.expr import Expr
+
+
+def unsupported(expr: Expr, target: Target) -> str:
+    """Return why an expression has no native code on this target, or "" when it has."""
+    for node in expr.walk():
+        if node.dtype not in MEMORY:
+            return f"{node.dtype} has no native code"
+        if node.dtype is DType.FLOAT16 and target.isa == "sse2":
+            return "float16 needs instructions that this processor lacks"
+    return ""
+
+
+def emit_expr(
+    f: Builder,
+    expr: Expr,
+    args: Sequence[Value],
+    *,
+    lanes: int | None = None,
+    stored: bool = False,
+) -> Value:
+    """Write the code of an expression; return the register that holds the result.
+
+    Args:
+        f: The function under construction.
+        expr: What to compute; `unsupported` must have nothing against it.
+        args: A register per argument, all of one width; a lone number is spread over the lanes.
+        lanes: The width; None takes that of the widest argument.
+        stored: Whether the result is stored as `expr.dtype` next, which rounds: a rounding to a
+            narrow float at the very end is left to that.
+    """
+    width = lanes or max((lanes_of(a) for a in args), default=1)
+    wide = [f.splat(a, width) if lanes_of(a) != width else a for a in args]
+    root = expr
+    if stored and expr.op == "cast" and expr.dtype.is_narrow_float and not expr.payload:
+        source = expr.args[0].dtype
+        root = expr.args[0] if source is DType.FLOAT32 else expr
+    done: dict[int, Value] = {}
+    for node, operands, write in _steps(root):
+        values = [done[id(each)] for each in operands]
+        if node.op == "arg":
+            done[id(node)] = wide[int(node.payload or 0)]
+        elif node.op == "const":
+            done[id(node)] = constant(f, node, width)
+        else:
+            done[id(node)] = write(f, node, values)
+    return done[id(root)]
+
+
+def constant(f: Builder, node: Expr, lanes: int) -> Value:
+    """Return a number of an expression in every lane."""
+    kind = vector(REGISTER[node.dtype], lanes)
+    number = node.payload
+    assert number is not None
+    value: float | int = float(number) if node.dtype.is_float else int(number)
+    return ir.Constant(kind, value if lanes == 1 else [value] * lanes)
+
+
+def _steps(root: Expr) -> list[tuple[Expr, tuple[Expr, ...], Write]]:
+    """Return what to compute in order: each with its operands and how to write it down."""
+    found: list[tuple[Expr, tuple[Expr, ...], Write]] = []
+    seen: set[int] = set()
+    stack: list[tuple[Expr, tuple[Expr, ...], Write] | Expr] = [root]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, tuple):
+            found.append(top)
+        elif id(top) not in seen:
+            seen.add(id(top))
+            pattern = find_pattern(top)
+            operands, write = pattern if pattern is not None else (top.args, _plain)
+            stack.append((top, operands, write))
+            stack.extend(reversed(operands))
+    return found
+
+
+def _plain(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+    if node.op == "cast":
+        return emit_cast(f, values[0], node.args[0].dtype, node.dtype)
+    return OPERATIONS[node.op](f, node.args[0].dtype, *values)
