@@ -13,11 +13,11 @@ from typing import Final
 
 from engine.artifact import Artifact
 from engine.errors import EngineError, InvalidInput
-from engine.ir.graph import Graph, Value
+from engine.ir.graph import Graph, Node, Value
 from engine.limits import Deadline, Limits
 from engine.lowering.batch_axes import BatchVerdict, find_batch_axes
 from engine.lowering.batch_symbol import propose_batched
-from engine.ops.registry import REGISTRY, Registry
+from engine.ops.registry import REGISTRY, USER_DOMAIN, Registry
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
 
@@ -84,6 +84,8 @@ def compile_model(
         base_dir=base_dir,
         deadline=deadline,
     )
+    if request.registry is not REGISTRY:
+        imported = _with_users_apart(imported, request.registry)
     outputs = _default_outputs(imported, request.outputs)
     graph = _keep(imported, request.outputs, request.keep)
     ctx = PassContext(request.registry, request.limits, deadline)
@@ -128,6 +130,18 @@ def _verdict(graph: Graph, ctx: PassContext, outputs: Sequence[str]) -> BatchVer
         )
     except EngineError as error:
         return BatchVerdict(None, str(error))
+
+
+def _with_users_apart(graph: Graph, registry: Registry) -> Graph:
+    """Put nodes whose operator the user brought into a domain of their own, in bodies too."""
+    return graph.replace(nodes=tuple(_apart(node, registry) for node in graph.nodes))
+
+
+def _apart(node: Node, registry: Registry) -> Node:
+    bodies = {key: _with_users_apart(body, registry) for key, body in node.bodies}
+    if bodies:
+        node = node.replace(attributes={**node.attributes, **bodies})
+    return node.replace(domain=USER_DOMAIN) if registry.is_users(node) else node
 
 
 def _default_outputs(graph: Graph, outputs: Outputs) -> tuple[str, ...]:

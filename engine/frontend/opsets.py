@@ -8,6 +8,7 @@ from onnx import ModelProto, OperatorSetIdProto, defs
 
 from engine.errors import InvalidModel
 from engine.frontend.tensors import check_text
+from engine.ops.registry import USER_DOMAIN
 
 # What a file from before there were opset imports means.
 FIRST_OPSET = 1
@@ -33,6 +34,8 @@ def read_opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
     for entry in imports:
         check_text(entry.domain)
         domain = plain_domain(entry.domain)
+        if domain == USER_DOMAIN:
+            raise InvalidModel(f"domain {domain!r} is for use inside of the engine only")
         if entry.version < 1 or (domain == "" and entry.version > newest):
             raise InvalidModel(
                 f"opset {entry.version} of domain {domain!r}; known are 1 to {newest}"

@@ -84,6 +84,9 @@ class _Required:
 
 
 REQUIRED: Final = _Required()
+# Another name of ONNX's own domain, for nodes whose operator the user brought: passes and kernels
+# know ONNX's operators by name, and must not take these for them.
+USER_DOMAIN: Final = "millrace.user"
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +169,7 @@ class Registry:
 
     def __init__(self, operators: Iterable[Operator] = ()) -> None:
         self._table: dict[tuple[str, str], list[Operator]] = {}
+        self._users: frozenset[Operator] = frozenset()
         for each in operators:
             self.add(each)
 
@@ -206,13 +210,18 @@ class Registry:
 
     def extended(self, operators: Iterable[Operator]) -> Registry:
         """Return a copy with more operators; same name and first version replaces the old."""
-        new = Registry()
+        new, added = Registry(), tuple(operators)
         new._table = {key: list(entries) for key, entries in self._table.items()}
-        for each in operators:
+        new._users = self._users.union(added)
+        for each in added:
             entries = new._table.setdefault((_domain(each.domain), each.name), [])
             entries[:] = [old for old in entries if old.since[0] != each.since[0]]
             new.add(each)
         return new
+
+    def is_users(self, node: Node) -> bool:
+        """Whether a node of ONNX's own domain has an operator that `extended` brought."""
+        return node.domain == "" and self.find(node) in self._users
 
 
 REGISTRY = Registry()  # the engine's own operators; `import engine.ops` fills it
@@ -279,4 +288,4 @@ def _versions(since: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+    return "" if domain in ("ai.onnx", USER_DOMAIN) else domain

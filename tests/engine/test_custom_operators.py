@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import engine
 from engine.custom import (
@@ -89,6 +90,62 @@ def test_one_takes_the_place_of_the_engines_own() -> None:
         assert (net.run({"x": x})["a"] == 7).all()
     with engine.load(mlp(), outputs=["a"]) as net:
         assert not (net.run({"x": x})["a"] == 7).any()
+
+
+class Sevens:
+    """Whatever comes in, sevens of its shape go out."""
+
+    attributes = {"axis": -1, "perm": None, "approximate": "none"}  # noqa: RUF012  # as above
+
+    @staticmethod
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        return [ctx.type(0)]
+
+    @staticmethod
+    def compute(ctx: ComputeContext, x: np.ndarray, *others: np.ndarray) -> Sequence[np.ndarray]:
+        return [ctx.xp.full_like(x, 7)]
+
+
+SQRT2 = np.float32(2**0.5)
+# Each is part of something that passes recognise by name, and take away or make one with others.
+RECOGNISED = {
+    "Identity": [node("Identity", ["x"], ["y"])],
+    "Transpose": [node("Transpose", ["x"], ["y"], perm=[0, 1, 2])],
+    "Softmax": [
+        node("MatMul", ["x", "x"], ["a"]),
+        node("Softmax", ["a"], ["b"]),
+        node("MatMul", ["b", "x"], ["y"]),
+    ],
+    "Erf": [
+        node("Div", ["x", "root"], ["a"]),
+        node("Erf", ["a"], ["b"]),
+        node("Add", ["b", "one"], ["c"]),
+        node("Mul", ["x", "c"], ["d"]),
+        node("Mul", ["d", "half"], ["y"]),
+    ],
+    "MatMul": [node("MatMul", ["x", "x"], ["a"]), node("Relu", ["a"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("op", RECOGNISED)
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_takes_their_place_is_not_taken_for_them(op: str, inside: bool) -> None:
+    sevens = [engine.make_operator(Sevens, op, since=since) for since in (1, 9, 13)]
+    nodes = RECOGNISED[op]
+    if inside:
+        body = helper.make_graph(nodes, "body", [], [helper.make_empty_tensor_value_info("y")])
+        nodes = [node("If", ["yes"], ["y"], then_branch=body, else_branch=body)]
+    constants = {"root": SQRT2, "one": np.float32(1), "half": np.float32(0.5)}
+    inputs = [("x", [2, 4, 4]), ("yes", [], TensorProto.BOOL)]
+    made = model(nodes, inputs, [("y", None)], {k: np.array(v) for k, v in constants.items()})
+    feeds = {"x": normal(2, 4, 4), "yes": np.array(True)}
+    results = []
+    for outputs in (None, engine.ALL):
+        with engine.load(made, device="reference", ops=sevens, outputs=outputs) as net:
+            results.append(net.run(feeds, ["y"])["y"])
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    with engine.load(made, device="reference") as net:
+        assert not np.allclose(net.run(feeds)["y"], results[0])
 
 
 @pytest.mark.parametrize("isolate", [False, True])

@@ -14,7 +14,7 @@ from engine.errors import InvalidModel, ResourceLimit, UnsupportedOp
 from engine.frontend.onnx_importer import import_model
 from engine.ir.types import SymDim
 from engine.limits import Limits
-from engine.ops.registry import REGISTRY
+from engine.ops.registry import REGISTRY, USER_DOMAIN
 from tests.engine.onnx_models import graph_of, load, mlp, model, node, normal, proto
 
 X = ("x", ["N", 4])
@@ -147,6 +147,11 @@ def test_opset_imports_must_be_there_and_agree() -> None:
     refuse(built.SerializeToString(), "two versions")
     del built.opset_import[:]
     refuse(built.SerializeToString(), "imports no opset")
+
+
+def test_names_inside_of_the_engine_stay_there() -> None:
+    inner = helper.make_node("Concat", ["x", "x"], ["y"], domain=USER_DOMAIN, axis=0)
+    refuse(model([inner], [X], [("y", None)], domains={USER_DOMAIN: 13}), "inside of the engine")
 
 
 def test_a_domain_must_be_imported() -> None:
