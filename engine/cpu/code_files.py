@@ -50,7 +50,7 @@ class CodeFiles:
         self._usable = False
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._usable = _is_private(folder.stat())
+            self._usable = is_private(folder.stat())
 
     def read(self, key: str) -> bytes | None:
         """Return the object file of a key; a damaged one is removed and not returned."""
@@ -63,7 +63,7 @@ class CodeFiles:
             return None
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
-            if not (stat.S_ISREG(status.st_mode) and _is_private(status)):
+            if not (stat.S_ISREG(status.st_mode) and is_private(status)):
                 return None
             try:
                 content = file.read()
@@ -116,8 +116,8 @@ class CodeFiles:
         return files
 
 
-def _is_private(status: os.stat_result) -> bool:
-    """Whether only this user can have written it."""
+def is_private(status: os.stat_result) -> bool:
+    """Return whether only this user can have written it."""
     return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
 
 

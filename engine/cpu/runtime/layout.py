@@ -14,6 +14,8 @@ import numpy as np
 WORD: Final = 8
 CACHE_LINE: Final = 64
 MAX_OPERANDS: Final = 256  # pointers that one step may name: they lie on the stack of every member
+MAX_CORES: Final = 256
+QUEUE_WORDS: Final = 16  # from one queue's counter to the next: lines that are fetched in pairs
 LOCAL: Final = 0  # the number of the base that is the worker's own memory
 STAMPS: Final = 3  # per step: when its first task began and its last one ended, and time spent
 
@@ -61,11 +63,11 @@ class ContextWord(IntEnum):
     CANCEL = 3  # address of a word that is not 0 once the run shall stop, or 0
     STATUS = 4
     BASES = 5  # address
-    CLAIMED = 16  # positions that somebody has taken: tasks of all steps, counted through
-    COMPLETED = 32
-    WAITERS = 40
-    SLOTS = 48  # addresses, the caller's own first; as many as the pool has
-    WORDS = 48
+    QUEUES = 6  # address: per member how many positions of its queue somebody has taken
+    COMPLETED = 16  # positions of all queues
+    WAITERS = 17
+    SLOTS = 32  # addresses, the caller's own first; as many as the pool has
+    WORDS = 32
 
 
 class SlotWord(IntEnum):

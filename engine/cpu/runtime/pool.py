@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from engine.cpu.runtime.cores import allowed_cores
 from engine.cpu.runtime.entry import Entry, native_entry
-from engine.cpu.runtime.layout import SlotWord, Words, aligned_words
+from engine.cpu.runtime.layout import MAX_CORES, SlotWord, Words, aligned_words
 from engine.cpu.runtime.memory import Block
 from engine.cpu.runtime.policy import grant
 from engine.cpu.runtime.walker import DISMISS, SERVE
@@ -82,7 +82,7 @@ class Pool:
 
     def __init__(self, cores: int | None = None, spin_us: int = SPIN_US) -> None:
         """Make a pool of `cores` slots, by default as many as the process may use."""
-        self.cores = allowed_cores() if cores is None else cores
+        self.cores = min(allowed_cores() if cores is None else cores, MAX_CORES)
         if self.cores < 1:
             raise ValueError(f"a pool needs at least one core, got {self.cores}")
         self._spin_us = spin_us

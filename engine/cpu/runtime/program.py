@@ -12,6 +12,7 @@ import numpy as np
 from engine.cpu.runtime.entry import native_entry
 from engine.cpu.runtime.layout import (
     MAX_OPERANDS,
+    QUEUE_WORDS,
     STAMPS,
     WORD,
     ContextWord,
@@ -89,10 +90,12 @@ class _Context:
     __slots__ = ("address", "base_buffer", "buffer", "head", "pack_bases", "words")
 
     def __init__(self, program: int, base_count: int, cores: int) -> None:
-        bases_at = int(ContextWord.SLOTS) + cores
+        queues_at = -(-(int(ContextWord.SLOTS) + cores) // QUEUE_WORDS) * QUEUE_WORDS
+        bases_at = queues_at + cores * QUEUE_WORDS
         self.words = aligned_words(bases_at + base_count)
         self.address = int(self.words.ctypes.data)
         self.words[ContextWord.PROGRAM] = program
+        self.words[ContextWord.QUEUES] = self.address + queues_at * WORD
         self.words[ContextWord.BASES] = self.address + bases_at * WORD
         self.buffer = self.words.data.cast("B")
         self.base_buffer = self.buffer[bases_at * WORD :]

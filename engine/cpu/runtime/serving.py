@@ -13,7 +13,7 @@ from typing import Any, Final
 import llvmlite.ir as ir
 
 from engine.cpu.builder import I64, Value
-from engine.cpu.runtime.layout import WORD, ContextWord, Header, Job, SlotWord
+from engine.cpu.runtime.layout import QUEUE_WORDS, WORD, ContextWord, Header, Job, SlotWord
 from engine.cpu.runtime.words import WordFunction
 from engine.cpu.target import Target
 
@@ -42,8 +42,9 @@ def emit_launch(module: ir.Module, target: Target, alone: Any, member: Any, wait
 def _run_gang(
     f: WordFunction, context: Value, gang: Value, post: Any, member: Any, wait: Any
 ) -> None:
-    for word in (ContextWord.CLAIMED, ContextWord.COMPLETED, ContextWord.WAITERS):
-        f.write(context, word, 0)
+    f.write(context, ContextWord.COMPLETED, 0)
+    f.write(context, ContextWord.WAITERS, 0)
+    f.clear(f.pointer(context, ContextWord.QUEUES), f.mul(gang, QUEUE_WORDS * WORD))
     program = f.pointer(context, ContextWord.PROGRAM)
     last = f.peek(program, Header.LAST_NS, "monotonic")
     wake = f.b.or_(f.equals(last, 0), f.at_least(last, SHORT_NS))

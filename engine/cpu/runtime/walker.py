@@ -1,11 +1,13 @@
 """The native loop over a program's steps, for any target.
 
-Tasks of all steps are counted through as positions. Members of a gang claim positions from one
-counter, compute, and add what they did to a second one; a step that needs earlier ones waits until
-the second counter has reached its own first position. So nobody waits for a thread that has not
+Every step's tasks are cut into one range per member of the gang. A member works through its own
+range first, so that it finds in its cache what it wrote in the step before, then helps with those
+of the others. The ranges of all steps, one after the other, are a member's queue; one counter says
+how much of the queue is claimed, another how much of all queues is done. A step that needs earlier
+ones waits until the latter has reached its own beginning. So nobody waits for a thread that has not
 come yet or is not running: what it did not claim, the others do.
 
-A group with items counts these instead: who claims an item runs all steps of the group on it alone.
+A group with items shares these instead: who claims an item runs all steps of the group on it alone.
 Items that do not go round the gang are done by all members together.
 """
 
@@ -22,6 +24,7 @@ from engine.cpu.builder import I64, PTR, VOID, Builder, Value
 from engine.cpu.kernel import PARAMETERS, Kernel
 from engine.cpu.runtime.layout import (
     LOCAL,
+    MAX_CORES,
     MAX_OPERANDS,
     STAMPS,
     WORD,
@@ -32,13 +35,14 @@ from engine.cpu.runtime.layout import (
     Status,
     StepWord,
 )
+from engine.cpu.runtime.queues import Queues
 from engine.cpu.runtime.serving import emit_dismiss, emit_launch, emit_serve
 from engine.cpu.runtime.words import WordFunction
 from engine.cpu.target import Target
 
-# Of what is left of a step, a member takes one part in so many per member: large pieces first,
-# single tasks at the end, so that the members finish together.
-PARTS_PER_MEMBER: Final = 4
+# Of what is left of a range, a member takes one part in so many: large pieces first, single tasks
+# at the end, so that the members finish together.
+PARTS: Final = 4
 KERNEL: Final = ir.FunctionType(VOID, [type_ for _, type_ in PARAMETERS])
 SPIN_TURNS: Final = 1000  # some tens of microseconds: a step's tail is shorter
 YIELD_TURNS: Final = 1050
@@ -147,9 +151,10 @@ def _emit_compute(module: ir.Module, target: Target) -> Any:
     return f.ret(I64(0))
 
 
-def _resolve(f: WordFunction, context: Value, step: Value, item: Value, local: Value) -> Value:
-    """Return an array of pointers to a step's operands, on the stack."""
-    pointers = f.stack(MAX_OPERANDS * WORD)
+def _resolve(
+    f: WordFunction, context: Value, step: Value, item: Value, local: Value, pointers: Value
+) -> None:
+    """Fill an array of pointers to a step's operands."""
     bases, triples = f.pointer(context, ContextWord.BASES), f.pointer(step, StepWord.OPERANDS)
     local_address = f.b.ptrtoint(local, I64)
     with f.loop(0, f.read(step, StepWord.OPERAND_COUNT), unroll=False) as turn:
@@ -158,7 +163,6 @@ def _resolve(f: WordFunction, context: Value, step: Value, item: Value, local: V
         base = f.choose(f.equals(number, LOCAL), local_address, f.read(bases, number))
         at = f.add(base, f.read(triple, 1), f.mul(item, f.read(triple, 2)))
         f.write(pointers, turn.i, at)
-    return pointers
 
 
 def _emit_whole_step(module: ir.Module, target: Target, compute: Any) -> Any:
@@ -169,36 +173,36 @@ def _emit_whole_step(module: ir.Module, target: Target, compute: Any) -> Any:
     tasks = f.read(step, StepWord.TASKS)
     with f.if_(f.at_least(0, tasks)):
         f.ret(I64(0))
-    pointers = _resolve(f, context, step, item, local)
+    pointers = f.stack(MAX_OPERANDS * WORD)
+    _resolve(f, context, step, item, local, pointers)
     return f.ret(f.call(compute, context, step, index, pointers, I64(0), tasks, scratch))
 
 
 def _emit_shared_step(
     module: ir.Module, target: Target, stopped: Any, wait: Any, compute: Any
 ) -> Any:
-    """Take part in a step whose first position is `start`; 1 if the run stops."""
-    names = ("context", "step", "index", "item", "start", "need", "scratch", "local")
+    """Take part in a step; 1 if the run stops. `starts` are the queues' first positions in it."""
+    names = ("context", "step", "index", "item", "starts", "need", "member", "scratch", "local")
     f = WordFunction(module, "shared_step", target, *names)
-    context, step, index, item, start, need, scratch, local = map(f.parameter, names)
-    end = f.add(start, f.read(step, StepWord.TASKS))
-    with f.if_(f.at_least(f.peek(context, ContextWord.CLAIMED), end)):
-        f.ret(I64(0))
-    pointers = _resolve(f, context, step, item, local)
-    parts = f.mul(f.read(context, ContextWord.GANG), PARTS_PER_MEMBER)
+    context, step, index, item, starts, need, member, scratch, local = map(f.parameter, names)
     chunk = f.read(step, StepWord.CHUNK)
-    with f.again():
-        position = f.peek(context, ContextWord.CLAIMED)
-        with f.if_(f.at_least(position, end)):
-            f.ret(I64(0))
+    resolved = f.stack(WORD)
+    f.write(resolved, 0, 0)
+    pointers = f.stack(MAX_OPERANDS * WORD)
+    queues = Queues(f, context, starts, member, f.read(step, StepWord.TASKS))
+    with queues.each() as queue, queue.claims() as claim:
         _leave_if_stopped(f, context, need, stopped, wait)
-        left = f.sub(end, position)
-        part = f.greatest(f.div(left, parts), 1)
+        left = f.sub(queue.end, claim.position)
+        part = f.greatest(f.div(left, PARTS), 1)
         take = f.least(f.choose(f.equals(chunk, 0), part, chunk), left)
-        with f.if_(f.swap(context, ContextWord.CLAIMED, position, f.add(position, take))):
-            low = f.sub(position, start)
+        with claim.take(take):
+            with f.if_(f.equals(f.read(resolved, 0), 0)):
+                _resolve(f, context, step, item, local, pointers)
+                f.write(resolved, 0, 1)
+            low = f.add(queue.low, f.sub(claim.position, queue.start))
             f.call(compute, context, step, index, pointers, low, f.add(low, take), scratch)
             _complete(f, context, take)
-    return f.function
+    return f.ret(I64(0))
 
 
 def _leave_if_stopped(
@@ -234,26 +238,24 @@ def _emit_alone(module: ir.Module, target: Target, stopped: Any, whole: Any) -> 
 
 
 def _emit_items(module: ir.Module, target: Target, stopped: Any, wait: Any, whole: Any) -> Any:
-    """Claim items of a group and run all its steps on each, until position `need + total`."""
-    names = ("context", "slot", "first", "end", "total", "need")
+    """Share `total` items of a group, running all its steps on each; 1 if the run stops."""
+    names = ("context", "slot", "first", "end", "total", "starts", "need", "member")
     f = WordFunction(module, "items", target, *names)
-    context, slot, first, end, total, need = map(f.parameter, names)
+    context, slot, first, end, total, starts, need, member = map(f.parameter, names)
     scratch, local = f.pointer(slot, SlotWord.SCRATCH), f.pointer(slot, SlotWord.LOCAL)
     steps = f.pointer(f.pointer(context, ContextWord.PROGRAM), Header.STEP_TABLE)
-    with f.again():
-        position = f.peek(context, ContextWord.CLAIMED)
-        with f.if_(f.at_least(position, f.add(need, total))):
-            f.ret(I64(0))
+    queues = Queues(f, context, starts, member, total)
+    with queues.each() as queue, queue.claims() as claim:
         _leave_if_stopped(f, context, need, stopped, wait)
-        with f.if_(f.swap(context, ContextWord.CLAIMED, position, f.add(position, 1))):
-            item = f.sub(position, need)
+        with claim.take(I64(1)):
+            item = f.add(queue.low, f.sub(claim.position, queue.start))
             with f.loop(first, end, unroll=False) as step:
                 at = f.word(steps, f.mul(step.i, StepWord.WORDS))
                 with f.if_(f.not_zero(f.call(stopped, context))):
                     f.ret(I64(1))
                 f.call(whole, context, at, step.i, item, scratch, local)
             _complete(f, context, I64(1))
-    return f.function
+    return f.ret(I64(0))
 
 
 def _emit_member(module: ir.Module, target: Target, work: Any, items_: Any) -> Any:
@@ -267,22 +269,24 @@ def _emit_member(module: ir.Module, target: Target, work: Any, items_: Any) -> A
     scratch = f.pointer(slot, SlotWord.SCRATCH)
     # What all members do together lies in the caller's local memory.
     shared = f.pointer(f.pointer(context, ContextWord.SLOTS), SlotWord.LOCAL)
-    gang = f.read(context, ContextWord.GANG)
-    at = f.stack(2 * WORD)  # the first position of the step, and what it needs
+    gang, member = f.read(context, ContextWord.GANG), f.parameter("member")
+    starts = f.stack(MAX_CORES * WORD)
+    f.clear(starts, f.mul(gang, WORD))
+    at = f.stack(2 * WORD)  # the step's first position in all queues together; what it needs
     f.write(at, 0, 0)
     f.write(at, 1, 0)
     with _groups(f, context) as (first, end, steps, items):
         alone = f.sub(items, f.rem(items, gang))
         with f.if_(f.not_zero(items)):
-            f.write(at, 1, f.read(at, 0))
             need = f.read(at, 0)
-            with f.if_(f.not_zero(f.call(items_, context, slot, first, end, alone, need))):
+            f.write(at, 1, need)
+            arguments = (context, slot, first, end, alone, starts, need, member)
+            with f.if_(f.not_zero(f.call(items_, *arguments))):
                 f.ret(I64(-1))
             f.write(at, 0, f.add(need, alone))
         # Items that are left, each behind a barrier; a group without items is one such turn.
         begin = f.choose(f.equals(items, 0), I64(0), alone)
-        turns = f.greatest(items, 1)
-        with f.loop(begin, turns, unroll=False) as item:
+        with f.loop(begin, f.greatest(items, 1), unroll=False) as item:
             with f.if_(f.not_zero(items)):
                 f.write(at, 1, f.read(at, 0))
             with f.loop(first, end, unroll=False) as step:
@@ -290,8 +294,8 @@ def _emit_member(module: ir.Module, target: Target, work: Any, items_: Any) -> A
                 start = f.read(at, 0)
                 with f.if_(f.not_zero(f.read(record, StepWord.BARRIER))):
                     f.write(at, 1, start)
-                arguments = (step.i, item.i, start, f.read(at, 1), scratch, shared)
-                with f.if_(f.not_zero(f.call(work, context, record, *arguments))):
+                operands = (step.i, item.i, starts, f.read(at, 1), member, scratch, shared)
+                with f.if_(f.not_zero(f.call(work, context, record, *operands))):
                     f.ret(I64(-1))
                 f.write(at, 0, f.add(start, f.read(record, StepWord.TASKS)))
         with f.if_(f.not_zero(items)):

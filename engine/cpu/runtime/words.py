@@ -17,7 +17,7 @@ FUTEX_CALL: Final = {True: 202, False: 98}  # the system call's number on x86, o
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
 NS_PER_S: Final = 1_000_000_000
 SLEEP_NS: Final = 2_000_000  # a sleeper looks again by itself, to notice that its run was cancelled
-_POINTERS: Final = frozenset({"context", "slot", "step", "pointers", "scratch", "local"})
+_POINTERS: Final = frozenset({"context", "slot", "step", "pointers", "scratch", "local", "starts"})
 
 
 class WordFunction(Builder):
