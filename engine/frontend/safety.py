@@ -31,7 +31,7 @@ def read_model_file(path: Path, max_bytes: int) -> bytes:
             raise ResourceLimit(
                 f"model file {path.name}", f"{size} bytes", f"model_bytes={max_bytes}"
             )
-        return bytes(read_range(descriptor, 0, size, path.name))
+        return _read_whole(descriptor, size, path.name)
     finally:
         os.close(descriptor)
 
@@ -110,6 +110,14 @@ def read_range(descriptor: int, offset: int, length: int, where: str) -> bytearr
             raise InvalidModel(f"{where}: file ended {length - done} bytes early while being read")
         done += count
     return data
+
+
+def _read_whole(descriptor: int, size: int, where: str) -> bytes:
+    """Read a file of this size. A large model is copied once, not again to make it immutable."""
+    whole = os.pread(descriptor, size, 0)  # the kernel gives at most 2 GiB at a time
+    if len(whole) < size:
+        whole += read_range(descriptor, len(whole), size - len(whole), where)
+    return whole
 
 
 def _open(path: str | Path, flags: int, folder: int | None, where: str) -> int:
