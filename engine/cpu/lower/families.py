@@ -1,5 +1,5 @@
 """Imports every file of rules and converters, so that they register themselves."""
 
-from engine.cpu.lower import convert, indexing, joining, pooling, shape
+from engine.cpu.lower import conv, convert, indexing, joining, matmul, pooling, shape
 
-__all__ = ["convert", "indexing", "joining", "pooling", "shape"]
+__all__ = ["conv", "convert", "indexing", "joining", "matmul", "pooling", "shape"]

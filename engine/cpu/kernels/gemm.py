@@ -1,0 +1,234 @@
+"""Products of a plain matrix of any number of rows with fixed, packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import llvmlite.ir as ir
+
+from engine.cpu.builder import I64, Number, Value
+from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.tile import Sum, Tile, emit_tile
+from engine.cpu.target import Target
+
+
+@dataclass(frozen=True)
+class GemmSchedule:
+    """How a product is cut. Results do not depend on it, but for `k_blocks`.
+
+    Attributes:
+        block_rows: Rows of the left matrix that one task works on, whole tiles.
+        group: Panels of weights that one task works on.
+        k_blocks: Parts of the sum: cut where a block of rows would not stay in cache.
+        ahead: Bytes of the next panel to ask for per step of the sum.
+    """
+
+    block_rows: int
+    group: int
+    k_blocks: int = 1
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Gemm(Kernel):
+    """y = epilogue(x @ weights + bias, further operands).
+
+    operands: y, x, packed weights, bias, further operands. numbers: rows. Tasks:
+    `tasks(rows)`.
+
+    Attributes:
+        k: Terms of the sum.
+        n: Columns.
+        x_pitch: Elements from one row of x to the next.
+        y_pitch: Elements from one row of y to the next.
+        schedule: How it is cut.
+        epilogue: Expression as text, or "".
+        extras: For each further operand the elements from one of its rows to the next, or None for
+            a number per column. Such operands, and the bias, are padded to whole panels.
+    """
+
+    k: int
+    n: int
+    x_pitch: int
+    y_pitch: int
+    schedule: GemmSchedule
+    epilogue: str = ""
+    extras: tuple[int | None, ...] = ()
+
+    @property
+    def k_block(self) -> int:
+        """Terms of one part of the sum."""
+        return -(-self.k // self.schedule.k_blocks)
+
+    def scratch_bytes(self, target: Target) -> int:
+        """Sums that are not finished yet: a block of rows by a group of panels."""
+        if self.schedule.k_blocks == 1:
+            return 0
+        columns = self.schedule.group * target.tile_columns
+        return self.schedule.block_rows * columns * 4
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """One function per tile shape, and the loops over blocks, panels and rows."""
+        _GemmEmitter(self, module, name, target).emit()
+
+
+def tile_heights(target: Target) -> tuple[int, ...]:
+    """Return the heights of tiles that any number of rows is cut into: the full one and powers of
+    two below."""
+    heights = [target.tile_rows]
+    power = 1 << ((target.tile_rows - 1).bit_length() - 1)
+    while power:
+        heights.append(power)
+        power >>= 1
+    return tuple(heights)
+
+
+class _GemmEmitter:
+    """Writes one kernel."""
+
+    def __init__(self, spec: Gemm, module: ir.Module, name: str, target: Target) -> None:
+        self.spec, self.module, self.name, self.target = spec, module, name, target
+        self.panels = Panels.of(spec.n, target)
+        self.heights = tile_heights(target)
+        self.lengths = _lengths(spec)
+        self.whole = self._tiles(target.tile_vectors, target.lanes) if self.panels.whole else None
+        self.tail = None
+        if self.panels.tail_vectors:
+            self.tail = self._tiles(self.panels.tail_vectors, self.panels.tail_lanes)
+
+    def _tiles(self, vectors: int, last_lanes: int) -> dict[tuple[int, int], ir.Function]:
+        """Return the functions by (height, terms of the part of the sum)."""
+        spec, found = self.spec, {}
+        for length in dict.fromkeys(self.lengths):
+            for height in self.heights:
+                tile = Tile(
+                    x_rows=_rows(height, spec.x_pitch),
+                    y_rows=_rows(height, spec.y_pitch),
+                    extras=tuple(None if p is None else _rows(height, p) for p in spec.extras),
+                    vectors=vectors,
+                    last_lanes=last_lanes,
+                    sum=Sum(length),
+                    epilogue=spec.epilogue,
+                    blocked=spec.schedule.k_blocks > 1,
+                    ahead=spec.schedule.ahead,
+                )
+                label = f"{self.name}.{height}x{vectors}x{last_lanes}x{length}"
+                found[height, length] = emit_tile(self.module, label, self.target, tile)
+        return found
+
+    def emit(self) -> None:
+        f = KernelBuilder(self.module, self.name, self.target)
+        plan = self.spec.schedule
+        rows, groups = f.number(0), -(-self.panels.count // plan.group)
+        pointers = self._pointers(f)
+        with f.loop(f.low, f.high) as task:
+            block, group = f.divmod(task.i, groups)
+            first = f.mul(block, plan.block_rows)
+            last = f.least(f.add(first, plan.block_rows), rows)
+            panel = f.mul(group, plan.group)
+            end = f.least(f.add(panel, plan.group), self.panels.count)
+            whole_end = f.least(end, self.panels.whole)
+            done = 0
+            for part, length in enumerate(self.lengths):
+                place = (part, done, length)
+                if self.whole is not None:
+                    with f.loop(panel, whole_end) as p:
+                        self._sweep(f, pointers, self.whole, p.i, panel, (first, last), place)
+                if self.tail is not None:
+                    with f.if_(f.equals(end, self.panels.count)):
+                        self._sweep(
+                            f, pointers, self.tail, self.panels.whole, panel, (first, last), place
+                        )
+                done += length
+        f.ret()
+
+    def _pointers(self, f: KernelBuilder) -> dict[str, Value]:
+        fixed = ["y", "x", "w", "bias"]
+        named = {key: f.operand(i) for i, key in enumerate(fixed)}
+        for i in range(len(self.spec.extras)):
+            named[f"e{i}"] = f.operand(len(fixed) + i)
+        return named
+
+    def _sweep(
+        self,
+        f: KernelBuilder,
+        pointers: dict[str, Value],
+        tiles: dict[tuple[int, int], ir.Function],
+        panel: Number,
+        first_panel: Value,
+        rows: tuple[Value, Value],
+        place: tuple[int, int, int],
+    ) -> None:
+        """Call the tiles of one panel over a block of rows, for one part of the sum."""
+        spec, width = self.spec, self.panels.width
+        part, done, length = place
+        vectors = self.target.tile_vectors if tiles is self.whole else self.panels.tail_vectors
+        column = f.mul(panel, width)
+        w = f.at(pointers["w"], f.mul(panel, width * spec.k))
+        w = f.at(w, done * vectors * f.lanes)
+        following = f.at(w, width * spec.k)  # the next panel; each tile asks for its share
+        bias = f.at(pointers["bias"], column)
+        blocked = spec.schedule.k_blocks > 1
+        state_panel = f.mul(f.sub(panel, first_panel), spec.schedule.block_rows * width)
+
+        def call(height: int, row: Value) -> None:
+            state = f.scratch
+            if blocked:
+                at = f.mul(f.sub(row, rows[0]), vectors * f.lanes)
+                state = f.at(f.scratch, f.add(state_panel, at))
+            share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), spec.schedule.ahead * length)
+            begin, step = (bias, 0) if part == 0 else (state, vectors * f.lanes * 4)
+            extras = [
+                f.at(pointers[f"e{i}"], column if p is None else f.add(f.mul(row, p), column))
+                for i, p in enumerate(spec.extras)
+            ]
+            f.call(
+                tiles[height, length],
+                f.at(pointers["x"], f.add(f.mul(row, spec.x_pitch), done)),
+                f.at(pointers["y"], f.add(f.mul(row, spec.y_pitch), column)),
+                w,
+                begin,
+                state,
+                f.at_bytes(following, share),
+                I64(step),
+                ir.Constant(ir.IntType(1), int(part == len(self.lengths) - 1)),
+                *extras,
+            )
+
+        cut_rows(f, self.heights, rows, call)
+
+
+def cut_rows(
+    f: KernelBuilder,
+    heights: tuple[int, ...],
+    rows: tuple[Value, Value],
+    call: Callable[[int, Value], None],
+) -> None:
+    """Call for tiles of these heights that make up rows [first, last): full ones, then one of each
+    lower height where it fits."""
+    first, last = rows
+    full = heights[0]
+    count = f.sub(last, first)
+    whole = f.mul(f.div(count, full), full)
+    rest_begin = f.add(first, whole)
+    with f.loop(first, rest_begin, full) as row:
+        call(full, row.i)
+    position = rest_begin
+    for height in heights[1:]:
+        left = f.sub(last, position)
+        fits = f.b.icmp_signed(">=", left, I64(height))
+        with f.if_(fits):
+            call(height, position)
+        position = f.choose(fits, f.add(position, height), position)
+
+
+def _rows(height: int, pitch: int) -> tuple[int, ...]:
+    return tuple(r * pitch for r in range(height))
+
+
+def _lengths(spec: Gemm) -> list[int]:
+    """Return the terms of each part of the sum."""
+    block = spec.k_block
+    return [min(block, spec.k - first) for first in range(0, spec.k, block)]

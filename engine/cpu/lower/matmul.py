@@ -1,0 +1,129 @@
+"""Products with fixed weights: MatMul and Gemm, with bias and epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.cpu.buffers import Buffer
+from engine.cpu.kernels.gemm import Gemm
+from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels
+from engine.cpu.kernels.schedule import gemm_schedule
+from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
+from engine.cpu.lower.rules import NoKernel, lowers
+from engine.dtypes import DType
+from engine.ir.graph import Node
+from engine.ir.types import Dim, ceildiv, element_count
+
+
+@dataclass(frozen=True)
+class FixedWeights:
+    """The right side of a product and what is added per column.
+
+    Attributes:
+        key: Names the numbers within the graph.
+        matrix: (K, N).
+        bias: (N,) or None.
+        bias_key: Names the bias.
+    """
+
+    key: str
+    matrix: np.ndarray
+    bias: np.ndarray | None = None
+    bias_key: str = ""
+
+
+@lowers("MatMul")
+@lowers("MatMul", domain="millrace")
+def matmul(ctx: Lowering, node: Node) -> None:
+    """A product with a fixed matrix; rows are all leading dims together."""
+    left, right = contraction_inputs(ctx, node)
+    value = ctx.constant(right)
+    if value is None:
+        raise NoKernel("both sides of the product are computed")
+    if (
+        value.ndim < 1
+        or any(d != 1 for d in value.shape[:-2])
+        or value.ndim > max(2, len(ctx.shape(left)))
+    ):
+        raise NoKernel(f"the fixed side has the shape {list(value.shape)}")
+    matrix = value.reshape(value.shape[-2:]) if value.ndim > 1 else value.reshape(-1, 1)
+    epilogue = epilogue_of(ctx, node, -1)
+    if value.ndim == 1 and epilogue.extras:
+        raise NoKernel("the product gives no columns that its epilogue could follow")
+    lower_product(ctx, node, left, FixedWeights(right, matrix), epilogue)
+
+
+@lowers("Gemm")
+@lowers("Gemm", domain="millrace")
+def gemm(ctx: Lowering, node: Node) -> None:
+    """A product with a fixed matrix and, if any, fixed numbers per column."""
+    attributes = ctx.attributes(node)
+    left, right, *rest = contraction_inputs(ctx, node)
+    value = ctx.constant(right)
+    if value is None or attributes["transA"]:
+        raise NoKernel("the right side is computed, or the left one is transposed")
+    alpha, beta = np.float32(attributes["alpha"]), np.float32(attributes["beta"])
+    matrix = value.T if attributes["transB"] else value
+    bias, bias_key = None, ""
+    if rest and rest[0] and beta:
+        bias = _bias_of(ctx, rest[0], matrix.shape[1]) * beta
+        bias_key = f"{rest[0]}*{beta}"
+    key = f"{right}{'^T' if attributes['transB'] else ''}*{alpha}"
+    fixed = FixedWeights(key, matrix if alpha == 1 else matrix * alpha, bias, bias_key)
+    lower_product(ctx, node, left, fixed, epilogue_of(ctx, node, -1))
+
+
+def _bias_of(ctx: Lowering, name: str, columns: int) -> np.ndarray:
+    value = ctx.constant(name)
+    if value is None or value.dtype != np.float32:
+        raise NoKernel("what is added is computed")
+    if value.size == 1:
+        return np.full(columns, value.reshape(()), np.float32)
+    if value.shape[-1] != columns or value.size != columns:
+        raise NoKernel(f"what is added has the shape {list(value.shape)}")
+    return value.reshape(-1)
+
+
+def lower_product(
+    ctx: Lowering, node: Node, left: str, fixed: FixedWeights, epilogue: Epilogue
+) -> None:
+    """Add the step of `left @ fixed`, with its epilogue."""
+    k, n = fixed.matrix.shape
+    shape, target = ctx.shape(left), ctx.target
+    if ctx.dtype(left) is not DType.FLOAT32 or fixed.matrix.dtype != np.float32:
+        raise NoKernel(f"products of {ctx.dtype(left)} have no kernel")
+    if not shape or not k or not n:
+        raise NoKernel("there is nothing to sum, or there are no columns")
+    ctx.require_equal(shape[-1], k, node, "the inner dims of a product differ")
+    rows: Dim = element_count(shape[:-1])
+    schedule = gemm_schedule(k, n, target)
+    pitches = tuple(None if c is not None else n for c in epilogue.columns)
+    kernel = Gemm(k, n, k, n, schedule, epilogue.text, pitches)
+    panels = Panels.of(n, target)
+    x = ctx.plain(left, node)
+    extras = [
+        ctx.plain(name, node) if values is None else _columns(ctx, name, values, panels)
+        for name, values in zip(epilogue.extras, epilogue.columns, strict=True)
+    ]
+    weights = ctx.weights(
+        f"{fixed.key}|{panels}", lambda: pack_panels(fixed.matrix, panels), fixed.key
+    )
+    bias = fixed.bias
+    added = _columns(ctx, fixed.bias_key, np.zeros(n, np.float32) if bias is None else bias, panels)
+    tasks = ceildiv(rows, schedule.block_rows) * -(-panels.count // schedule.group)
+    ctx.step(
+        kernel,
+        [ctx.output(node.outputs[0])],
+        [x, weights, added, *extras],
+        tasks=tasks,
+        numbers=[rows],
+        node=node,
+    )
+
+
+def _columns(ctx: Lowering, key: str, values: np.ndarray, panels: Panels) -> Buffer:
+    """Return numbers per column as a packed fixed value; an empty key stands for zeros."""
+    return ctx.weights(f"{key}|columns|{panels}", lambda: pack_columns(values, panels), key)

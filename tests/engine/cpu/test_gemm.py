@@ -1,0 +1,157 @@
+"""Products with fixed weights, against numpy and the reference device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+import engine
+from engine.cpu.kernels.gemm import Gemm, GemmSchedule, tile_heights
+from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels, to_bfloat16
+from engine.cpu.kernels.schedule import gemm_schedule
+from engine.cpu.native import compile_kernel
+from engine.cpu.target import ISAS, host_target, target_for
+from tests.engine.cpu.harness import run_kernel
+from tests.engine.onnx_models import model
+
+RESIDUAL = "x0:float32; x1:float32; add #0 #1; x2:float32; mul #2 #3; 0.0:float32; max #4 #5"
+HOST_ISAS = [i for i in ISAS if i != "neon" and ISAS.index(i) >= ISAS.index(host_target().isa)]
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def product(
+    rows: int, k: int, n: int, schedule: GemmSchedule, *, isa: str = "", pieces: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel's result and numpy's, with a residual and a factor per column."""
+    target = target_for(isa) if isa else host_target()
+    panels = Panels.of(n, target)
+    x, w, bias, factor = numbers(1, rows, k), numbers(2, k, n), numbers(3, n), numbers(4, n)
+    residual = numbers(5, rows, n)
+    kernel = Gemm(k, n, k, n, schedule, RESIDUAL, (n, None))
+    tasks = -(-rows // schedule.block_rows) * -(-panels.count // schedule.group)
+    operands = [
+        np.full((rows, n), 7, np.float32),
+        x,
+        pack_panels(w, panels),
+        pack_columns(bias, panels),
+        residual,
+        pack_columns(factor, panels),
+    ]
+    (y,) = run_kernel(kernel, operands, numbers=[rows], tasks=tasks, pieces=pieces, target=target)
+    expected = np.maximum((x.astype(np.float64) @ w + bias + residual) * factor, 0)
+    return y, expected.astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", HOST_ISAS)
+def test_every_tail_of_rows_and_columns(isa: str) -> None:
+    target = target_for(isa)
+    full, width = target.tile_rows, target.tile_columns
+    for n in (1, width - 1, width, 2 * width + target.lanes + 1):
+        for rows in (1, full - 1, full, 3 * full + 3):
+            y, expected = product(rows, 5, n, GemmSchedule(2 * full, 2), isa=isa)
+            np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 7, 96])
+def test_every_length_of_the_sum(k: int) -> None:
+    y, expected = product(29, k, 40, GemmSchedule(14, 1))
+    np.testing.assert_allclose(y, expected, rtol=2e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(("k", "parts"), [(12, 3), (12, 4), (10, 3)])
+def test_a_sum_in_parts(k: int, parts: int) -> None:
+    y, expected = product(45, k, 90, GemmSchedule(28, 2, parts))
+    np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_bits_do_not_depend_on_the_split_of_tasks_or_the_number_of_rows() -> None:
+    schedule = GemmSchedule(14, 1, 2, 16)
+    one, _ = product(45, 64, 70, schedule)
+    many, _ = product(45, 64, 70, schedule, pieces=7)
+    other, _ = product(45, 64, 70, GemmSchedule(42, 3, 2), pieces=2)
+    assert one.tobytes() == many.tobytes() == other.tobytes()
+
+
+def test_heights_reach_every_number_of_rows() -> None:
+    for isa in ISAS:
+        heights = tile_heights(target_for(isa))
+        assert heights[-1] == 1
+        assert sum(heights[1:]) >= heights[0] - 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_code_for_every_instruction_set(isa: str) -> None:
+    target = target_for(isa)
+    kernel = Gemm(8, 50, 8, 50, GemmSchedule(2 * target.tile_rows, 1, 2), RESIDUAL, (50, None))
+    assert compile_kernel(kernel, "kernel", target)
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (3072, 768), (768, 3072), (2048, 1000), (1999, 64)])
+def test_schedules_fit_the_cache(k: int, n: int) -> None:
+    target = host_target()
+    plan = gemm_schedule(k, n, target)
+    assert plan.block_rows % target.tile_rows == 0 and plan.block_rows > 0
+    assert 1 <= plan.group <= Panels.of(n, target).count
+    rows_bytes = plan.block_rows * -(-k // plan.k_blocks) * 4
+    assert rows_bytes <= target.l2_bytes // 2 or plan.block_rows == target.tile_rows
+
+
+def test_bfloat16_rounds_to_even_and_keeps_nan() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F800001, 0xFF800000], np.uint32)
+    rounded = to_bfloat16(bits.view(np.float32))
+    assert rounded.tolist()[:3] == [0x3F80, 0x3F82, 0x3F81]
+    assert (int(rounded[3]) & 0x7F80) == 0x7F80 and int(rounded[3]) & 0x7F
+    assert int(rounded[4]) == 0xFF80
+
+
+# ---------------------------------------------------------------------- through a model
+
+
+def both(source: bytes, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A model's first output on device cpu and by the reference."""
+    (y,) = engine.load(source, device="cpu").run({"x": x}).values()
+    (expected,) = engine.load(source, device="reference").run({"x": x}).values()
+    return y, expected
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 40), (0, 3, 40), (1, 1, 40), (3, 9, 40)])
+def test_matmul_of_any_leading_dims(shape: tuple[int, ...]) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Add", ["c", "x"], ["d"]),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    weights = {"w": numbers(0, 40, 40), "b": numbers(1, 40)}
+    source = model(nodes, [("x", ("N", "L", 40))], [("y", ("N", "L", 40))], weights)
+    y, expected = both(source, numbers(2, *shape))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("c", [None, (), (1,), (10,), (1, 10)])
+@pytest.mark.parametrize("trans", [0, 1])
+def test_gemm(c: tuple[int, ...] | None, trans: int) -> None:
+    weights = {"w": numbers(0, *((10, 33) if trans else (33, 10)))}
+    if c is not None:
+        weights["c"] = numbers(1, *c)
+    names = ["x", "w", *(["c"] if c is not None else [])]
+    node = helper.make_node("Gemm", names, ["y"], transB=trans, alpha=0.5, beta=2.0)
+    source = model([node], [("x", ("N", 33))], [("y", ("N", 10))], weights)
+    y, expected = both(source, numbers(2, 17, 33))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_epilogue_runs_in_a_loop() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Sigmoid", ["a"], ["s"]),
+        helper.make_node("Mul", ["a", "s"], ["y"]),
+    ]
+    source = model(nodes, [("x", ("N", 20))], [("y", ("N", 50))], {"w": numbers(0, 20, 50)})
+    for rows in (1, 14, 31):
+        y, expected = both(source, numbers(rows, rows, 20))
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
