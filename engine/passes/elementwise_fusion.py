@@ -7,12 +7,18 @@ in a smaller shape and then spread, old opsets' broadcasting, and text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+from engine.dtypes import DType
 from engine.ir.expr_text import write_expr
 from engine.ir.graph import Graph, Node
 from engine.ops.fused import FUSED_DOMAIN, FUSED_VERSION
 from engine.passes.composition import compose, grow, is_elementwise
 from engine.passes.context import PassContext
 from engine.passes.rewriting import replace_nodes, tensor_type
+
+QUANTIZED: Final = (DType.INT8, DType.UINT8)
 
 
 def fuse_elementwise(graph: Graph, ctx: PassContext) -> Graph:
@@ -23,7 +29,7 @@ def fuse_elementwise(graph: Graph, ctx: PassContext) -> Graph:
             continue
         if not is_elementwise(graph, node, ctx):
             continue
-        nodes = grow(graph, node, ctx, lambda each: id(each) not in changes)
+        nodes = grow(graph, node, ctx, lambda each: _may_join(graph, each, changes))
         fused = _fused(graph, nodes, ctx) if len(nodes) > 1 else None
         if fused is not None:
             changes.update((id(each), None) for each in nodes)
@@ -45,6 +51,18 @@ def _fused(graph: Graph, nodes: list[Node], ctx: PassContext) -> Node | None:
         version=FUSED_VERSION,
         name=nodes[-1].name,
     )
+
+
+def _may_join(graph: Graph, node: Node, taken: Mapping[int, Node | None]) -> bool:
+    """Whether a node may become part of what reads it.
+
+    What ends as 8-bit integers stays: they are cheap to keep, and behind each such value may lie a
+    contraction, of which a chain can join only one.
+    """
+    if id(node) in taken:
+        return False
+    kind = tensor_type(graph, node.outputs[0])
+    return node.domain != FUSED_DOMAIN or kind is None or kind.dtype not in QUANTIZED
 
 
 def _is_arithmetic_on_shapes(graph: Graph, node: Node) -> bool:

@@ -1,8 +1,9 @@
 """What follows a convolution or a product element by element joins it: bias, residual, activation.
 
 `Conv`, `ConvTranspose`, `Gemm` or `MatMul` whose result only one elementwise node reads (a chain is
-one node by then) becomes the operator of the same name in the domain `millrace`. Left alone: what
-spreads the result to a larger shape, and contractions that the user has replaced by their own.
+one node by then) becomes the operator of the same name in the domain `millrace`, also across values
+that are 8-bit integers in between. Left alone: what spreads the result to a larger shape, and
+contractions that the user has replaced by their own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from engine.ops.epilogue import CONTRACTIONS, base_of
 from engine.ops.fused import FUSED_DOMAIN, FUSED_TYPES
 from engine.passes.composition import compose, is_elementwise
 from engine.passes.context import PassContext
+from engine.passes.elementwise_fusion import QUANTIZED
 from engine.passes.rewriting import is_single_use, replace_nodes, shape_of, tensor_type
 
 
@@ -23,10 +25,13 @@ def fuse_epilogues(graph: Graph, ctx: PassContext) -> Graph:
         follower = _follower(graph, node, ctx)
         if follower is None or id(follower) in changes:
             continue
-        fused = _fused(graph, node, follower, ctx)
+        followers = [follower]
+        while (after := _after(graph, followers[-1], ctx)) and id(after) not in changes:
+            followers.append(after)
+        fused = _fused(graph, node, followers, ctx)
         if fused is not None:
-            changes[id(node)] = None
-            changes[id(follower)] = fused
+            changes.update((id(each), None) for each in (node, *followers))
+            changes[id(followers[-1])] = fused
     return replace_nodes(graph, changes) if changes else graph
 
 
@@ -48,15 +53,27 @@ def _follower(graph: Graph, node: Node, ctx: PassContext) -> Node | None:
     return follower if shape_of(graph, follower.outputs[0]) == kind.shape else None
 
 
-def _fused(graph: Graph, node: Node, follower: Node, ctx: PassContext) -> Node | None:
-    composed = compose(graph, [follower], ctx, head=node.outputs[0])
+def _after(graph: Graph, follower: Node, ctx: PassContext) -> Node | None:
+    """Return the elementwise node that alone reads 8-bit integers, which chains do not cross."""
+    name = follower.outputs[0]
+    kind = tensor_type(graph, name)
+    if kind is None or kind.dtype not in QUANTIZED or not is_single_use(graph, name):
+        return None
+    (after,) = graph.consumers[name]
+    if name not in after.inputs or not is_elementwise(graph, after, ctx):
+        return None
+    return after if shape_of(graph, after.outputs[0]) == kind.shape else None
+
+
+def _fused(graph: Graph, node: Node, followers: list[Node], ctx: PassContext) -> Node | None:
+    composed = compose(graph, followers, ctx, head=node.outputs[0])
     if composed is None:
         return None
     expr, names = composed
     own = {**node.attributes, "epilogue": write_expr(expr), "operands": len(node.inputs)}
     return node.replace(
         inputs=(*node.inputs, *names),
-        outputs=follower.outputs,
+        outputs=followers[-1].outputs,
         attributes=own,
         domain=FUSED_DOMAIN,
     )

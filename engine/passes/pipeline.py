@@ -28,6 +28,7 @@ from engine.passes.epilogue_fusion import fuse_epilogues
 from engine.passes.identity_elimination import eliminate_identity
 from engine.passes.matmul_add_fusion import fuse_matmul_add
 from engine.passes.norm_fusion import fuse_norms
+from engine.passes.qdq_fusion import fuse_quantized_products, write_out_quantization
 from engine.passes.reshape_elimination import eliminate_reshapes
 from engine.passes.sequence_elimination import eliminate_sequences
 from engine.passes.softmax_fusion import fuse_softmax
@@ -46,7 +47,9 @@ O1: Pipeline = (
     ("dead_code", eliminate_dead_code),
 )
 # What exporters wrote out is recognised before transpositions move and chains fuse.
+# Products of integers come before all: folding would make floats of quantized weights.
 O2: Pipeline = (
+    ("quantized_products", fuse_quantized_products),
     *O1,
     ("activation_fusion", fuse_activations),
     ("norm_fusion", fuse_norms),
@@ -57,6 +60,7 @@ O2: Pipeline = (
     ("conv_bn_fusion", fuse_conv_bn),
     ("batch_norm_unfolding", unfold_batch_norm),
     ("matmul_add_fusion", fuse_matmul_add),
+    ("quantization_expressions", write_out_quantization),
     ("elementwise_fusion", fuse_elementwise),
     ("epilogue_fusion", fuse_epilogues),
     ("leftovers_of_fusion", eliminate_dead_code),
