@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from benchmarks.engine.files import ensure_files
 from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.rows import Key, Row
 from benchmarks.engine.runner import Runner
-from benchmarks.engine.selection import Selection, oldest_first, selected
+from benchmarks.engine.selection import PHOTOS, Selection, oldest_first, selected
 from benchmarks.engine.settings import MODELS, Settings
 from benchmarks.engine.store import Store
 
@@ -31,14 +31,14 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def names(known: object) -> Callable[[str], tuple[str, ...]]:
+def names(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     """Return a reader of names with commas between."""
 
     def read(text: str) -> tuple[str, ...]:
         parts = tuple(text.split(","))
-        unknown = [part for part in parts if part not in known]  # type: ignore[operator]
+        unknown = [part for part in parts if part not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")  # type: ignore[arg-type]
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return parts
 
     return read
@@ -48,12 +48,13 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options; wrong ones end the program with a line that says what is known."""
     parser = argparse.ArgumentParser("benchmarks.engine", description=__doc__)
     parser.add_argument("--figure", type=numbers, default=(), help="1 to 6, e.g. 1,6")
-    parser.add_argument("--network", type=names(NETWORKS), default=())
+    parser.add_argument("--network", type=names((*NETWORKS, PHOTOS)), default=())
     parser.add_argument("--threads", type=numbers, default=())
     parser.add_argument("--batch", type=numbers, default=())
     parser.add_argument("--length", type=numbers, default=())
     parser.add_argument("--precision", type=names(("fp32", "bf16", "int8")), default=())
     parser.add_argument("--pairs", type=int, default=15, help="rounds of every row")
+    parser.add_argument("--realtime", action="store_true", help="go before all other processes")
     parser.add_argument("--device", default="cpu", help="another one to try the benchmark itself")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the ONNX files")
     parser.add_argument("--into", type=Path, default=RESULTS / "engine.json", help="results file")
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         keys = oldest_first(keys, {row.key: row.when for row in store.rows})
     int8 = [key.network for key in keys if key.precision == "int8"]
     ensure_files(options.models, [key.network for key in keys], int8)
-    settings = Settings(options.pairs, options.device, str(options.models))
+    settings = Settings(options.pairs, options.device, str(options.models), options.realtime)
     rows = measure_all(keys, settings, store, str(facts["commit"]), options.seconds)
     short = [row for row in rows if not row.reached]
     print(f"{len(rows) - len(short)} of {len(rows)} rows reached their figures")

@@ -25,6 +25,7 @@ def ensure_files(folder: Path, networks: Iterable[str], int8: Iterable[str]) -> 
     Raises:
         RuntimeError: A file is missing and no Python with torch was named, or the export failed.
     """
+    networks = [name for name in networks if name in NETWORKS]  # others are at hand
     twins = [name for name in int8 if NETWORKS[name].integers]
     wanted = dict.fromkeys((*networks, *twins))
     missing = [name for name in wanted if not (folder / f"{name}.onnx").exists()]

@@ -40,7 +40,7 @@ _SPEED = (
 _LAST = (("best ORT", "ort", ""), ("waited", "waited", ".1%"))
 COLUMNS: Mapping[int, Sequence[tuple[str, str, str]]] = {
     1: (*_SPEED, ("error", "error", ".1e"), *_LAST),
-    2: (*_SPEED, ("cosine", "cosine", ".5f"), *_LAST),
+    2: (*_SPEED, ("cosine", "cosine", ".5f"), ("top-1 alike", "top1", ".2%"), *_LAST),
     3: (
         *_SPEED,
         ("over ORT fp32", "ratio_fp32", ".2f"),
@@ -98,6 +98,9 @@ def report(rows: Sequence[Row], targets: Sequence[Target], machine: Mapping[str,
     text = f"# The CPU compiler beside ONNX Runtime\n\n{INTRODUCTION}\n"
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     text += f"{machine['cpu']}, {machine['cores']} cores; {packages}; commit {machine['commit']}.\n"
+    first = sum(bool(row.values.get("realtime")) for row in rows)
+    if first:
+        text += f"{first} rows were timed at real-time priority, before all other processes.\n"
     text += "\n" + targets_table(targets)
     notes = tomllib.loads(NOTES.read_text()) if NOTES.exists() else {}
     for figure, title in TITLES.items():
@@ -111,7 +114,9 @@ def report(rows: Sequence[Row], targets: Sequence[Target], machine: Mapping[str,
 def _place(row: Row) -> tuple[int, ...]:
     """Return where a row stands on the page: networks in the order of their table."""
     key = row.key
-    return list(NETWORKS).index(key.network), -key.length, key.threads, key.batch
+    networks = [*NETWORKS]
+    place = networks.index(key.network) if key.network in networks else len(networks)
+    return place, -key.length, key.threads, key.batch
 
 
 def _table(figure: int, rows: Sequence[Row]) -> str:
@@ -122,7 +127,8 @@ def _table(figure: int, rows: Sequence[Row]) -> str:
 
 def _cells(row: Row, columns: Sequence[tuple[str, str, str]]) -> list[object]:
     key = row.key
-    start = [NETWORKS[key.network].title, key.length or "", key.threads, key.batch]
+    title = NETWORKS[key.network].title if key.network in NETWORKS else f"`{key.network}`"
+    start = [title, key.length or "", key.threads, key.batch]
     if row.failed:
         why = row.failed.replace("|", "/").replace("\n", " ")[:160]
         return [*start, *([""] * len(columns)), f"**none**: {why}"]

@@ -10,6 +10,7 @@ from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.rows import Key
 
 THREADS, BATCHES = (1, 2), (1, 8)
+PHOTOS = "photos"  # the model that ships, looked at picture by picture
 LOADED = ("resnet50", "bert_base")
 
 
@@ -44,6 +45,7 @@ def all_keys() -> Iterator[Key]:
                 continue
             for threads, length, batch in product(THREADS, network.lengths, BATCHES):
                 yield Key(figure, name, length, batch, threads, precision)
+    yield Key(2, PHOTOS, 0, 64, max(THREADS), "bf16")
     for threads in THREADS:
         yield Key(4, "resnet50", 0, 8, threads)
     for name in LOADED:

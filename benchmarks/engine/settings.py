@@ -16,11 +16,13 @@ class Settings:
         pairs: Rounds in which every side is timed once.
         device: Of our side; "cpu" but for trials of the benchmark itself.
         models: Folder of the ONNX files.
+        realtime: Whether timing goes before all other processes of the machine.
     """
 
     pairs: int = 15
     device: str = "cpu"
     models: str = str(MODELS)
+    realtime: bool = False
 
     def path(self, network: str, precision: str = "fp32") -> Path:
         """Return a network's file: int8 has one of its own."""

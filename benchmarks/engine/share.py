@@ -9,6 +9,7 @@ from benchmarks.engine import our_side
 from benchmarks.engine.load_of_machine import OtherLoad
 from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.peak import best_peak
+from benchmarks.engine.priority import realtime
 from benchmarks.engine.rows import Key
 from benchmarks.engine.settings import Settings
 from benchmarks.engine.speed import SEED
@@ -38,7 +39,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
     shares, seconds, peaks = [], [], []
     with our_side.opened(settings.path(key.network), key.threads, "fp32", settings.device) as model:
         model.run(feeds)
-        with OtherLoad() as load:
+        with realtime(settings.realtime), OtherLoad() as load:
             for _ in range(settings.pairs):
                 peaks.append(peak.flops(key.threads))
                 seconds.append(burst(lambda: model.run(feeds), 1, REST_S).seconds)

@@ -16,6 +16,7 @@ from benchmarks.engine.agreement import compare
 from benchmarks.engine.intervals import median_ratio
 from benchmarks.engine.load_of_machine import OtherLoad
 from benchmarks.engine.networks.table import NETWORKS
+from benchmarks.engine.priority import realtime
 from benchmarks.engine.rows import Key
 from benchmarks.engine.settings import Settings
 from benchmarks.engine.steps import within_one_step
@@ -65,10 +66,15 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         for (group, on), run in both.theirs.items()
     ]
     groups = {c.label: c.group for c in contenders}
-    with OtherLoad() as load:
+    with realtime(settings.realtime), OtherLoad() as load:
         times = alternate(contenders, settings.pairs, PAUSE_S if key.threads > 1 else REST_S)
     values |= _ratios(times, groups)
-    return values | {"pairs": settings.pairs, "waited": times.waited, "other_cpu": load.share}
+    return values | {
+        "pairs": settings.pairs,
+        "waited": times.waited,
+        "other_cpu": load.share,
+        "realtime": settings.realtime,
+    }
 
 
 def _ratios(times: Times, groups: Mapping[str, str]) -> dict[str, Any]:

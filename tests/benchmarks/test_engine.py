@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from benchmarks.common.models import dense_net
-from benchmarks.engine import timing
+from benchmarks.engine import photos, timing
 from benchmarks.engine.__main__ import describe, main, read_arguments
 from benchmarks.engine.agreement import Array, compare
 from benchmarks.engine.files import TORCH_PYTHON, ensure_files
@@ -23,6 +24,7 @@ from benchmarks.engine.fresh import measure as measure_fresh
 from benchmarks.engine.intervals import geometric_mean, median_interval, median_ratio
 from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.peak import SUMS, make_peak
+from benchmarks.engine.priority import realtime
 from benchmarks.engine.report import figure_targets
 from benchmarks.engine.rows import Key, Row, holds, merged, row_from_dict
 from benchmarks.engine.runner import Runner
@@ -284,6 +286,7 @@ def test_every_row_has_its_own_key_and_a_network() -> None:
     keys = list(all_keys())
     assert len(set(keys)) == len(keys)
     assert {key.network for key in keys if key.figure == 1} == set(NETWORKS)
+    assert {key.network for key in keys} == {*NETWORKS, photos.NAME}
     assert {key.figure for key in keys} == {1, 2, 3, 4, 5, 6}
 
 
@@ -395,6 +398,33 @@ def test_a_worker_that_dies_costs_one_row(models: Path) -> None:
 def test_a_worker_that_hangs_is_replaced(models: Path) -> None:
     with Runner(Settings(models=str(models)), limit_s=0.0) as runner:
         assert "more than 0 s" in runner.measure(Key(1, "mlp")).failed
+
+
+def test_real_time_priority_ends_with_the_measurement() -> None:
+    before = os.sched_getscheduler(0)
+    with realtime(False):
+        assert os.sched_getscheduler(0) == before
+    try:
+        with realtime(True):
+            assert os.sched_getscheduler(0) == os.SCHED_RR
+    except RuntimeError as error:
+        assert "CAP_SYS_NICE" in str(error)  # what it takes, where it is not permitted
+    assert os.sched_getscheduler(0) == before
+
+
+def test_agreement_on_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(3).standard_normal((5, 3, 32, 32), np.float32)
+    monkeypatch.setattr(photos, "pictures", lambda: (images, np.zeros(5, np.int64)))
+    key = Key(2, photos.NAME, batch=2, precision="fp32")
+    found = photos.measure(key, Settings(device="reference"))
+    assert (found["top1"], found["pictures"]) == (1.0, 5)
+    assert found["accuracy"] == found["ort_accuracy"]
+
+
+def test_pictures_need_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(photos.DATA_VARIABLE, raising=False)
+    with pytest.raises(RuntimeError, match=photos.DATA_VARIABLE):
+        photos.pictures()
 
 
 def test_a_fresh_process_tells_its_memory(models: Path) -> None:
