@@ -50,7 +50,7 @@ def fused_activation(xp: Any, name: str | None, numbers: Sequence[float | None])
     if not name:
         return lambda x: x
     first, second, *_ = (*numbers, None, None)
-    low, high = (first, second) if name == "Clip" else (None, None)
+    low, high = (first, second) if name.lower() == "clip" else (None, None)
     rate = 1.702 if first is None else first
     own: dict[str, Activation] = {
         "clip": lambda x: xp.clip(x, low, high) if (low, high) != (None, None) else x,

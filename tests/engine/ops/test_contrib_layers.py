@@ -145,6 +145,15 @@ def test_fused_conv(activation, numbers, residual):
     check_node("FusedConv", x, w, bias, z, domain=MICROSOFT, fixed=(1, 2), **attributes)
 
 
+@pytest.mark.parametrize("name", ["Relu", "Clip", "HardSwish"])
+def test_activations_are_known_in_any_case(name):
+    x, w = floats(1, 2, 5, 5), floats(3, 2, 3, 3, seed=1)
+    numbers = {"activation_params": [-0.5, 0.7]} if name == "Clip" else {}
+    want = run("FusedConv", x, w, activation=name, **numbers)
+    assert not np.array_equal(want, run("FusedConv", x, w))
+    np.testing.assert_array_equal(run("FusedConv", x, w, activation=name.lower(), **numbers), want)
+
+
 @pytest.mark.parametrize("op", ["NhwcConv", "NhwcFusedConv"])
 def test_convolution_with_channels_last(op):
     x, w, bias = floats(2, 7, 6, 4), floats(6, 2, 3, 3, seed=1), floats(6, seed=2)
