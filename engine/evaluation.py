@@ -81,8 +81,14 @@ class Walk:
     """Types nodes one after the other, in a scope that the caller keeps."""
 
     def __init__(
-        self, registry: Registry, limits: Limits, deadline: Deadline, budget: FoldBudget
+        self,
+        registry: Registry,
+        limits: Limits,
+        deadline: Deadline,
+        budget: FoldBudget,
+        root: Graph | None = None,
     ) -> None:
+        """Who visits the nodes of a graph one by one names it as the `root`."""
         self.registry = registry
         self.limits = limits
         self.deadline = deadline
@@ -90,7 +96,7 @@ class Walk:
         self.folded = 0
         self._depth = 0
         self._deep_walks = 0
-        self._root: Graph | None = None
+        self._root = root
         self._taken: set[str] = set()  # every name of the root; only inlining needs to know
 
     def run(
@@ -275,7 +281,7 @@ def _follow_values(
     """Note integer outputs known by value; those that hold plain numbers count as fixed."""
     try:
         values = infer_values(operator, ctx)
-    except (EngineError, ArithmeticError, ValueError, TypeError, IndexError):
+    except (EngineError, ArithmeticError, ValueError, TypeError, LookupError):
         return  # not known is always a sound answer
     for name, value, kind in zip(ctx.node.outputs, values, types, strict=False):
         if (

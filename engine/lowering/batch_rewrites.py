@@ -40,7 +40,7 @@ class BatchRewriter:
         self._inputs = tuple(inputs)
         self._batch = batch
         self._registry = registry
-        self._walk = Walk(registry, limits, deadline, FoldBudget())
+        self._walk = Walk(registry, limits, deadline, FoldBudget(), root=graph)
         self._scope = Scope()
         self._states: dict[str, RowState] = {}
         self._constants: dict[str, Array] = dict(graph.constants)

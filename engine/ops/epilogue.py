@@ -77,6 +77,9 @@ def _infer(ctx: InferContext) -> Sequence[TensorType]:
     """The contraction's shape, the expression's type."""
     dtypes = [None if t is None else t.dtype for t in ctx.types]
     expr = _expression(ctx.node.op, ctx.attributes, dtypes)
+    own = {d for d in dtypes[: _operands(ctx.attributes, len(dtypes))] if d is not None}
+    if len(own) > 1 and not ctx.node.op.endswith("Integer"):
+        ctx.fail(f"its operands are {sorted(map(str, own))}, expected one type")
     kind = _base_type(ctx)
     extras = ctx.types[_operands(ctx.attributes, len(ctx.types)) :]
     shapes = [None if t is None else t.shape for t in extras]

@@ -377,6 +377,7 @@ def crafted(op: str, inputs: list[str], **attributes: object) -> bytes:
         ("MatMul", ["x", "w"], {"epilogue": "x1:float32", "operands": 2}),
         ("MatMul", ["x", "w"], {"epilogue": "x0:int64", "operands": 2}),
         ("MatMul", ["x", "w"], {"epilogue": "nothing", "operands": 2}),
+        ("MatMul", ["x", "h"], {"epilogue": "x0:float32", "operands": 2}),
         ("Conv", ["x", "w"], {"epilogue": "x0:float32", "operands": 2}),
         ("Attention", ["x", "w"], {"scores": "x0:float32"}),
         ("Attention", ["x", "w", "w"], {"scores": "x0:float32; x0:float32; lt #0 #1"}),
