@@ -31,7 +31,9 @@ from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.graph import Graph, Node
 from engine.ir.types import Dim, Shape, SymDim, TensorType, element_count, is_static
-from engine.ops.registry import REGISTRY, Registry
+from engine.ops.registry import REGISTRY, Operator, Registry
+
+MAX_PICTURE_BYTES = 1 << 30  # a border of absurd size is better left to the portable definition
 
 Converter = Callable[["Lowering", Buffer, Buffer, Node], None]
 
@@ -129,9 +131,13 @@ class Lowering:
         """
         return self._symbolic.get(name) if name else None
 
+    def operator(self, node: Node) -> Operator:
+        """Return what is known of a node's operator."""
+        return self._registry.find(node)
+
     def attributes(self, node: Node) -> Mapping[str, Any]:
         """Return a node's attributes over the operator's defaults."""
-        return self._registry.find(node).complete(node)
+        return self.operator(node).complete(node)
 
     def _tensor(self, name: str) -> TensorType:
         kind = self.graph.types.get(name)
@@ -205,9 +211,12 @@ class Lowering:
         _, channels, height, width = self.shape(name)
         assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
         held = channels if thin else self.target.whole_vectors(channels)
-        return ImageLayout(
+        layout = ImageLayout(
             height, width, channels, held, held, border, dtype or self._image_dtype(name)
         )
+        if layout.picture_bytes > MAX_PICTURE_BYTES:
+            raise NoKernel(f"one picture of {name!r} takes {layout.picture_bytes} bytes with border")
+        return layout
 
     def _image_dtype(self, name: str) -> DType:
         dtype = self.dtype(name)
