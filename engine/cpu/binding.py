@@ -68,6 +68,7 @@ class Binder:
         number = Numbers(bindings)
         self._check_requirements(number)
         items = bindings[self._batch] if self._batch and self._cut else 0
+        self._check_sizes(number)
         native, arena = _Placement(self, number, items if items > 1 else 0).resolve()
         if arena > self._limit:
             raise ResourceLimit(self._label, f"{arena} bytes", f"run_bytes={self._limit}")
@@ -95,6 +96,17 @@ class Binder:
                     f"{evaluate(expected, bindings)}, got {actual}"
                 )
         return bindings
+
+    def _check_sizes(self, number: Numbers) -> None:
+        """Refuse what cannot fit before anything is allocated, naming the node that asks for it."""
+        outputs = sum(number(b.plain.size_bytes) for b in self._program.outputs)
+        for step in self._program.steps:
+            for buffer in step.writes:
+                size = number(buffer.root[0].size_bytes)
+                if size + outputs > self._limit and size:
+                    need = f"{max(size, outputs)} bytes"
+                    where = f"node {step.node.label!r} ({step.node.op})"
+                    raise ResourceLimit(where, need, f"run_bytes={self._limit}")
 
     def _check_requirements(self, number: Numbers) -> None:
         for rule in self._program.requirements:

@@ -215,7 +215,7 @@ class Lowering:
             height, width, channels, held, held, border, dtype or self._image_dtype(name)
         )
         if layout.picture_bytes > MAX_PICTURE_BYTES:
-            raise NoKernel(f"one picture of {name!r} takes {layout.picture_bytes} bytes with border")
+            raise NoKernel(f"a picture of {name!r} takes {layout.picture_bytes} bytes with border")
         return layout
 
     def _image_dtype(self, name: str) -> DType:
