@@ -1,5 +1,23 @@
 """Imports every file of rules and converters, so that they register themselves."""
 
-from engine.cpu.lower import conv, convert, indexing, joining, matmul, pooling, shape
+from engine.cpu.lower import (
+    attention,
+    conv,
+    convert,
+    indexing,
+    joining,
+    matmul,
+    pooling,
+    shape,
+)
 
-__all__ = ["conv", "convert", "indexing", "joining", "matmul", "pooling", "shape"]
+__all__ = [
+    "attention",
+    "conv",
+    "convert",
+    "indexing",
+    "joining",
+    "matmul",
+    "pooling",
+    "shape",
+]

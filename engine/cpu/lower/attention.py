@@ -1,0 +1,201 @@
+"""Rules of attention: every operand is read where it lies, heads are found by strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.cpu.buffers import Buffer
+from engine.cpu.expressions import unsupported
+from engine.cpu.kernels.attention import Attention
+from engine.cpu.kernels.attention_parts import Heads, Operand, width_of
+from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.rules import NoKernel, lowers
+from engine.cpu.lower.strided import Axis, strided_copy, strides_of
+from engine.dtypes import DType
+from engine.ir.expr import Expr, argument
+from engine.ir.expr_text import arguments_of, substitute, write_expr
+from engine.ir.graph import Node
+from engine.ir.types import Dim, Shape, ceildiv, dim_min, element_count
+from engine.ops.fused import FUSED_DOMAIN
+from engine.ops.fused_attention import scores_expression
+
+LARGEST_HEAD: Final = 512  # numbers of a key or value, so that a block of queries fits in a cache
+
+
+@dataclass
+class View:
+    """An array seen at some strides.
+
+    Attributes:
+        buffer: Its memory.
+        shape: Leading axes, then rows and the numbers of a row.
+        strides: Elements between neighbours along each axis.
+    """
+
+    buffer: Buffer
+    shape: Shape
+    strides: tuple[Dim, ...]
+
+    @property
+    def row(self) -> int:
+        """Elements from row to row."""
+        assert isinstance(self.strides[-2], int)
+        return self.strides[-2]
+
+
+@dataclass
+class Extra:
+    """An operand of the scores: how the kernel takes it, and the memory."""
+
+    operand: Operand
+    buffer: Buffer
+    lead: tuple[Dim, ...]
+    step: Dim
+
+
+@lowers("Attention", domain=FUSED_DOMAIN)
+def attention(ctx: Lowering, node: Node) -> None:
+    """`softmax(scores(Q K')) V`, permuted on the way as the node says."""
+    attributes = ctx.attributes(node)
+    names = node.inputs[:3]
+    if any(ctx.dtype(n) is not DType.FLOAT32 for n in (*names, node.outputs[0])):
+        raise NoKernel("attention is native for float32")
+    expr, extras = _scores(ctx, node)
+    shapes = [
+        _permuted(ctx.shape(n), attributes[f"perm_{p}"]) for n, p in zip(names, "qkv", strict=True)
+    ]
+    lead, queries, keys = _check_shapes(ctx, node, shapes)
+    operands = [_extra(ctx, node, name, (*lead, queries, keys)) for name in extras]
+    views = [
+        _view(ctx, node, n, attributes[f"perm_{p}"]) for n, p in zip(names, "qkv", strict=True)
+    ]
+    y = _result(ctx, node, (*lead, queries, shapes[2][-1]))
+    size, value_size = shapes[0][-1], shapes[2][-1]
+    assert isinstance(size, int) and isinstance(value_size, int)
+    q_row, k_row, v_row = (view.row for view in views)
+    heads = Heads(len(lead), size, value_size, q_row, k_row, v_row, y.row)
+    kernel = Attention(
+        heads,
+        write_expr(expr),
+        tuple(e.operand for e in operands),
+        bool(attributes["safe"]),
+    )
+    numbers: list[Dim] = [queries, keys, *lead]
+    for view in (y, *views):
+        numbers += _aligned(view.shape[:-2], view.strides[:-2], len(lead))
+    for extra in operands:
+        numbers += extra.lead
+    numbers += [extra.step for extra in operands]
+    ctx.step(
+        kernel,
+        (y.buffer,),
+        [*(v.buffer for v in views), *(e.buffer for e in operands)],
+        tasks=element_count(lead) * ceildiv(queries, width_of(ctx.target)),
+        numbers=numbers,
+        node=node,
+    )
+
+
+def _scores(ctx: Lowering, node: Node) -> tuple[Expr, list[str]]:
+    """Return the expression over the product and those inputs that it takes, and their names."""
+    names = node.inputs[3:]
+    fixed = {}
+    for k, name in enumerate(names, start=3):
+        value = ctx.constant(name)
+        if value is not None and value.size == 1:
+            fixed[k] = value.reshape(()).tolist()
+    dtypes = [ctx.dtype(name) for name in node.inputs]
+    expr = scores_expression(ctx.attributes(node), dtypes, fixed)
+    reason = unsupported(expr, ctx.target)
+    if reason:
+        raise NoKernel(reason)
+    left = [k for k in range(3, len(dtypes)) if k not in fixed and k - 2 < arguments_of(expr)]
+    values = [argument(0, DType.FLOAT32)]
+    for k in range(3, len(dtypes)):
+        place = left.index(k) + 1 if k in left else 0
+        values.append(argument(place, dtypes[k] if place else DType.FLOAT32))
+    return substitute(expr, values), [node.inputs[k] for k in left]
+
+
+def _permuted(shape: Shape, perm: Sequence[int]) -> Shape:
+    return tuple(shape[k] for k in perm) if len(perm) else shape
+
+
+def _check_shapes(ctx: Lowering, node: Node, shapes: Sequence[Shape]) -> tuple[Shape, Dim, Dim]:
+    """Return the leading axes, the queries and the keys; all sizes must fit."""
+    q, k, v = shapes
+    if any(len(s) != len(q) for s in shapes) or len(q) < 2:
+        raise NoKernel("queries, keys and values have different ranks")
+    if not all(isinstance(s[-1], int) and 0 < s[-1] <= LARGEST_HEAD for s in shapes):
+        raise NoKernel(f"heads are native up to {LARGEST_HEAD} numbers")
+    same = "queries and keys have heads of different sizes"
+    ctx.require_equal(q[-1], k[-1], node, same)
+    ctx.require_equal(k[-2], v[-2], node, "there are not as many values as keys")
+    lead = []
+    for axis, dims in enumerate(zip(*(s[:-2] for s in shapes), strict=True)):
+        wide = next((d for d in dims if d != 1), 1)
+        for dim in dims:
+            if dim != 1:
+                ctx.require_equal(dim, wide, node, f"axis {axis} of queries, keys and values")
+        lead.append(wide)
+    return tuple(lead), q[-2], k[-2]
+
+
+def _view(ctx: Lowering, node: Node, name: str, perm: Sequence[int]) -> View:
+    """Return an operand; it is copied if its rows are not what the kernel takes."""
+    buffer, shape = ctx.plain(name, node), ctx.shape(name)
+    strides = tuple(strides_of(shape))
+    axes, moved = _permuted(shape, perm), tuple(_permuted(strides, perm))
+    if moved[-1] == 1 and isinstance(moved[-2], int):
+        return View(buffer, axes, moved)
+    dense = tuple(strides_of(axes))
+    copy = ctx.temporary_plain(f"{name} in rows", axes, DType.FLOAT32)
+    steps = [Axis(d, to, source) for d, to, source in zip(axes, dense, moved, strict=True)]
+    strided_copy(ctx, copy, buffer, steps, DType.FLOAT32, node)
+    return View(copy, axes, dense)
+
+
+def _result(ctx: Lowering, node: Node, shape: Shape) -> View:
+    """Return the result's array, seen before the last permutation."""
+    name = node.outputs[0]
+    perm = ctx.attributes(node)["perm_y"] or tuple(range(len(shape)))
+    lying = ctx.shape(name)
+    strides: list[Dim] = [0] * len(shape)
+    for place, axis in enumerate(perm):
+        ctx.require_equal(lying[place], shape[axis], node, f"axis {place} of the result")
+        strides[axis] = strides_of(lying)[place]
+    if strides[-1] != 1 or not isinstance(strides[-2], int):
+        raise NoKernel("its results do not lie in rows")
+    return View(ctx.output(name), shape, tuple(strides))
+
+
+def _aligned(shape: Shape, strides: Sequence[Dim], rank: int) -> list[Dim]:
+    """Return the strides of leading axes; what there is one of is the same for all."""
+    found: list[Dim] = [0] * (rank - len(shape))
+    return [*found, *(0 if d == 1 else s for d, s in zip(shape, strides, strict=True))]
+
+
+def _extra(ctx: Lowering, node: Node, name: str, scores: Shape) -> Extra:
+    """Return an operand of the scores with its strides along the leading axes and the queries."""
+    own = ctx.shape(name)
+    if len(own) > len(scores):
+        raise NoKernel(f"{name!r} has rank {len(own)}, the scores {len(scores)}")
+    shape = (*(1,) * (len(scores) - len(own)), *own)
+    strides = strides_of(shape)
+    if shape[-1] != 1 and shape[-1] != scores[-1]:
+        raise NoKernel(f"{name!r} may have one number for all keys")
+    if shape[-1] == 1 and shape[-2] != 1:
+        raise NoKernel(f"{name!r} has a number per query")
+    steps: list[Dim] = []
+    for axis, (mine, wanted) in enumerate(zip(shape[:-1], scores[:-1], strict=True)):
+        step: Dim = 0 if mine == 1 else strides[axis]
+        if mine not in (1, wanted):  # it may turn out to be 1
+            wrong = (mine - 1) * (mine - wanted)
+            ctx.require_equal(wrong, 0, node, f"axis {axis} of {name!r} does not broadcast")
+            step = strides[axis] * dim_min(mine - 1, 1)
+        steps.append(step)
+    kind = "one" if shape[-1] == 1 else "key" if shape[-2] == 1 else "both"
+    operand = Operand(kind, ctx.dtype(name))
+    return Extra(operand, ctx.plain(name, node), tuple(steps[:-1]), steps[-1])

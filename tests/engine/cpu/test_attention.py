@@ -1,0 +1,131 @@
+"""Attention, against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.cpu.kernels.attention import Attention
+from engine.cpu.kernels.attention_parts import Heads, Operand
+from engine.cpu.lower.rules import NoKernel
+from engine.cpu.native import compile_kernel
+from engine.cpu.target import ISAS, target_for
+from engine.dtypes import DType
+from tests.engine.cpu.programs import check
+from tests.engine.onnx_models import node, normal
+
+HEADS_INSIDE = {f"perm_{name}": [0, 2, 1, 3] for name in "qkvy"}
+PLAIN = "x0:float32; 0.125:float32; mul #0 #1"
+MASKED = "x0:float32; 0.125:float32; mul #0 #1; x1:float32; add #2 #3"
+CHOSEN = "x0:float32; x1:bool; -inf:float32; select #1 #0 #2"
+ERROR = 2e-6
+
+
+def attend(
+    feeds: dict[str, np.ndarray], scores: str, shapes: dict[str, list[int | str]], **more: object
+) -> None:
+    attributes = {"scores": scores, "domain": "millrace", **more}
+    nodes = [node("Attention", list(feeds), ["y"], **attributes)]
+    rank = next(iter(feeds.values())).ndim
+    out = ["N", "P", "Q", "R"][:rank]
+    domains = {"millrace": 1}
+    check(nodes, feeds, [("y", out)], shapes=shapes, domains=domains, tolerance=ERROR)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "size", "values"),
+    [
+        *((128, 128, 64, 64), (1, 40, 64, 64), (2, 5, 16, 80), (197, 197, 32, 32), (33, 7, 24, 5)),
+        *((16, 300, 8, 24), (3, 600, 20, 33), (1, 1100, 64, 64), (50, 1, 8, 8), (0, 4, 8, 8)),
+        *((4, 0, 8, 8), (1, 0, 8, 8)),
+    ],
+)
+def test_sizes(queries: int, keys: int, size: int, values: int) -> None:
+    """Open lengths, heads inside of the rows, a mask for padding."""
+    feeds = {
+        "q": normal(2, queries, 3, size),
+        "k": normal(2, keys, 3, size, seed=1),
+        "v": normal(2, keys, 3, values, seed=2),
+        "m": np.where(np.arange(keys) % 7 == 3, np.float32(-1e4), np.float32(0)).reshape(
+            1, 1, 1, -1
+        ),
+    }
+    feeds["m"] = np.repeat(feeds["m"], 2, axis=0)
+    shapes = {
+        "q": ["N", "S", 3, size],
+        "k": ["N", "L", 3, size],
+        "v": ["N", "L", 3, values],
+        "m": ["N", 1, 1, "L"],
+    }
+    attend(feeds, MASKED, shapes, **HEADS_INSIDE)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 40])
+@pytest.mark.parametrize("lead", [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_masks_of_queries_and_keys(queries: int, lead: tuple[int, int]) -> None:
+    feeds = {
+        "q": normal(2, 3, queries, 16),
+        "k": normal(2, 3, 37, 16, seed=1),
+        "v": normal(2, 3, 37, 16, seed=2),
+        "m": normal(*lead, queries, 37, seed=3),
+    }
+    attend(feeds, MASKED, {"m": [*lead, "S", 37], "q": [2, 3, "S", 16]})
+    feeds["m"] = feeds["m"] > 0.3
+    attend(feeds, CHOSEN, {})
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("safe", [0, 1])
+def test_queries_that_may_look_nowhere(queries: int, safe: int) -> None:
+    """NaN, or zeros where the node says so; also after a block of hidden keys."""
+    allowed = np.ones((queries, 300), bool)
+    allowed[0] = False
+    allowed[-1, :299] = False
+    feeds = {
+        "q": normal(queries, 16),
+        "k": normal(300, 16, seed=1),
+        "v": normal(300, 16, seed=2),
+        "m": allowed,
+    }
+    attend(feeds, CHOSEN, {}, safe=safe)
+
+
+def test_numbers_that_are_none() -> None:
+    feeds = {"q": normal(1, 40, 16), "k": normal(1, 21, 16, seed=1), "v": normal(1, 21, 16, seed=2)}
+    feeds["q"][0, 7, 2] = np.nan
+    feeds["q"][0, 9, 2] = np.inf
+    feeds["v"][0, 3, 5] = np.inf
+    attend(feeds, PLAIN, {})
+    attend({**feeds, "q": feeds["q"][:, 7:9]}, PLAIN, {})
+
+
+def test_keys_that_lie_across_are_copied() -> None:
+    feeds = {
+        "q": normal(2, 3, 9, 16),
+        "k": normal(2, 3, 16, 21, seed=1),
+        "v": normal(21, 2, 3, 16, seed=2),
+    }
+    attend(feeds, PLAIN, {"v": ["L", "N", 3, 16]}, perm_k=[0, 1, 3, 2], perm_v=[1, 2, 0, 3])
+
+
+def test_keys_that_all_heads_share() -> None:
+    feeds = {
+        "q": normal(2, 3, 9, 16),
+        "k": normal(2, 1, 21, 16, seed=1),
+        "v": normal(1, 1, 21, 16, seed=2),
+    }
+    attend(feeds, PLAIN, {})
+
+
+def test_what_has_no_kernel() -> None:
+    feeds = {"q": normal(9, 16), "k": normal(9, 16), "v": normal(9, 16), "m": normal(9, 1)}
+    with pytest.raises(NoKernel, match="per query"):
+        attend(feeds, MASKED, {})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_code_for_every_processor(isa: str) -> None:
+    operands = (Operand("both", DType.BOOL), Operand("key", DType.FLOAT32))
+    heads = Heads(2, 20, 36, 64, 64, 64, 64)
+    text = "x0:float32; x1:bool; x2:float32; select #1 #0 #2"
+    assert compile_kernel(Attention(heads, text, operands, True), "kernel", target_for(isa))
