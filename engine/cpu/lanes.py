@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 from threading import Lock
-from typing import Any
 
-import numpy as np
-
-HUGE_PAGE = 2 << 20
-PAGE = 4096
-
-
-class Block:
-    """Zeroed memory outside of Python's heap, on huge pages where it is large enough."""
-
-    def __init__(self, size_bytes: int) -> None:
-        huge = size_bytes >= HUGE_PAGE
-        self._map = mmap.mmap(-1, size_bytes + (HUGE_PAGE if huge else PAGE))
-        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(self._map, np.uint8)
-        skip = -whole.ctypes.data % (HUGE_PAGE if huge else 64)
-        self.array: np.ndarray[Any, np.dtype[np.uint8]] = whole[skip : skip + size_bytes]
-        self.address = int(self.array.ctypes.data)
-        self.size_bytes = size_bytes
+from engine.cpu.runtime.memory import PAGE, Block
 
 
 class Lane:

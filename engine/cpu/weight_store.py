@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.cpu.buffers import Weights
-from engine.cpu.lanes import Block
+from engine.cpu.runtime.memory import Block
 
 ALIGNMENT = 64
 BLOCK_BYTES = 64 << 20

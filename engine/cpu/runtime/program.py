@@ -150,6 +150,7 @@ class NativeProgram:
             threads: Cores to use at the most; the pool may give fewer, at least one.
             stamps: (steps, 2 or 3) for the profile, in ns of `time.monotonic_ns`: when a step's
                 first task began, when its last one ended, time spent on it by all threads together.
+                In a group with items, begin and end are such that they do not overlap.
             cancel: Set by another thread, it ends the run early.
         """
         try:
@@ -199,8 +200,24 @@ class NativeProgram:
         status = self._run(context, threads, int(table.ctypes.data), cancel)
         never = table[:, 0] == _NEVER  # steps without tasks: as if they took no time at the start
         table[never, :2] = table[:, 0].min(initial=_NEVER) if not never.all() else 0
+        for group in self._groups:
+            if group.items:
+                _lay_apart(table[group.first : group.first + group.count])
         stamps[...] = table[:, : stamps.shape[1]]
         return status
+
+
+def _lay_apart(rows: Words) -> None:
+    """Give the steps of a group with items times one after the other, as long as they took.
+
+    They ran over and over again, item by item, so that first beginnings and last ends tell nothing.
+    """
+    if not len(rows):
+        return
+    begin, end = rows[:, 0].min(), rows[:, 1].max()
+    ends = np.cumsum(rows[:, 2]) * ((end - begin) / max(1, rows[:, 2].sum()))
+    rows[:, 1] = begin + ends.astype(np.int64)
+    rows[0, 0], rows[1:, 0] = begin, rows[:-1, 1]
 
 
 _FIRST_SLOT: Final = int(ContextWord.SLOTS)

@@ -185,6 +185,23 @@ def test_stamps_lie_within_the_run_and_in_order(pool, threads, columns):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
+def test_stamps_of_items_do_not_overlap(pool, threads):
+    x, y = np.arange(200), np.zeros(200, np.int64)
+    operands = [(2, 0, 20 * WORD), (1, 0, 20 * WORD)]
+    turns = (3000, 1, 9000)
+    steps = [step(Mix(t), operands, 20) for t in turns]
+    stamps = np.zeros((3, 3), np.int64)
+    program = NativeProgram(steps, [Group(0, 3, 10)], pool=pool)
+    before = time.monotonic_ns()
+    program.run([0, x.ctypes.data, y.ctypes.data], threads, stamps)
+    after = time.monotonic_ns()
+    assert before <= stamps[0, 0] and stamps[2, 1] <= after
+    assert (stamps[1:, 0] == stamps[:-1, 1]).all()
+    took = stamps[:, 1] - stamps[:, 0]
+    np.testing.assert_allclose(took / took.sum(), stamps[:, 2] / stamps[:, 2].sum(), atol=0.01)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("items", [0, 50])
 def test_a_cancelled_run_ends_early(pool, threads, items):
     count = 400
