@@ -321,10 +321,10 @@ class Builder:
             memory.type = PTR  # llvmlite gives allocations typed pointers; all others are opaque
         return memory
 
-    def clear(self, pointer: Value, size_bytes: Number) -> None:
-        """Set bytes to zero."""
+    def clear(self, pointer: Value, size_bytes: Number, byte: Value | None = None) -> None:
+        """Set bytes to zero, or to the one given."""
         fill = self.intrinsic("llvm.memset.p0.i64", VOID, [PTR, I8, I64, I1])
-        self.b.call(fill, [pointer, I8(0), i64(size_bytes), I1(0)])
+        self.b.call(fill, [pointer, I8(0) if byte is None else byte, i64(size_bytes), I1(0)])
 
     def copy(self, destination: Value, source: Value, size_bytes: Number) -> None:
         """Copy bytes between places that do not overlap."""

@@ -103,7 +103,7 @@ class ImageConv(Kernel):
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and tiles."""
-        _ConvEmitter(self, module, name, target).emit()
+        ConvEmitter(self, module, name, target).emit()
 
     def tasks(self, pictures: Dim, target: Target) -> Dim:
         """Return how many tasks there are for so many pictures."""
@@ -157,8 +157,8 @@ def cut_picture(height: int, width: int, target: Target) -> tuple[Cut, Cut]:
     return Cut(height, -(-height // tall)), columns
 
 
-class _ConvEmitter:
-    """Writes one kernel."""
+class ConvEmitter:
+    """Writes one kernel. Kernels for other types of elements replace the tile and its operands."""
 
     def __init__(self, spec: ImageConv, module: ir.Module, name: str, target: Target) -> None:
         self.spec, self.module, self.name, self.target = spec, module, name, target
@@ -180,22 +180,45 @@ class _ConvEmitter:
                     None if p is None else tuple(self._offset(i, y, x) for y, x in pixels)
                     for i, p in enumerate(self.pictures)
                 ]
-                assert places[0] is not None and places[1] is not None
-                tile = Tile(
-                    x_rows=places[0],
-                    y_rows=places[1],
-                    extras=tuple(places[2:]),
-                    vectors=vectors,
-                    last_lanes=last_lanes,
-                    sum=self.spec.sum,
-                    epilogue=self.spec.epilogue,
-                    ahead=self.spec.schedule.ahead,
-                    dtype=self.spec.x.dtype,
-                    y_dtype=self.spec.y.dtype,
-                )
                 label = f"{self.name}.{tall}x{wide}x{vectors}x{last_lanes}"
-                found.append(emit_tile(self.module, label, self.target, tile))
+                found.append(self.tile(label, places, vectors, last_lanes))
         return found
+
+    def tile(
+        self,
+        label: str,
+        places: Sequence[tuple[int, ...] | None],
+        vectors: int,
+        last_lanes: int,
+    ) -> ir.Function:
+        """Write the function of a tile; `places`: of its rows in every picture."""
+        assert places[0] is not None and places[1] is not None
+        tile = Tile(
+            x_rows=places[0],
+            y_rows=places[1],
+            extras=tuple(places[2:]),
+            vectors=vectors,
+            last_lanes=last_lanes,
+            sum=self.spec.sum,
+            epilogue=self.spec.epilogue,
+            ahead=self.spec.schedule.ahead,
+            dtype=self.spec.x.dtype,
+            y_dtype=self.spec.y.dtype,
+        )
+        return emit_tile(self.module, label, self.target, tile)
+
+    @property
+    def bytes_per_column(self) -> int:
+        """Bytes of packed weights for one column of a panel."""
+        terms, dtype = self.spec.sum.terms, self.spec.x.dtype
+        return (terms + terms % 2 if dtype is DType.BFLOAT16 else terms) * dtype.itemsize
+
+    def arguments(
+        self, f: KernelBuilder, operands: Sequence[Value], w: Value, bias: Value, ahead: Value
+    ) -> Sequence[Value]:
+        """Return what a tile is called with; `operands`: x, y and further ones at their places."""
+        x, y, *extras = operands
+        return (x, y, w, bias, bias, ahead, I64(0), I1(1), *extras)
 
     def _steps(self, picture: int) -> tuple[int, int]:
         """Return the elements from one row of the result, and one column, to the next."""
@@ -231,7 +254,7 @@ class _ConvEmitter:
         per_block = self.spec.groups * shares
         blocks = f.div(f.add(count, plan.block - 1), plan.block)
         with f.loop(f.low, f.high) as task:
-            self._clear_border(f, pointers[0], task.i, f.mul(blocks, per_block))
+            self.clear_border(f, pointers[0], task.i, f.mul(blocks, per_block))
             if plan.weights_first:
                 rest, block = f.divmod(task.i, blocks)
             else:
@@ -250,7 +273,8 @@ class _ConvEmitter:
                     self._sweep(f, pointers, tail, panels.tail_vectors, last, tiles)
         f.ret()
 
-    def _clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:
+    def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:
+        """Clear a task's share of the borders of all pictures."""
         if self.spec.y.border:
             with f.loop(0, f.number(0)) as picture:
                 at = f.at_bytes(y, f.mul(picture.i, self.spec.y.picture_bytes))
@@ -266,17 +290,12 @@ class _ConvEmitter:
         tiles: tuple[Value, Value],
     ) -> None:
         """Call the tiles of one panel over a block of tiles."""
-        spec, panels, terms = self.spec, self.panels, self.spec.sum.terms
+        spec, panels, column_bytes = self.spec, self.panels, self.bytes_per_column
         group, number = panel
-        size = spec.x.dtype.itemsize
-        terms += terms % 2 if spec.x.dtype is DType.BFLOAT16 else 0
-        matrix = (panels.whole * panels.width + panels.tail_vectors * panels.lanes) * terms
-        w = f.at(
-            pointers[2],
-            f.add(f.mul(group, matrix), f.mul(number, panels.width * terms)),
-            spec.x.dtype,
-        )
-        following = f.at_bytes(w, panels.width * terms * size)
+        matrix = (panels.whole * panels.width + panels.tail_vectors * panels.lanes) * column_bytes
+        panel_bytes = panels.width * column_bytes
+        w = f.at_bytes(pointers[2], f.add(f.mul(group, matrix), f.mul(number, panel_bytes)))
+        following = f.at_bytes(w, panel_bytes)
         column = f.add(f.mul(group, panels.columns), f.mul(number, panels.width))
         padded = f.add(f.mul(group, panels.padded), f.mul(number, panels.width))
         starts = [f.mul(group, spec.x.channels // spec.groups), *[column] * (1 + len(spec.extras))]
@@ -284,8 +303,7 @@ class _ConvEmitter:
         with f.loop(*tiles) as tile:
             picture, place = f.divmod(tile.i, per_picture)
             corner, kind = self._place(f, place)
-            share = f.mul(f.sub(tile.i, tiles[0]), spec.schedule.ahead * spec.sum.rows)
-            share = f.mul(share, spec.sum.columns * spec.sum.run)
+            share = f.mul(place, spec.schedule.ahead * spec.sum.terms)
             operands = []
             for i, layout in enumerate(self.pictures):
                 pointer = pointers[(1, 0)[i] if i < 2 else i + 2]
@@ -301,11 +319,9 @@ class _ConvEmitter:
                     self._corner(i),
                 )
                 operands.append(f.at(pointer, at, layout.dtype))
-            x, y, *extras = operands
             bias = f.at(pointers[3], padded)
             ahead = f.at_bytes(following, share) if spec.schedule.ahead else following
-            arguments = (x, y, w, bias, bias, ahead, I64(0), I1(1), *extras)
-            self._dispatch(f, functions, kind, arguments)
+            self._dispatch(f, functions, kind, self.arguments(f, operands, w, bias, ahead))
 
     def _place(self, f: KernelBuilder, place: Value) -> tuple[tuple[Value, Value], list[Value]]:
         """Return where a tile begins, and for both axes whether it is a shorter part."""
