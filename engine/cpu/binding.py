@@ -20,6 +20,7 @@ from engine.ir.types import Dim, SymDim, evaluate, symbols_of
 
 # Numbers of bases: where operands are counted from.
 LOCAL, ARENA, ABSOLUTE, FIRST_ARRAY = 0, 1, 2, 3
+MAX_NUMBER = (1 << 62) - 1
 Shapes = tuple[tuple[int, ...], ...]
 Span = tuple[int, int, int]  # base, begin, end
 
@@ -101,6 +102,10 @@ class Binder:
         """Refuse what cannot fit before anything is allocated, naming the node that asks for it."""
         outputs = sum(number(b.plain.size_bytes) for b in self._program.outputs)
         for step in self._program.steps:
+            largest = max(map(number, (step.tasks, *step.numbers)))
+            if largest > MAX_NUMBER:  # more than native code counts to: no memory holds it either
+                where = f"node {step.node.label!r} ({step.node.op})"
+                raise ResourceLimit(where, f"a size of {largest}", f"run_bytes={self._limit}")
             for buffer in step.writes:
                 size = number(buffer.root[0].size_bytes)
                 if size + outputs > self._limit and size:

@@ -209,4 +209,5 @@ def test_coverage_is_told_before_anything_is_compiled() -> None:
     graph = compile_model(perceptron()).graph
     cpu = get_device("cpu")
     found = cpu.coverage(graph, CompileOptions())  # type: ignore[attr-defined]
-    assert {each.node.op for each in found} == {"MatMul", "Softmax"}
+    assert "Softmax" in {each.node.op for each in found}
+    assert len(found) == len(graph.nodes)
