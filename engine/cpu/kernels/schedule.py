@@ -22,6 +22,7 @@ FEW_TASKS: Final = 8  # of one picture, even if they are short
 SHORT_TASK_FLOPS: Final = 1 << 18
 WEIGHTS_PER_TASK: Final = 64 << 10  # bytes, where there are few rows and reading them is all
 LEAST_BLOCK: Final = 4  # tiles that weights from outside of the cache are used for, at the least
+MOST_SHARES: Final = 16  # tiles of a picture up to which a panel is read in too little time
 LONG_SUM: Final = 1536  # terms above which a block of many rows leaves the cache
 
 
@@ -79,7 +80,9 @@ def conv_schedule(kernel: ImageConv, target: Target) -> ConvSchedule:
     blocks = -(-tiles // block)
     shares = -(-wanted // (blocks * kernel.groups))
     group = max(1, panels.count // shares)
-    return ConvSchedule(-(-tiles // blocks), group, weights_first=True)
+    # Each tile of a picture asks for its share of the next panel.
+    ahead = -(-panels.width * 4 // tiles) if tiles <= MOST_SHARES else 0
+    return ConvSchedule(-(-tiles // blocks), group, ahead, weights_first=True)
 
 
 def schedule_depthwise(kernel: DepthwiseConv, target: Target) -> DepthwiseConv:
