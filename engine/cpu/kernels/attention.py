@@ -70,7 +70,7 @@ class Attention(Kernel):
         width = width_of(target)
         queries, keys = f.number(0), f.number(1)
         blocks = f.div(f.add(queries, width - 1), width)
-        with f.loop(f.low, f.high) as task:
+        with f.loop(f.low, f.high, unroll=False) as task:
             head, block = f.divmod(task.i, blocks)
             places = self._places(f, head)
             steps = self._steps(f)
@@ -132,7 +132,7 @@ class _Block:
         parts = f.div(f.add(self.keys, KEYS - 1), KEYS)
         share = f.div(f.add(self.keys, f.sub(parts, 1)), f.greatest(parts, 1))
         step = f.mul(f.div(f.add(share, self.rows - 1), self.rows), self.rows)
-        with f.loop(0, self.keys, f.greatest(step, 1)) as part:
+        with f.loop(0, self.keys, f.greatest(step, 1), unroll=False) as part:
             count = f.least(f.sub(self.keys, part.i), step)
             self._turn_operands(part.i, count)
             with f.if_else(f.less(f.lanes, self.valid)) as (wide, narrow):
@@ -195,8 +195,8 @@ class _Block:
             f.b.store(f.b.load(at, typ=kind, align=size), place, align=size)
 
         if size == 4:
-            with f.loop(0, bottom, lanes) as query:
-                with f.loop(0, edge, lanes) as key:
+            with f.loop(0, bottom, lanes, unroll=False) as query:
+                with f.loop(0, edge, lanes, unroll=False) as key:
                     first = f.add(f.mul(query.i, step), key.i)
                     lines = [
                         f.load(f.at(source, f.add(first, f.mul(step, k)))) for k in range(lanes)
@@ -205,9 +205,12 @@ class _Block:
                         place = f.add(f.mul(f.add(key.i, k), self.width), query.i)
                         f.store(line, f.at(to, place))
                 end = f.add(query.i, lanes)
-                with f.loop(query.i, end) as one, f.loop(edge, count, unroll=False) as key:
+                with (
+                    f.loop(query.i, end, unroll=False) as one,
+                    f.loop(edge, count, unroll=False) as key,
+                ):
                     single(one.i, key.i)
-        with f.loop(bottom, self.valid) as one, f.loop(0, count, unroll=False) as key:
+        with f.loop(bottom, self.valid, unroll=False) as one, f.loop(0, count, unroll=False) as key:
             single(one.i, key.i)
 
     def _operand_values(self, key: Value, place: Value, vectors: int) -> list[list[Value]]:
