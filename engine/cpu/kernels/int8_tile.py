@@ -1,0 +1,239 @@
+"""The register tile of integer products: bytes times bytes, summed in 32 bits, then an expression.
+
+The shape is that of `engine.cpu.kernels.tile`: rows whose places are constants, columns in panels
+of packed weights. What follows the sums is an expression that scales them, and as a rule rounds
+them to bytes again; its operands are numbers per column, numbers for all (in one block, so that
+they are broadcast from memory), and values of the result's shape in any type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import llvmlite.ir as ir
+
+from engine.cpu.builder import (
+    F32,
+    I1,
+    I32,
+    I64,
+    MEMORY,
+    PTR,
+    VOID,
+    Builder,
+    Value,
+    suffix,
+    vector,
+)
+from engine.cpu.expressions import emit_expr
+from engine.cpu.kernels.int8_products import (
+    COLUMN_BYTES,
+    add_products,
+    load_terms,
+    load_weights,
+    terms_per_step,
+)
+from engine.cpu.kernels.tile import Sum
+from engine.cpu.target import Target
+from engine.dtypes import DType
+from engine.ir.expr_text import read_expr
+
+INLINE_ROWS = 2  # tiles this low apply the expression without a loop
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An operand of the result's shape.
+
+    Attributes:
+        places: Where each row of the tile lies, in elements.
+        dtype: Its type.
+    """
+
+    places: tuple[int, ...]
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class IntegerTile:
+    """One register tile.
+
+    Attributes:
+        x_rows: Where each row begins in the left operand, in bytes.
+        y: Where each row's results go, and their type.
+        operands: What the expression takes after the sum (x0): "column" for a number per column,
+            "scalar" for the next one of the block of numbers, or rows.
+        vectors: Vectors in a row of the result.
+        last_lanes: Lanes of the last vector that exist in memory.
+        sum: What is summed; runs are whole quads.
+        epilogue: The expression; "" for the sum.
+        signed: Whether the left operand is signed.
+    """
+
+    x_rows: tuple[int, ...]
+    y: Rows
+    operands: tuple[str | Rows, ...]
+    vectors: int
+    last_lanes: int
+    sum: Sum
+    epilogue: str = ""
+    signed: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return len(self.x_rows)
+
+    @property
+    def pointers(self) -> list[tuple[str, ir.Type]]:
+        """Parameters of the tile's function.
+
+        `begin`: the int32 that each column's sum begins at; `scalars`: the block of numbers; then
+        one per operand that is no scalar.
+        """
+        own = [f"e{i}" for i, each in enumerate(self.operands) if each != "scalar"]
+        return [(name, PTR) for name in ("x", "y", "w", "begin", "scalars", *own)]
+
+
+def emit_integer_tile(
+    module: ir.Module, name: str, target: Target, tile: IntegerTile
+) -> ir.Function:
+    """Write the function of a tile; its parameters are `tile.pointers`."""
+    f = Builder(module, name, tile.pointers, target, inline=False, noalias=True)
+    begin = f.parameter("begin")
+    first = [load_weights(f, f.at_bytes(begin, j * f.lanes * 4)) for j in range(tile.vectors)]
+    _finish(f, tile, _sums(f, tile, first * tile.height))
+    return f.ret()
+
+
+def _sums(f: Builder, tile: IntegerTile, begin: list[Value]) -> list[Value]:
+    """Return the accumulators after the loops over the runs."""
+    whole, group = tile.sum, terms_per_step(f.target)
+    steps, w_step = whole.run // group, tile.vectors * f.lanes * COLUMN_BYTES
+    budget = 28 // (tile.height * tile.vectors)
+    unroll = next((u for u in (8, 4, 2) if steps % u == 0 and u <= budget), 1)
+    carry = [f.parameter("w"), *begin]
+    with f.loop(0, whole.rows, carry=carry) as row:
+        x_row = f.at_bytes(f.parameter("x"), f.mul(row.i, whole.row_step))
+        with f.loop(0, whole.columns, carry=row.values) as column:
+            x_run = f.at_bytes(x_row, f.mul(column.i, whole.column_step))
+            with f.loop(0, steps, unroll, carry=column.values, unroll=False) as k:
+                w, *sums = k.values
+                x = f.at_bytes(x_run, f.mul(k.i, group))
+                for u in range(unroll):
+                    at = f.at_bytes(x, u * group)
+                    sums = _step(f, tile, at, f.at_bytes(w, u * w_step), sums)
+                k.next = [f.at_bytes(w, unroll * w_step), *sums]
+            column.next = k.result
+        row.next = column.result
+    return row.result[1:]
+
+
+def _step(f: Builder, tile: IntegerTile, x: Value, w: Value, sums: Sequence[Value]) -> list[Value]:
+    n, done = tile.vectors, list(sums)
+    size = f.lanes * COLUMN_BYTES
+    weights = [load_weights(f, f.at_bytes(w, j * size)) for j in range(n)]
+    for r, offset in enumerate(tile.x_rows):
+        terms = load_terms(f, f.at_bytes(x, offset), signed=tile.signed)
+        for j in range(n):
+            done[r * n + j] = add_products(f, done[r * n + j], terms, weights[j])
+    return done
+
+
+def _finish(f: Builder, tile: IntegerTile, sums: list[Value]) -> None:
+    """Apply the expression and store: row by row in a loop, through the stack."""
+    n = tile.vectors
+    if tile.height <= INLINE_ROWS or not tile.epilogue:
+        for r in range(tile.height):
+            places = [e.places[r] for e in _moving(tile)]
+            _finish_row(f, tile, sums[r * n : (r + 1) * n], places)
+        return
+    vector_bytes = f.lanes * 4
+    memory = f.stack(tile.height * n * vector_bytes)
+    for i, value in enumerate(sums):
+        f.b.store(value, f.at_bytes(memory, i * vector_bytes), align=vector_bytes)
+    moving = _moving(tile)
+    table = _table(
+        f, [place for row in zip(*(e.places for e in moving), strict=True) for place in row]
+    )
+    with f.loop(0, tile.height, unroll=False) as turn:
+        entry = f.at(table, f.mul(turn.i, len(moving)), DType.INT64)
+        places = [
+            f.b.load(f.at(entry, i, DType.INT64), typ=I64, align=8) for i in range(len(moving))
+        ]
+        line = f.at_bytes(memory, f.mul(turn.i, n * vector_bytes))
+        kind = vector(I32, f.lanes)
+        row = [
+            f.b.load(f.at_bytes(line, j * vector_bytes), typ=kind, align=vector_bytes)
+            for j in range(n)
+        ]
+        _finish_row(f, tile, row, places)
+
+
+def _moving(tile: IntegerTile) -> list[Rows]:
+    return [tile.y, *(e for e in tile.operands if isinstance(e, Rows))]
+
+
+def _table(f: Builder, numbers: Sequence[int]) -> Value:
+    """Return a constant array of 64-bit numbers."""
+    kind = ir.ArrayType(I64, len(numbers))
+    table = ir.GlobalVariable(f.module, kind, f"{f.function.name}.rows")
+    table.initializer, table.linkage = ir.Constant(kind, list(numbers)), "internal"
+    table.global_constant = True
+    table.type = PTR  # llvmlite gives globals typed pointers; all others are opaque
+    return table
+
+
+def _finish_row(
+    f: Builder, tile: IntegerTile, row: Sequence[Value], places: Sequence[int | Value]
+) -> None:
+    """Apply the expression to one row and store it; `places` are those of y and all other rows."""
+    for j, value in enumerate(row):
+        lanes = tile.last_lanes if j == tile.vectors - 1 else f.lanes
+        operands, others, scalars = [value], iter(places[1:]), 0
+        for i, each in enumerate(tile.operands):
+            if each == "scalar":
+                number = f.b.load(f.at(f.parameter("scalars"), scalars), typ=F32, align=4)
+                operands.append(f.splat(number))
+                scalars += 1
+            elif each == "column":
+                operands.append(f.load(f.at(f.parameter(f"e{i}"), j * f.lanes)))
+            else:
+                assert isinstance(each, Rows)
+                at = f.at(f.parameter(f"e{i}"), next(others), each.dtype)
+                at = f.at(at, j * f.lanes, each.dtype)
+                operands.append(load_part(f, at, lanes, each.dtype))
+        if tile.epilogue:
+            value = emit_expr(f, read_expr(tile.epilogue), operands)
+        at = f.at(f.parameter("y"), places[0], tile.y.dtype)
+        store_part(f, value, f.at(at, j * f.lanes, tile.y.dtype), lanes, tile.y.dtype)
+
+
+def load_part(f: Builder, pointer: Value, lanes: int, dtype: DType) -> Value:
+    """Return the first `lanes` numbers of a vector, zeros behind them; reads nothing more."""
+    if lanes == f.lanes:
+        return f.load(pointer, dtype)
+    kind = vector(MEMORY[dtype], f.lanes)
+    name = f"llvm.masked.load.{suffix(kind)}.p0"
+    load = f.intrinsic(name, kind, [PTR, I32, vector(I1, f.lanes), kind])
+    none = ir.Constant(kind, None)
+    return f.widen(f.call(load, pointer, I32(dtype.itemsize), _mask(f, lanes), none), dtype)
+
+
+def store_part(f: Builder, value: Value, pointer: Value, lanes: int, dtype: DType) -> None:
+    """Write the first `lanes` numbers of a vector, and nothing more."""
+    if lanes == f.lanes:
+        f.store(value, pointer, dtype)
+        return
+    narrow = f.narrow(value, dtype)
+    if lanes == 1:  # LLVM 22 writes four bytes where one lane of a truncated vector is stored
+        f.b.store(f.b.extract_element(narrow, I32(0)), pointer, align=dtype.itemsize)
+        return
+    name = f"llvm.masked.store.{suffix(narrow.type)}.p0"
+    store = f.intrinsic(name, VOID, [narrow.type, PTR, I32, vector(I1, f.lanes)])
+    f.call(store, narrow, pointer, I32(dtype.itemsize), _mask(f, lanes))
+
+
+def _mask(f: Builder, lanes: int) -> Value:
+    return ir.Constant(vector(I1, f.lanes), [int(i < lanes) for i in range(f.lanes)])
