@@ -319,18 +319,19 @@ class Lowering:
     def _lower_symbolic(self, node: Node) -> bool:
         """Write a node's results down when they are known as dims; whether they are."""
         names = [name for name in node.outputs if name]
-        values = [self._symbolic.get(name) for name in names]
-        if not names or any(
-            v is None or self.dtype(n) is not DType.INT64
-            for n, v in zip(names, values, strict=True)
-        ):
-            return False
-        for name, value in zip(names, values, strict=True):
-            assert value is not None
+        known = [(name, self._symbolic.get(name)) for name in names]
+        written: list[tuple[str, list[Dim]]] = []
+        for name, value in known:
+            if value is None or self.dtype(name) is not DType.INT64:
+                return False
             numbers = [d if isinstance(d, int | SymDim) else int(d) for d in value.ravel()]
+            if not all(map(_cannot_wrap, numbers)):
+                return False
+            written.append((name, numbers))
+        for name, numbers in written:
             kernel = WriteNumbers(len(numbers))
             self.step(kernel, [self.output(name)], (), tasks=1, numbers=numbers, node=node)
-        return True
+        return bool(written)
 
     def finish(self) -> Program:
         """Bring every output of the region into an array of its own; return the program."""
@@ -382,6 +383,15 @@ class Lowering:
 # Filled by the files that hold the kernels: "to_image", "to_plain", "copy" (plain to plain) and
 # "widen_border" (picture to picture).
 CONVERTERS: dict[str, Converter] = {}
+
+
+def _cannot_wrap(dim: Dim) -> bool:
+    """Whether a number stays far from 2^63 for all sizes that memory holds: a run's integers wrap,
+    dims do not.
+    """
+    if isinstance(dim, int):
+        return abs(dim) < 1 << 62
+    return dim.size <= 16 and all(len(atoms) <= 2 and abs(c) < 1 << 20 for atoms, c in dim.terms)
 
 
 def elements(shape: Shape) -> Dim:
