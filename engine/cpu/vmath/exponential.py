@@ -126,4 +126,4 @@ def tanh(f: Builder, x: Value) -> Value:
     e = exp(f, f.b.fmul(a, number(f, x, -2.0)), bounded=(False, True), flush=True)
     large = f.b.fdiv(f.b.fsub(one, e), f.b.fadd(one, e))
     is_small = f.b.fcmp_ordered("<", a, number(f, x, TANH_EDGE))
-    return f.b.select(is_small, small, with_sign(f, large, x))
+    return with_sign(f, f.b.select(is_small, small, large), x)  # of zero, too
