@@ -68,21 +68,20 @@ def _bits(dtype: DType) -> ir.Type:
     return ir.IntType(8 * dtype.itemsize)
 
 
-def each_part(
-    f: Builder,
-    count: Number,
-    carry: Sequence[Value],
-    body: Callable[[Part, list[Value]], list[Value]],
-) -> list[Value]:
+Body = Callable[[Part, list[Value]], list[Value]]
+
+
+def each_part(f: Builder, count: Number, carry: Sequence[Value], body: Body) -> list[Value]:
     """Write code that goes through elements [0, count): whole vectors first, then the rest.
 
     `body` gets a part and what is carried, and returns what the next part shall get; with a scalar
     rest (where there are no masks) it must not carry vectors.
     """
     lanes = f.lanes
-    whole: Number = (
-        count // lanes * lanes if isinstance(count, int) else f.sub(count, f.rem(count, lanes))
-    )
+    if isinstance(count, int):
+        whole: Number = count // lanes * lanes
+    else:
+        whole = f.sub(count, f.rem(count, lanes))
     values = list(carry)
     if not isinstance(whole, int) or whole:
         with f.loop(0, whole, lanes, values, unroll=False) as loop:

@@ -1,4 +1,4 @@
-"""Elementwise operators as programs: broadcasting, types, chains, pictures; against the reference."""
+"""Elementwise operators as programs against the reference: broadcasting, types, chains."""
 
 from __future__ import annotations
 
