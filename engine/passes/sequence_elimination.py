@@ -12,13 +12,15 @@ from math import ceil
 
 import numpy as np
 
-from engine.ir.graph import Graph, Node
+from engine.dtypes import DType
+from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import TensorType
 from engine.passes.context import PassContext
 from engine.passes.rewriting import fixed, fresh_name, shape_of, tensor_type, with_constants
 
 VERSION = 21  # of ONNX's own domain, for the nodes that are put in
 MOST_ELEMENTS = 256
+MOST_NAMES = 1 << 20  # of the elements of all lists: a file may claim a long one at every node
 
 Elements = tuple[str, ...]
 
@@ -39,15 +41,19 @@ class _Rewriter:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._types = dict(graph.types)
+        self._constants: dict[str, Array] = {}
         self._known: dict[str, Elements] = {}
         self._nodes: list[Node] = []
+        self._room = MOST_NAMES
 
     def rewrite(self) -> Graph:
         for node in self._graph.nodes:
             rule = RULES.get(node.op) if node.domain == "" else None
             if rule is None or not rule(self, node):
                 self._nodes.append(node)
-        return self._graph.replace(nodes=tuple(self._nodes))
+        graph = self._graph.replace(nodes=tuple(self._nodes), types=self._types)
+        return with_constants(graph, self._constants)
 
     # ------------------------------------------------------------------------------ lists
 
@@ -79,7 +85,7 @@ class _Rewriter:
     def split(self, node: Node) -> bool:
         """Parts of known sizes also come from a Split."""
         kind, sizes = tensor_type(self._graph, node.inputs[0]), self._sizes(node)
-        if kind is None or not sizes or len(sizes) > MOST_ELEMENTS:
+        if kind is None or not sizes or len(sizes) > MOST_ELEMENTS or not self._spend(len(sizes)):
             return False
         axis = int(node.attributes.get("axis", 0))  # type: ignore[arg-type]  # checked by its rule
         dtype = TensorType(kind.dtype)
@@ -96,9 +102,13 @@ class _Rewriter:
 
     def _note(self, node: Node, elements: Elements | None) -> bool:
         """Remember what a list holds; its node stays."""
-        if elements is not None and len(elements) <= MOST_ELEMENTS:
+        if elements is not None and len(elements) <= MOST_ELEMENTS and self._spend(len(elements)):
             self._known[node.outputs[0]] = elements
         return False
+
+    def _spend(self, count: int) -> bool:
+        self._room -= count
+        return self._room >= 0
 
     # ------------------------------------------------------------------------------ readers
 
@@ -115,7 +125,9 @@ class _Rewriter:
 
     def concat(self, node: Node) -> bool:
         elements = self._known.get(node.inputs[0])
-        if not elements or any(tensor_type(self._graph, e) is None for e in elements):
+        if not elements or not all(isinstance(self._types.get(e), TensorType) for e in elements):
+            return False
+        if not self._spend(len(elements)):
             return False
         axis = int(node.attributes["axis"])  # type: ignore[arg-type]  # checked by its rule
         if node.attributes.get("new_axis", 0):
@@ -169,13 +181,14 @@ class _Rewriter:
         return sizes if min(sizes, default=-1) >= 0 and sum(sizes) == size else None
 
     def _fresh(self, hint: str, kind: TensorType) -> str:
-        name = fresh_name(self._graph, hint)
-        self._graph = self._graph.replace(types={**self._graph.types, name: kind})
+        name = fresh_name(self._graph, hint, self._types)
+        self._types[name] = kind
         return name
 
     def _constant(self, hint: str, value: np.ndarray) -> str:
-        name = fresh_name(self._graph, hint)
-        self._graph = with_constants(self._graph, {name: value})
+        kind = TensorType(DType.from_numpy(value.dtype), tuple(value.shape))
+        name = self._fresh(hint, kind)
+        self._constants[name] = value
         return name
 
     def _add(

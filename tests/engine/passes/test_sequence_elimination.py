@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 from engine.ir.graph import Graph
+from engine.passes import sequence_elimination
 from engine.passes.sequence_elimination import MOST_ELEMENTS
 from tests.engine.onnx_models import load, normal
 from tests.engine.ops.bodies import check, model, tensor, untyped
@@ -161,3 +162,17 @@ def test_positions_outside_and_long_lists_stay() -> None:
     ]
     data = built(wide, "y", a=("N", MOST_ELEMENTS + 1))
     assert any(n.op == "SplitToSequence" for n in optimised(data).nodes)
+
+
+def test_all_lists_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_elimination, "MOST_NAMES", 14)
+    nodes = [*POSITIONS]
+    for i in range(3):  # of two names each: their parts, the list, and the list joined again
+        nodes += [
+            node("SplitToSequence", ["a"], [f"s{i}"], axis=0),
+            node("ConcatFromSequence", [f"s{i}"], [f"y{i}"], axis=0),
+        ]
+    data = built(nodes, "y0", "y1", "y2", a=(2, 3))
+    kept = [n.op for n in optimised(data).nodes]
+    assert kept.count("SplitToSequence") == 1 and kept.count("ConcatFromSequence") == 1
+    check(data, FEEDS)
