@@ -123,7 +123,8 @@ def _proposals(graph: Graph, ctx: PassContext) -> Iterator[Graph]:
 
 
 def _verdict(graph: Graph, ctx: PassContext, outputs: Sequence[str]) -> BatchVerdict:
-    wanted = tuple(v for v in graph.outputs if v.name in set(outputs))
+    names = set(outputs)
+    wanted = tuple(v for v in graph.outputs if v.name in names)
     try:
         return find_batch_axes(
             graph.replace(outputs=wanted), ctx.registry, ctx.limits, ctx.deadline

@@ -139,6 +139,11 @@ class Graph:
         return tuple(v.name for v in self.outputs)
 
     @cached_property
+    def output_set(self) -> frozenset[str]:
+        """Names of the outputs, for asking whether a name is one."""
+        return frozenset(self.output_names)
+
+    @cached_property
     def producers(self) -> Mapping[str, Node]:
         """Which node computes a name. Inputs and fixed values have no producer."""
         return {name: node for node in self.nodes for name in node.outputs if name}

@@ -125,7 +125,7 @@ def _scores(view: View, name: str) -> tuple[Node, list[Node]] | None:
     shape = shape_of(graph, name)
     for each in (n for member in chain for n in member.inputs):
         product = _product(view, each)
-        if product is None or shape_of(graph, each) != shape or each in graph.output_names:
+        if product is None or shape_of(graph, each) != shape or each in graph.output_set:
             continue
         if all(id(r) in members for r in graph.consumers.get(each, ())):
             return product, chain

@@ -29,7 +29,7 @@ def eliminate_common_subexpressions(graph: Graph, ctx: PassContext) -> Graph:
         if any(True for _ in node.bodies) or not ctx.registry.find(node).deterministic:
             continue
         first = seen.setdefault(_key(node, names), node)
-        if first is node or not set(graph.output_names).isdisjoint(node.outputs):
+        if first is node or not graph.output_set.isdisjoint(node.outputs):
             continue
         removed.add(id(node))
         names |= {b: a for a, b in zip(first.outputs, node.outputs, strict=True) if b}

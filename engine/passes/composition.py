@@ -135,7 +135,7 @@ def grow(
     while pending and len(members) < MAX_NODES:
         for name in pending.pop(0).inputs:
             node = graph.producers.get(name)
-            if node is None or id(node) in members or name in graph.output_names:
+            if node is None or id(node) in members or name in graph.output_set:
                 continue
             if not allowed(node) or not is_elementwise(graph, node, ctx):
                 continue

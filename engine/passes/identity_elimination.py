@@ -25,7 +25,7 @@ def eliminate_identity(graph: Graph, ctx: PassContext) -> Graph:
     removed: set[int] = set()
     for node in graph.nodes:
         source = _source(graph, node, ctx)
-        if source is not None and node.outputs[0] not in graph.output_names:
+        if source is not None and node.outputs[0] not in graph.output_set:
             names[node.outputs[0]] = source
             removed.add(id(node))
     return _rename_producers(redirect(graph, names, removed) if removed else graph, ctx)
@@ -41,9 +41,9 @@ def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
         source = _source(graph, node, ctx)
         if (
             source is not None
-            and node.outputs[0] in graph.output_names
+            and node.outputs[0] in graph.output_set
             and source in graph.producers
-            and source not in graph.output_names
+            and source not in graph.output_set
             and source not in names
             and graph.types[source] == graph.types[node.outputs[0]]
         ):

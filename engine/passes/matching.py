@@ -160,7 +160,7 @@ class View:
     def is_inner(self, node: Node) -> bool:
         """Whether one node alone reads the output, so that it can be part of a pattern."""
         name = node.outputs[0]
-        return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.output_names
+        return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.output_set
 
     def same_type(self, a: str, b: str) -> bool:
         """Whether two values are proved to have one type and shape."""
@@ -226,7 +226,7 @@ def _is_closed(graph: Graph, match: Match, members: set[int], read: set[str]) ->
     for node in match.inside:
         for name in filter(None, node.outputs):
             readers = graph.consumers.get(name, ())
-            if name in graph.output_names or name in read or name in match.node.inputs:
+            if name in graph.output_set or name in read or name in match.node.inputs:
                 return False
             if any(id(r) not in members for r in readers):
                 return False

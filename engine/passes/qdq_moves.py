@@ -33,7 +33,7 @@ def _without_pairs(graph: Graph, ctx: PassContext) -> Graph:
     names: dict[str, str] = {}
     removed: set[int] = set()
     for node in graph.nodes:
-        if node.domain or node.op != "QuantizeLinear" or node.outputs[0] in graph.output_names:
+        if node.domain or node.op != "QuantizeLinear" or node.outputs[0] in graph.output_set:
             continue
         own = quantization_of(graph, node, ctx)
         before = dequantized(graph, node.inputs[0], ctx)

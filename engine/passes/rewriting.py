@@ -44,7 +44,7 @@ def redirect(graph: Graph, names: Mapping[str, str], removed: Collection[int]) -
 
 def is_single_use(graph: Graph, name: str) -> bool:
     """Whether one node reads the value and no output is it."""
-    return len(graph.consumers.get(name, ())) == 1 and name not in graph.output_names
+    return len(graph.consumers.get(name, ())) == 1 and name not in graph.output_set
 
 
 def fresh_name(graph: Graph, hint: str, taken: Collection[str] = ()) -> str:

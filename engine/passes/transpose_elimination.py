@@ -112,7 +112,7 @@ class _Walk:
         if node.op == "Transpose":
             return self._adds(node)
         perm = self._perm_of_inputs(node)
-        if perm is None or node.outputs[0] in self.graph.output_names:
+        if perm is None or node.outputs[0] in self.graph.output_set:
             return False
         kind = tensor_type(self.graph, node.outputs[0])
         if kind is None or kind.shape is None:

@@ -120,6 +120,18 @@ def test_trailing_outputs_that_nobody_reads_go() -> None:
     assert graph.nodes[0].outputs == ("y",)
 
 
+@pytest.mark.timeout(10)
+def test_many_outputs_take_no_more_than_their_share() -> None:
+    names = [f"y{i}" for i in range(10_000)]
+    nodes = [node("Relu", ["x"], [name]) for name in names]
+    graph = run_pipeline(
+        graph_of(model(nodes, [X], [(name, None) for name in names])),
+        LEVELS[2],
+        PassContext(REGISTRY),
+    )
+    assert list(graph.output_names) == names
+
+
 def test_the_number_of_parts_of_a_split_stays() -> None:
     split = node("Split", ["x"], ["y", "rest"], axis=1, num_outputs=2)
     graph = apply(eliminate_dead_code, model([split], [X], [Y]))
