@@ -37,7 +37,7 @@ def with_constants(graph: Graph, values: Mapping[str, Array]) -> Graph:
 
 def redirect(graph: Graph, names: Mapping[str, str], removed: Collection[int]) -> Graph:
     """Remove nodes, told by `id`, and let readers of their outputs read other values instead."""
-    final = {old: _resolve(new, names) for old, new in names.items()}
+    final = _resolved(names)
     nodes = (rename_node(n, final) for n in graph.nodes if id(n) not in removed)
     return with_nodes(graph, nodes)
 
@@ -82,7 +82,14 @@ def scalar(graph: Graph, name: str) -> float | None:
     return float(value.reshape(())[()])
 
 
-def _resolve(name: str, names: Mapping[str, str]) -> str:
-    while name in names:
-        name = names[name]
-    return name
+def _resolved(names: Mapping[str, str]) -> dict[str, str]:
+    """Return where each name leads in the end; no link of a long chain is followed twice."""
+    final: dict[str, str] = {}
+    for name in names:
+        passed: list[str] = []
+        while name in names and name not in final:
+            passed.append(name)
+            name = names[name]
+        end = final.get(name, name)
+        final.update((each, end) for each in passed)
+    return final

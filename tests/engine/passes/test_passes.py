@@ -132,6 +132,15 @@ def test_many_outputs_take_no_more_than_their_share() -> None:
     assert list(graph.output_names) == names
 
 
+@pytest.mark.timeout(10)
+def test_a_long_chain_of_no_ops_is_followed_once() -> None:
+    nodes = [node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(30_000)]
+    nodes += [node("Relu", [f"v{i}"], [f"y{i}"]) for i in (0, 29_999, 30_000)]
+    data = model(nodes, [("v0", ["N", 4])], [(f"y{i}", None) for i in (0, 29_999, 30_000)])
+    graph = eliminate_identity(graph_of(data), PassContext(REGISTRY))
+    assert [n.inputs for n in graph.nodes] == [("v0",)] * 3
+
+
 def test_the_number_of_parts_of_a_split_stays() -> None:
     split = node("Split", ["x"], ["y", "rest"], axis=1, num_outputs=2)
     graph = apply(eliminate_dead_code, model([split], [X], [Y]))
