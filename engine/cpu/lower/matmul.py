@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,33 +93,60 @@ def lower_product(
 ) -> None:
     """Add the step of `left @ fixed`, with its epilogue."""
     k, n = fixed.matrix.shape
-    shape, target = ctx.shape(left), ctx.target
+    shape = ctx.shape(left)
     if ctx.dtype(left) is not DType.FLOAT32 or fixed.matrix.dtype != np.float32:
         raise NoKernel(f"products of {ctx.dtype(left)} have no kernel")
     if not shape or not k or not n:
         raise NoKernel("there is nothing to sum, or there are no columns")
     ctx.require_equal(shape[-1], k, node, "the inner dims of a product differ")
-    rows: Dim = element_count(shape[:-1])
-    schedule = gemm_schedule(k, n, target)
-    pitches = tuple(None if c is not None else n for c in epilogue.columns)
-    kernel = Gemm(k, n, k, n, schedule, epilogue.text, pitches)
-    panels = Panels.of(n, target)
     x = ctx.plain(left, node)
     extras = [
-        ctx.plain(name, node) if values is None else _columns(ctx, name, values, panels)
+        ctx.plain(name, node) if values is None else values
         for name, values in zip(epilogue.extras, epilogue.columns, strict=True)
     ]
+    y = ctx.output(node.outputs[0])
+    add_product(ctx, node, y, x, element_count(shape[:-1]), fixed, epilogue, extras)
+
+
+def add_product(
+    ctx: Lowering,
+    node: Node,
+    y: Buffer,
+    x: Buffer,
+    rows: Dim,
+    fixed: FixedWeights,
+    epilogue: Epilogue,
+    extras: Sequence[Buffer | np.ndarray],
+) -> None:
+    """Add the step of a product between dense arrays.
+
+    Args:
+        ctx: The region under construction.
+        node: What it computes.
+        y: (rows, N).
+        x: (rows, K).
+        rows: How many rows there are.
+        fixed: The right side.
+        epilogue: What follows.
+        extras: Its operands: arrays like y, or fixed numbers per column.
+    """
+    k, n = fixed.matrix.shape
+    schedule = gemm_schedule(k, n, ctx.target)
+    panels = Panels.of(n, ctx.target)
+    pitches = tuple(n if isinstance(e, Buffer) else None for e in extras)
     weights = ctx.weights(
         f"{fixed.key}|{panels}", lambda: pack_panels(fixed.matrix, panels), fixed.key
     )
-    bias = fixed.bias
-    added = _columns(ctx, fixed.bias_key, np.zeros(n, np.float32) if bias is None else bias, panels)
-    tasks = ceildiv(rows, schedule.block_rows) * -(-panels.count // schedule.group)
+    bias = np.zeros(n, np.float32) if fixed.bias is None else fixed.bias
+    others = [
+        extra if isinstance(extra, Buffer) else _columns(ctx, name, extra, panels)
+        for name, extra in zip(epilogue.extras, extras, strict=True)
+    ]
     ctx.step(
-        kernel,
-        [ctx.output(node.outputs[0])],
-        [x, weights, added, *extras],
-        tasks=tasks,
+        Gemm(k, n, k, n, schedule, epilogue.text, pitches),
+        [y],
+        [x, weights, _columns(ctx, fixed.bias_key, bias, panels), *others],
+        tasks=ceildiv(rows, schedule.block_rows) * -(-panels.count // schedule.group),
         numbers=[rows],
         node=node,
     )
