@@ -123,6 +123,7 @@ class GraphCompiler:
             precision=self.precision,
             borders=pictures.borders,
             places=pictures.places,
+            fills=pictures.fills,
         )
         for node in region.nodes:
             try:

@@ -17,6 +17,7 @@ from engine.cpu.builder import MEMORY
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.target import Target
+from engine.dtypes import DType
 from engine.ir.graph import Graph, Node
 from engine.ir.types import Dim, TensorType, symbols_of
 from engine.ops.registry import Registry
@@ -81,9 +82,17 @@ class _Trial(Lowering):
         self._touch(name)
         return super().plain(name, node)
 
-    def image(self, name: str, node: Node, *, thin: bool = False, border: int = 0) -> Buffer:
+    def image(
+        self,
+        name: str,
+        node: Node,
+        *,
+        thin: bool = False,
+        border: int = 0,
+        dtype: DType = DType.FLOAT32,
+    ) -> Buffer:
         self._touch(name)
-        return super().image(name, node, thin=thin, border=border)
+        return super().image(name, node, thin=thin, border=border, dtype=dtype)
 
     def _touch(self, name: str) -> None:
         if self.dtype(name) not in MEMORY:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import llvmlite.ir as ir
 
-from engine.cpu.builder import Value
+from engine.cpu.builder import I8, Value
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.border import clear_border
@@ -16,7 +16,7 @@ from engine.cpu.target import Target
 
 @dataclass(frozen=True)
 class ImageCopy(Kernel):
-    """operands: picture, picture. Tasks: N times the height.
+    """operands: picture, picture. numbers: byte of the border of bytes. Tasks: N times the height.
 
     The target's channels behind the source's are set to zero, its border is cleared.
     """
@@ -33,7 +33,8 @@ class ImageCopy(Kernel):
             n, y = f.divmod(task.i, to.height)
             picture = f.at(f.operand(0), f.mul(n, to.picture), to.dtype)
             original = f.at(f.operand(1), f.mul(n, source.picture), source.dtype)
-            clear_border(f, picture, to, y, to.height)
+            byte = f.b.trunc(f.number(0), I8) if to.dtype.itemsize == 1 else None
+            clear_border(f, picture, to, y, to.height, byte)
             row = f.at(picture, f.add(f.mul(y, to.row), to.at(0, 0)), to.dtype)
             line = f.at(original, f.add(f.mul(y, source.row), source.at(0, 0)), source.dtype)
             self._row(f, row, line)

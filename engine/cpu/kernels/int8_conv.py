@@ -30,8 +30,8 @@ class IntegerConv(ImageConv):
     quads in the packed weights, pixel by pixel.
 
     Attributes:
-        operands: What the epilogue takes after the sum: "column", "scalar" or "picture". `extras`
-            has an entry for each that is no scalar.
+        operands: What the epilogue takes after the sum: "column", "counts", "scalar" or "picture".
+            `extras` has an entry for each that is no scalar.
         signed: Whether x is signed.
     """
 
@@ -83,7 +83,7 @@ class _IntegerEmitter(ConvEmitter):
                 continue
             rows, layout = next(extras)
             if rows is None or layout is None:
-                operands.append("column")
+                operands.append(kind)
             else:
                 operands.append(Rows(rows, layout.dtype))
         tile = IntegerTile(

@@ -32,7 +32,7 @@ class IntegerGemm(Kernel):
         block_rows: Rows that one task works on.
         group: Panels of weights that one task works on.
         epilogue: Expression as text, or "" for the sums.
-        operands: What it takes: "column", "scalar", or the type of a matrix like y.
+        operands: What it takes: the type of a matrix like y, or a word of `IntegerTile.operands`.
         y_dtype: Type of the result.
         signed: Whether x is signed.
     """
@@ -114,11 +114,12 @@ class IntegerGemm(Kernel):
         w = f.at_bytes(weights, f.mul(panel, panel_bytes))
         begin = f.at(begin, column)
         moved = [o for o in self.operands if o != "scalar"]
+        starts: dict[str, Number] = {"column": column, "counts": column, "number": 0}
 
         def call(height: int, row: Value) -> None:
             place = f.add(f.mul(row, self.n), column)
             extras = [
-                f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, column)
+                f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts[o])
                 for pointer, o in zip(others, moved, strict=True)
             ]
             f.call(

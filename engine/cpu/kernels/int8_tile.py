@@ -63,7 +63,8 @@ class IntegerTile:
         x_rows: Where each row begins in the left operand, in bytes.
         y: Where each row's results go, and their type.
         operands: What the expression takes after the sum (x0): "column" for a number per column,
-            "scalar" for the next one of the block of numbers, or rows.
+            "counts" for an int32 per column, "scalar" for the next one of the block of numbers,
+            "number" for a number elsewhere, or rows.
         vectors: Vectors in a row of the result.
         last_lanes: Lanes of the last vector that exist in memory.
         sum: What is summed; runs are whole quads.
@@ -199,6 +200,11 @@ def _finish_row(
                 scalars += 1
             elif each == "column":
                 operands.append(f.load(f.at(f.parameter(f"e{i}"), j * f.lanes)))
+            elif each == "counts":
+                operands.append(load_weights(f, f.at(f.parameter(f"e{i}"), j * f.lanes)))
+            elif each == "number":
+                number = f.b.load(f.parameter(f"e{i}"), typ=F32, align=4)
+                operands.append(f.splat(number))
             else:
                 assert isinstance(each, Rows)
                 at = f.at(f.parameter(f"e{i}"), next(others), each.dtype)

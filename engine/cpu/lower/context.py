@@ -8,7 +8,7 @@ where needed and remembered), declares its outputs, and adds steps. What it cann
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from engine.ops.registry import REGISTRY, Operator, Registry
 MAX_PICTURE_BYTES = 1 << 30  # a border of absurd size is better left to the portable definition
 
 Converter = Callable[["Lowering", Buffer, Buffer, Node], None]
+BYTES: Final = (DType.INT8, DType.UINT8)
 
 
 class Lowering:
@@ -61,6 +62,7 @@ class Lowering:
         precision: str = "fp32",
         borders: Mapping[str, int] | None = None,
         places: Mapping[str, tuple[str, int]] | None = None,
+        fills: Mapping[str, int] | None = None,
     ) -> None:
         """Prepare a region.
 
@@ -76,6 +78,7 @@ class Lowering:
             borders: How much border the picture of a name should have.
             places: Pictures to be written right into a wider one: name -> (name of the wider
                 value, first channel there).
+            fills: What the border of a picture of bytes holds, by name: the byte that means zero.
         """
         self.graph, self.target, self.precision = graph, target, precision
         self.program = Program()
@@ -86,6 +89,7 @@ class Lowering:
         self._weights: dict[str, Buffer] = {}
         self._borders = borders or {}
         self._places = places or {}
+        self._fills = fills or {}
         self._wanted, self._last = tuple(outputs), nodes[-1]
         self._direct = self._directly_written(nodes)
         for index, name in enumerate(inputs):
@@ -139,6 +143,10 @@ class Lowering:
         """Return a node's attributes over the operator's defaults."""
         return self.operator(node).complete(node)
 
+    def fill(self, name: str) -> int:
+        """Return what the border of a picture of bytes holds."""
+        return self._fills.get(name, 0)
+
     def _tensor(self, name: str) -> TensorType:
         kind = self.graph.types.get(name)
         if not isinstance(kind, TensorType):
@@ -175,15 +183,26 @@ class Lowering:
                 self._plain[name] = target
         return self._plain[name]
 
-    def image(self, name: str, node: Node, *, thin: bool = False, border: int = 0) -> Buffer:
+    def image(
+        self,
+        name: str,
+        node: Node,
+        *,
+        thin: bool = False,
+        border: int = 0,
+        dtype: DType = DType.FLOAT32,
+    ) -> Buffer:
         """Return a value as a picture, converted if need be; `NoKernel` if it cannot be one.
 
         `thin` asks for just the channels there are, where the picture is yet to be made; `border`
-        is the least that the reader needs.
+        is the least that the reader needs; `dtype` is what it can read.
         """
         wanted = max(border, self._borders.get(name, 0))
+        if dtype in BYTES or self.dtype(name) in BYTES:
+            _check_same(name, self.dtype(name), dtype)
         if name not in self._image:
-            layout = self.image_layout(name, border=wanted, thin=thin)
+            own = dtype if dtype in BYTES else None
+            layout = self.image_layout(name, border=wanted, thin=thin, dtype=own)
             source = self.plain(name, node)
             if layout.is_planar and name not in self._places:
                 self.alias_image(name, source, layout)
@@ -392,6 +411,11 @@ def _cannot_wrap(dim: Dim) -> bool:
     if isinstance(dim, int):
         return abs(dim) < 1 << 62
     return dim.size <= 16 and all(len(atoms) <= 2 and abs(c) < 1 << 20 for atoms, c in dim.terms)
+
+
+def _check_same(name: str, has: DType, wanted: DType) -> None:
+    if has is not wanted:
+        raise NoKernel(f"{name!r} holds {has}; the kernel reads pictures of {wanted}")
 
 
 def elements(shape: Shape) -> Dim:

@@ -13,7 +13,12 @@ from engine.ir.graph import Graph, Node
 from engine.ir.types import TensorType
 from engine.ops.cores.windows import Window, resolve_window
 
-CONVOLUTIONS = (("", "Conv"), ("millrace", "Conv"))
+CONVOLUTIONS = (
+    ("", "Conv"),
+    ("millrace", "Conv"),
+    ("", "ConvInteger"),
+    ("millrace", "ConvInteger"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.cpu.lower.conv import border_of
+from engine.cpu.lower.int8_conv import fill_of
 from engine.cpu.lower.joining import places_of
 from engine.cpu.target import Target
 from engine.ir.graph import Graph, Node
@@ -21,10 +22,12 @@ class Pictures:
         borders: Rows and columns of zeros around each picture, as much as the widest window that
             reads it needs.
         places: Name -> the wider picture that it is a part of, and its first channel there.
+        fills: What the border of a picture of bytes holds: the byte that means zero.
     """
 
     borders: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    fills: dict[str, int] = field(default_factory=dict)
 
 
 def plan_pictures(graph: Graph, nodes: Sequence[Node], target: Target) -> Pictures:
@@ -34,6 +37,8 @@ def plan_pictures(graph: Graph, nodes: Sequence[Node], target: Target) -> Pictur
     for node in nodes:
         for name, border in border_of(graph, node).items():
             plan.borders[name] = max(plan.borders.get(name, 0), border)
+        for name, byte in fill_of(graph, node).items():
+            plan.fills.setdefault(name, byte)
         places = places_of(graph, node, target)
         if made.issuperset(places):
             plan.places.update(places)

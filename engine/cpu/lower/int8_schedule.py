@@ -1,0 +1,51 @@
+"""How integer products and convolutions are cut into tasks: pure functions of shapes and processor.
+
+The aims are those of `engine.cpu.kernels.schedule`; a byte takes a quarter of the memory, and four
+products the time of one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.cpu.kernels.conv import ConvSchedule
+from engine.cpu.kernels.int8_conv import IntegerConv
+from engine.cpu.kernels.int8_products import packed_row_bytes
+from engine.cpu.kernels.panels import Panels
+from engine.cpu.target import Target
+
+TASKS: Final = 32  # of one picture, if the work is enough
+TASK_FLOPS: Final = 1 << 22  # about six microseconds
+WEIGHTS_PER_TASK: Final = 64 << 10
+
+
+def integer_gemm_schedule(k: int, n: int, target: Target) -> tuple[int, int]:
+    """Return the rows and the panels of one task of a product with K x N weights."""
+    rows, panels = target.tile_rows, Panels.of(n, target)
+    tiles = max(1, min(target.l2_bytes // 2 // k // rows, 12))
+    panel_bytes = k * panels.width * packed_row_bytes(target)
+    group = max(
+        -(-WEIGHTS_PER_TASK // panel_bytes), TASK_FLOPS // (2 * tiles * rows * panels.width * k)
+    )
+    return tiles * rows, max(1, min(group, panels.count))
+
+
+def integer_conv_schedule(kernel: IntegerConv, target: Target) -> ConvSchedule:
+    """Choose blocks of tiles and groups of panels."""
+    panels, tiles = kernel.panels(target), kernel.tiles(target)
+    rows, columns = kernel.cuts(target)
+    height = rows.sizes[0] * columns.sizes[0]
+    terms = kernel.sum.terms
+    weights = terms * panels.width * packed_row_bytes(target) * panels.count
+    flops = 2 * height * panels.width * terms
+    work = tiles * panels.count * kernel.groups
+    wanted = max(1, min(TASKS, work * flops // TASK_FLOPS))
+    read = height * kernel.strides[0] * kernel.strides[1] * kernel.x.pitch
+    fit = max(1, target.l2_bytes // 2 // read)
+    if weights * kernel.groups <= target.l2_bytes // 2:
+        block = max(1, min(fit, -(-tiles // wanted)))
+        group = panels.count if tiles >= wanted else -(-panels.count * tiles // wanted)
+        return ConvSchedule(block, max(1, min(group, panels.count)))
+    block = min(fit, tiles)
+    shares = -(-wanted * block // (tiles * kernel.groups))
+    return ConvSchedule(block, max(1, panels.count // shares), weights_first=True)
