@@ -21,7 +21,7 @@ from engine.cpu.runtime.memory import Block
 from engine.cpu.runtime.policy import grant
 from engine.cpu.runtime.walker import DISMISS, SERVE
 
-SPIN_US = 50  # how long a worker looks for the next job before it sleeps
+SPIN_US = 100  # how long a worker looks for the next job before it sleeps
 CANCEL_LOOK_S = 0.02  # how often a run that waits for cores looks whether it was cancelled
 JOIN_S = 2.0  # how long the end of the process waits for a worker in the midst of a run
 

@@ -17,7 +17,9 @@ from engine.cpu.runtime.layout import QUEUE_WORDS, WORD, ContextWord, Header, Jo
 from engine.cpu.runtime.words import WordFunction
 from engine.cpu.target import Target
 
-SHORT_NS: Final = 25_000  # a run this short ends before a sleeping worker has come
+# Waking a worker that sleeps costs about 50 us of the run, half of them the caller's own: what takes
+# less than this alone is not shared with sleepers.
+SHORT_NS: Final = 100_000
 IDLE_PAUSES: Final = 8  # between two looks at the clock
 LEAVING_TURNS: Final = 200  # looks at a worker that is about to leave, before yielding to it
 
