@@ -9,6 +9,7 @@ from engine.cpu.lower import (
     joining,
     matmul,
     pooling,
+    recurrent,
     shape,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "joining",
     "matmul",
     "pooling",
+    "recurrent",
     "shape",
 ]
