@@ -1,0 +1,190 @@
+"""Normalizations over trailing axes, with what is added before, and over groups of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.cpu.buffers import Buffer
+from engine.cpu.expressions import unsupported
+from engine.cpu.kernels.normalize import Normalize, RowInput
+from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.rules import NoKernel, lowers
+from engine.dtypes import DType
+from engine.ir.expr import Expr, argument, cast
+from engine.ir.expr_text import write_expr
+from engine.ir.graph import Node
+from engine.ir.types import Dim, Shape, ceildiv, dim_max, element_count, floordiv
+
+TASK: Final = 1 << 12  # elements of one task
+NARROW: Final = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
+MICROSOFT: Final = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalization of rows, before it is brought into a step.
+
+    Attributes:
+        summands: Names whose sum the rows are.
+        axis: The first normalized axis.
+        scale: Name of the factors, "" for none.
+        bias: Name of the summands after, "" for none.
+        epsilon: Added to the variance.
+        is_centred: Whether the mean is taken out.
+        outputs: Names of result, mean, inverse deviation and sum; "" for what is not wanted.
+    """
+
+    summands: tuple[str, ...]
+    axis: int
+    scale: str
+    bias: str
+    epsilon: float
+    is_centred: bool
+    outputs: tuple[str, str, str, str]
+
+
+@lowers("LayerNormalization")
+def layer_normalization(ctx: Lowering, node: Node) -> None:
+    """Mean and variance over the axes from `axis` on."""
+    attributes = ctx.attributes(node)
+    x, scale, bias = _padded(node.inputs, 3)
+    y, mean, inverse = _padded(node.outputs, 3)
+    axis, epsilon = _axis(ctx, node, x), float(attributes["epsilon"])
+    lower_norm(ctx, node, Norm((x,), axis, scale, bias, epsilon, True, (y, mean, inverse, "")))
+
+
+@lowers("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_normalization(ctx: Lowering, node: Node) -> None:
+    """The mean square over the axes from `axis` on."""
+    x, scale = node.inputs
+    y, inverse = _padded(node.outputs, 2)
+    epsilon = float(ctx.attributes(node)["epsilon"])
+    norm = Norm((x,), _axis(ctx, node, x), scale, "", epsilon, False, (y, "", inverse, ""))
+    lower_norm(ctx, node, norm)
+
+
+@lowers("SkipLayerNormalization", domain=MICROSOFT)
+def skip_layer_normalization(ctx: Lowering, node: Node) -> None:
+    """LayerNormalization over the last axis of a sum, which may be wanted, too."""
+    x, skip, scale, bias, before = _padded(node.inputs, 5)
+    _lower_skip(ctx, node, (x, skip, before), (scale, bias), is_centred=True)
+
+
+@lowers("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_rms_normalization(ctx: Lowering, node: Node) -> None:
+    """RMSNormalization over the last axis of a sum, which may be wanted, too."""
+    if len(node.outputs) > 1 and node.outputs[1]:
+        raise NoKernel("it wants a mean that there is none of")
+    x, skip, scale, before = _padded(node.inputs, 4)
+    _lower_skip(ctx, node, (x, skip, before), (scale, ""), is_centred=False)
+
+
+def _lower_skip(
+    ctx: Lowering,
+    node: Node,
+    summands: tuple[str, str, str],
+    affine: tuple[str, str],
+    *,
+    is_centred: bool,
+) -> None:
+    y, mean, inverse, total = _padded(node.outputs, 4)
+    axis = len(ctx.shape(summands[0])) - 1
+    epsilon = float(ctx.attributes(node)["epsilon"])
+    given = tuple(filter(None, summands))
+    outputs = (y, mean, inverse, total)
+    lower_norm(ctx, node, Norm(given, axis, *affine, epsilon, is_centred, outputs))
+
+
+def _padded(names: Sequence[str], count: int) -> list[str]:
+    return [*names, *[""] * (count - len(names))]
+
+
+def _axis(ctx: Lowering, node: Node, x: str) -> int:
+    rank = len(ctx.shape(x))
+    if not rank:
+        raise NoKernel("a single number is no row")
+    return int(ctx.attributes(node)["axis"]) % rank
+
+
+def lower_norm(ctx: Lowering, node: Node, norm: Norm) -> None:
+    """Add the step of a normalization; `NoKernel` for types and shapes that it cannot do."""
+    shape = ctx.shape(norm.summands[0])
+    inner = shape[norm.axis :]
+    names = [*norm.summands, *filter(None, (norm.scale, norm.bias))]
+    outputs = [name for name in norm.outputs if name]
+    for name in (*names, *outputs):
+        if ctx.dtype(name) not in NARROW:
+            raise NoKernel(f"{ctx.dtype(name)} is not normalized natively")
+    inputs = tuple(
+        RowInput(ctx.dtype(name), _is_shared(ctx.shape(name), shape, inner))
+        for name in norm.summands
+    )
+    expr = _sum([i.dtype for i in inputs])
+    reason = unsupported(expr, ctx.target)
+    if reason:
+        raise NoKernel(reason)
+    for name in filter(None, (norm.scale, norm.bias)):
+        if not _is_shared(ctx.shape(name), shape, inner):
+            raise NoKernel(f"{name!r} has the shape {list(map(str, ctx.shape(name)))}")
+    y, mean, inverse, total = norm.outputs
+    width = element_count(inner)
+    kernel = Normalize(
+        write_expr(expr),
+        inputs,
+        ctx.dtype(y),
+        width if isinstance(width, int) else None,
+        norm.epsilon,
+        norm.is_centred,
+        ctx.dtype(norm.scale) if norm.scale else None,
+        ctx.dtype(norm.bias) if norm.bias else None,
+        bool(mean),
+        bool(inverse),
+        ctx.dtype(total) if total else None,
+    )
+    reads = [ctx.plain(name, node) for name in names]
+    _add_step(ctx, node, kernel, outputs, reads, element_count(shape[: norm.axis]), width)
+
+
+def _add_step(
+    ctx: Lowering,
+    node: Node,
+    kernel: Normalize,
+    outputs: Sequence[str],
+    reads: Sequence[Buffer],
+    rows: Dim,
+    width: Dim,
+) -> None:
+    height = dim_max(1, floordiv(TASK, dim_max(width, 1)))
+    numbers: list[Dim] = [rows, height] if kernel.width is not None else [rows, height, width]
+    writes = [ctx.output(name) for name in outputs]
+    # Each row is read as a whole before it is written.
+    in_place = kernel.rows is None and all(i.dtype is kernel.result for i in kernel.inputs[:1])
+    ctx.step(
+        kernel,
+        writes,
+        reads,
+        tasks=ceildiv(rows, height),
+        numbers=numbers,
+        node=node,
+        in_place=in_place and len(kernel.inputs) == 1,
+    )
+
+
+def _is_shared(shape: Shape, whole: Shape, inner: Shape) -> bool:
+    """Whether a value is one row for all rows; `NoKernel` when it is neither that nor all rows."""
+    if shape == whole and len(inner) < len(whole):
+        return False
+    while shape and shape[0] == 1 and len(shape) > len(inner):
+        shape = shape[1:]
+    if shape == inner:
+        return True
+    raise NoKernel(f"{list(map(str, shape))} are not the rows of {list(map(str, whole))}")
+
+
+def _sum(dtypes: Sequence[DType]) -> Expr:
+    first, *others = (cast(argument(i, d), DType.FLOAT32) for i, d in enumerate(dtypes))
+    for each in others:
+        first = first + each
+    return first
