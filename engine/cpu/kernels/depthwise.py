@@ -19,6 +19,7 @@ from engine.cpu.kernels.border import clear_border
 from engine.cpu.kernels.conv import Cut
 from engine.cpu.kernels.tile import emit_epilogue, is_costly
 from engine.cpu.target import Target
+from engine.dtypes import DType
 from engine.ir.types import Dim
 
 SMALL_WINDOW = 9  # taps up to which the window is written out; larger ones loop over its rows
@@ -69,7 +70,7 @@ class DepthwiseConv(Kernel):
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over rows of tiles."""
-        _DepthwiseEmitter(self, module, name, target).emit()
+        DepthwiseEmitter(self, module, name, target).emit()
 
     def tasks(self, pictures: Dim, target: Target) -> Dim:
         """Return how many tasks there are for so many pictures."""
@@ -101,8 +102,8 @@ def pack_depthwise(weights: np.ndarray, lanes: int) -> np.ndarray:
     return np.ascontiguousarray(flat.reshape(-1, lanes, flat.shape[1]).transpose(0, 2, 1))
 
 
-class _DepthwiseEmitter:
-    """Writes one kernel."""
+class DepthwiseEmitter:
+    """Writes one kernel. Kernels for other types of elements replace sums, ends and borders."""
 
     def __init__(self, spec: DepthwiseConv, module: ir.Module, name: str, target: Target) -> None:
         self.spec, self.module, self.name, self.target = spec, module, name, target
@@ -126,7 +127,7 @@ class _DepthwiseEmitter:
             y_picture = f.at_bytes(y, f.mul(picture, spec.y.picture_bytes))
             if spec.y.border:
                 with f.if_(f.equals(group, 0)):
-                    clear_border(f, y_picture, spec.y, block, row_blocks)
+                    self.clear_border(f, y_picture, block, row_blocks)
             first = f.mul(block, spec.schedule.block)
             last = f.least(f.add(first, spec.schedule.block), self.rows.parts)
             vector = f.mul(group, spec.schedule.vectors)
@@ -136,15 +137,25 @@ class _DepthwiseEmitter:
             places = [f.at(y_picture, channel, spec.y.dtype)]
             for pointer, layout in zip(extras, spec.extras, strict=True):
                 at = channel if layout is None else f.add(f.mul(picture, layout.picture), channel)
-                places.append(f.at(pointer, at))
+                kind = DType.FLOAT32 if layout is None else layout.dtype
+                places.append(f.at(pointer, at, kind))
             fixed = [
                 f.at(w, f.mul(channel, spec.kernel[0] * spec.kernel[1])),
                 f.at(bias, channel),
                 f.sub(end, vector),
+                *self.shared(f),
             ]
             with f.loop(first, last) as row:
                 self._row(f, functions, row.i, x_picture, places, fixed)
         f.ret()
+
+    def clear_border(self, f: KernelBuilder, picture: Value, block: Value, row_blocks: int) -> None:
+        """Clear a block's share of the border of one picture."""
+        clear_border(f, picture, self.spec.y, block, row_blocks)
+
+    def shared(self, f: KernelBuilder) -> list[Value]:
+        """Return further pointers that every tile gets, after the number of vectors."""
+        return []
 
     def _row(
         self,
@@ -201,7 +212,7 @@ class _DepthwiseEmitter:
         f = Builder(
             self.module,
             f"{self.name}.{tall}x{wide}",
-            [*((name, PTR) for name in names), ("vectors", I64)],
+            [*((name, PTR) for name in names), ("vectors", I64), *self.shared_names],
             self.target,
             inline=False,
             noalias=True,
@@ -211,10 +222,31 @@ class _DepthwiseEmitter:
             channel = f.mul(vector.i, f.lanes)
             x = f.at(f.parameter("x"), channel, spec.x.dtype)
             w = f.at(f.parameter("w"), f.mul(channel, taps))
-            begin = [f.load(f.at(f.parameter("bias"), channel))] * (tall * wide)
+            begin = [self.begin(f, f.at(f.parameter("bias"), channel))] * (tall * wide)
             sums = self._window(f, x, w, begin, tall, wide)
             self._finish(f, sums, channel, wide)
         return f.ret()
+
+    @property
+    def shared_names(self) -> list[tuple[str, ir.Type]]:
+        """The parameters for what `shared` returns."""
+        return []
+
+    def begin(self, f: Builder, pointer: Value) -> Value:
+        """Return what the sums of a vector of channels begin at."""
+        return f.load(pointer)
+
+    def load_input(self, f: Builder, pointer: Value) -> Value:
+        """Return a vector of channels, ready to be multiplied."""
+        return f.load(pointer, self.spec.x.dtype)
+
+    def load_weights(self, f: Builder, pointer: Value) -> Value:
+        """Return the weights of a vector of channels at one tap."""
+        return f.load(pointer)
+
+    def multiply_add(self, f: Builder, total: Value, x: Value, w: Value) -> Value:
+        """Return a sum with one product more."""
+        return f.fma(x, w, total)
 
     def _window(
         self, f: Builder, x: Value, w: Value, sums: list[Value], tall: int, wide: int
@@ -243,7 +275,7 @@ class _DepthwiseEmitter:
         columns, layout = spec.kernel[1], spec.x
         (down, right), (apart_y, apart_x) = spec.strides, spec.dilations
         weights = {
-            (ky, kx): f.load(f.at(w, (ky * columns + kx) * f.lanes))
+            (ky, kx): self.load_weights(f, f.at(w, (ky * columns + kx) * f.lanes))
             for ky in rows
             for kx in range(columns)
         }
@@ -258,10 +290,10 @@ class _DepthwiseEmitter:
                     q = ox * right + kx * apart_x
                     if q not in loaded:
                         at = f.at(x, y * layout.row + q * layout.pitch, layout.dtype)
-                        loaded[q] = f.load(at, layout.dtype)
+                        loaded[q] = self.load_input(f, at)
                     for oy, ky in by_row[y]:
                         i = oy * wide + ox
-                        done[i] = f.fma(loaded[q], weights[ky, kx], done[i])
+                        done[i] = self.multiply_add(f, done[i], loaded[q], weights[ky, kx])
         return done
 
     def _finish(self, f: Builder, sums: Sequence[Value], channel: Value, wide: int) -> None:
@@ -269,16 +301,18 @@ class _DepthwiseEmitter:
         spec = self.spec
         if not is_costly(spec.epilogue):
             for i, value in enumerate(sums):
-                self._finish_one(f, value, channel, [i // wide, i % wide])
+                self.finish_one(f, value, channel, [i // wide, i % wide])
             return
         memory = f.stack(len(sums) * f.lanes * 4)
         for i, value in enumerate(sums):
-            f.store(value, f.at(memory, i * f.lanes))
+            f.b.store(value, f.at(memory, i * f.lanes), align=4 * f.lanes)
         with f.loop(0, len(sums), unroll=False) as turn:
-            value = f.load(f.at(memory, f.mul(turn.i, f.lanes)))
-            self._finish_one(f, value, channel, list(f.divmod(turn.i, wide)))
+            at = f.at(memory, f.mul(turn.i, f.lanes))
+            value = f.b.load(at, typ=sums[0].type, align=4 * f.lanes)
+            self.finish_one(f, value, channel, list(f.divmod(turn.i, wide)))
 
-    def _finish_one(self, f: Builder, value: Value, channel: Value, pixel: Sequence[Value]) -> None:
+    def finish_one(self, f: Builder, value: Value, channel: Value, pixel: Sequence[Value]) -> None:
+        """Apply the epilogue to one vector and store it."""
         spec, operands = self.spec, [value]
         for i, layout in enumerate(spec.extras):
             at = f.at(f.parameter(f"e{i}"), channel)

@@ -114,7 +114,7 @@ class _IntegerEmitter(ConvEmitter):
     def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:
         """Write the zero point around all pictures, a task's share of it."""
         if self.spec.y.border:
-            byte = f.b.trunc(f.number(1), I8)
+            byte = f.b.trunc(f.number(1), I8) if self.spec.y.dtype.itemsize == 1 else None
             with f.loop(0, f.number(0)) as picture:
                 at = f.at_bytes(y, f.mul(picture.i, self.spec.y.picture_bytes))
                 clear_border(f, at, self.spec.y, task, tasks, byte)

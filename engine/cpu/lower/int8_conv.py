@@ -10,9 +10,12 @@ import numpy as np
 from engine.cpu.buffers import Buffer
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule
+from engine.cpu.kernels.depthwise import DepthwiseSchedule
 from engine.cpu.kernels.int8_conv import IntegerConv, quads
+from engine.cpu.kernels.int8_depthwise import IntegerDepthwise, pack_integer_depthwise
 from engine.cpu.kernels.int8_products import pack_integer_panels
 from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.schedule import schedule_depthwise
 from engine.cpu.lower.context import BYTES, CONVERTERS, Lowering
 from engine.cpu.lower.conv import merged_groups
 from engine.cpu.lower.conv_geometry import Geometry, geometry
@@ -216,4 +219,57 @@ def _is_depthwise(whole: IntegerConvolution) -> bool:
 
 
 def _depthwise(ctx: Lowering, whole: IntegerConvolution) -> None:
-    raise NoKernel("depthwise convolutions of bytes")
+    """Add the step of a convolution whose channels each have one filter."""
+    sides, lanes, window = whole.sides, ctx.target.lanes, whole.found.window
+    if whole.y_dtype is DType.INT32:
+        raise NoKernel("sums that nothing scales have no pictures")
+    label = f"{sides.weights.shape[0]}|{lanes}"
+
+    def channels(values: np.ndarray) -> np.ndarray:
+        return np.pad(values, (0, -values.size % lanes))
+
+    zero = sides.zero
+    assert zero is not None
+
+    def begin() -> np.ndarray:
+        sums = sides.weights.astype(np.int32).sum(axis=(1, 2, 3))
+        return channels((-zero * sums).astype(np.int32))
+
+    per_filter = {
+        name: ctx.weights(f"{name}|channels|{label}", partial(channels, values), name)
+        for name, values in whole.operands.columns.items()
+    }
+    x = source_picture(ctx, whole)
+    if x.image.held % lanes:
+        raise NoKernel("the picture is thin")
+    extras, layouts = operand_buffers(ctx, whole, per_filter)
+    y = ctx.output_image(whole.node.outputs[0], dtype=whole.y_dtype)
+    kinds = tuple("picture" if k == "value" else k for k in whole.operands.kinds)
+    kernel = IntegerDepthwise(
+        x.image,
+        y.image,
+        (window.kernel[0], window.kernel[1]),
+        (window.strides[0], window.strides[1]),
+        (window.dilations[0], window.dilations[1]),
+        (window.begins[0], window.begins[1]),
+        DepthwiseSchedule(1, 1),
+        whole.operands.text,
+        layouts,
+        operands=kinds,
+    )
+    kernel = replace(kernel, schedule=schedule_depthwise(kernel, ctx.target).schedule)
+    packed = ctx.weights(
+        f"{sides.key}|integer depthwise|{lanes}",
+        lambda: pack_integer_depthwise(sides.weights, lanes),
+        sides.key,
+    )
+    started = ctx.weights(f"{sides.key}|begin {zero}|{label}", begin, sides.key)
+    pictures = ctx.shape(sides.x)[0]
+    ctx.step(
+        kernel,
+        [y],
+        [x, packed, started, *extras, scalars_of(ctx, whole.operands)],
+        tasks=kernel.tasks(pictures, ctx.target),
+        numbers=[pictures, ctx.fill(whole.node.outputs[0])],
+        node=whole.node,
+    )
