@@ -88,6 +88,9 @@ class ImageConv(Kernel):
         epilogue: Expression as text, or "".
         extras: Further operands of the expression: pictures like y, or None for a number per
             filter.
+        pixels: Rows and columns of the result that are computed; None for all.
+        spacing: From one computed pixel of the result, and of further operands, to the next.
+        clears: Whether the border of the result is cleared.
     """
 
     x: ImageLayout
@@ -100,6 +103,9 @@ class ImageConv(Kernel):
     groups: int = 1
     epilogue: str = ""
     extras: tuple[ImageLayout | None, ...] = ()
+    pixels: tuple[int, int] | None = None
+    spacing: tuple[int, int] = (1, 1)
+    clears: bool = True
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and tiles."""
@@ -129,14 +135,14 @@ class ImageConv(Kernel):
         """Rows and columns that tiles are cut from: all in one row where nothing lies between."""
         if self.is_flat:
             return 1, self.y.height * self.y.width
-        return self.y.height, self.y.width
+        return self.pixels or (self.y.height, self.y.width)
 
     @property
     def is_flat(self) -> bool:
         """Whether pixels map one to one, with nothing between them in any of the pictures."""
         pictures = [self.x, self.y, *(e for e in self.extras if e is not None)]
         pointwise = self.kernel == self.strides == (1, 1) and self.begins == (0, 0)
-        return pointwise and all(p.is_flat for p in pictures)
+        return pointwise and self.pixels is None and all(p.is_flat for p in pictures)
 
     @property
     def sum(self) -> Sum:
@@ -228,7 +234,8 @@ class ConvEmitter:
             return 0, layout.pitch
         if picture == 0:
             return self.spec.strides[0] * layout.row, self.spec.strides[1] * layout.pitch
-        return layout.row, layout.pitch
+        down, right = self.spec.spacing
+        return down * layout.row, right * layout.pitch
 
     def _offset(self, picture: int, y: int, x: int) -> int:
         rows, columns = self._steps(picture)
@@ -275,7 +282,7 @@ class ConvEmitter:
 
     def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:
         """Clear a task's share of the borders of all pictures."""
-        if self.spec.y.border:
+        if self.spec.y.border and self.spec.clears:
             with f.loop(0, f.number(0)) as picture:
                 at = f.at_bytes(y, f.mul(picture.i, self.spec.y.picture_bytes))
                 clear_border(f, at, self.spec.y, task, tasks)

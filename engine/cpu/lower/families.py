@@ -3,6 +3,7 @@
 from engine.cpu.lower import (
     attention,
     conv,
+    conv_transpose,
     convert,
     elementwise,
     indexing,
@@ -16,6 +17,7 @@ from engine.cpu.lower import (
 __all__ = [
     "attention",
     "conv",
+    "conv_transpose",
     "convert",
     "elementwise",
     "indexing",

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 import engine
+from engine.cpu.device import CpuDevice
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule, Cut, ImageConv, cut_picture
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule, pack_depthwise
@@ -17,6 +18,7 @@ from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise
 from engine.cpu.lower.conv import merged_groups
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
+from engine.device import CompileOptions
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.windows import resolve_window
 from tests.engine.cpu.harness import run_kernel
@@ -294,6 +296,7 @@ def test_nodes(shape: tuple[int, ...], filters: int, attributes: dict[str, Any])
         helper.make_node("Relu", ["a"], ["y"]),
     ]
     source = model(nodes, [("x", ("N", *shape))], [("y", None)], weights)
+    assert not not_native(source)
     for batch in (0, 1, 3):
         y, expected = both(source, numbers(batch, batch, *shape))
         assert y.shape == expected.shape
@@ -314,3 +317,48 @@ def test_a_residual_and_what_follows_stay_pictures() -> None:
     source = model(nodes, [("x", ("N", 4, 10, 12))], [("y", None)], weights)
     y, expected = both(source, numbers(3, 2, 4, 10, 12))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "attributes"),
+    [
+        ((16, 5, 7), 20, {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        (
+            (4, 5, 7),
+            6,
+            {
+                "kernel_shape": [3, 2],
+                "strides": [3, 1],
+                "pads": [1, 0, 0, 1],
+                "dilations": [2, 3],
+                "output_padding": [1, 0],
+            },
+        ),
+        ((4, 3, 5), 6, {"kernel_shape": [1, 1], "strides": [2, 3]}),
+        ((8, 5, 7), 16, {"kernel_shape": [3, 3], "strides": [2, 2], "group": 4}),
+        ((6, 7), 9, {"kernel_shape": [3], "strides": [2]}),
+        ((6, 7, 7), 9, {"kernel_shape": [3, 3], "strides": [2, 2], "output_shape": [20, 17]}),
+        ((6, 7, 7), 9, {"kernel_shape": [4, 4], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ],
+)
+def test_transposed(shape: tuple[int, ...], filters: int, attributes: dict[str, Any]) -> None:
+    per_group = filters // attributes.get("group", 1)
+    weights = {"w": numbers(0, shape[0], per_group, *attributes["kernel_shape"])}
+    weights["b"] = numbers(1, filters)
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w", "b"], ["a"], **attributes),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    source = model(nodes, [("x", ("N", *shape))], [("y", None)], weights)
+    assert not not_native(source)
+    for batch in (0, 3):
+        y, expected = both(source, numbers(batch, batch, *shape))
+        assert y.shape == expected.shape
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
+
+
+def not_native(source: bytes) -> list[str]:
+    """Why nodes of a model have no native code."""
+    graph = engine.load(source, device="reference").graph
+    coverage = CpuDevice().coverage(graph, CompileOptions())
+    return [c.reason for c in coverage if c.reason is not None]
