@@ -7,14 +7,15 @@ order in which the first one computes them, so names that passes removed on one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from engine.artifact import Artifact
 from engine.device import RunControl
 from engine.dtypes import DType
-from engine.ir.graph import Array, Node
+from engine.ir.graph import Array, Node, Value
 from engine.session import Model
 
 RTOL, ATOL = 1e-4, 1e-5
@@ -88,14 +89,29 @@ class _Recorder:
         self.nodes: dict[str, Node] = {}
 
     def __call__(
-        self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+        self,
+        node: Node,
+        seconds: float,
+        inputs: Sequence[Array | None],
+        outputs: Sequence[Array],
+        kernel: str = "portable",
     ) -> None:
         """Take notice of one executed node; nodes of bodies run many times and are left out."""
+        self.nodes.update((name, node) for name in node.outputs if name in self._names)
+        if kernel != "portable":  # the contents come with the outputs of the run
+            return
         for name, value in zip(node.outputs, outputs, strict=False):
             if name in self._names:
                 # A device may use the memory again.
                 self.values[name] = np.array(value) if hasattr(value, "dtype") else value
-                self.nodes[name] = node
+
+
+def with_every_value(artifact: Artifact) -> Artifact:
+    """Return the artifact with every value of its main graph as an output, nothing else changed."""
+    graph = artifact.graph
+    names = tuple(dict.fromkeys([*graph.output_names, *graph.producers]))
+    outputs = tuple(Value(name, graph.types[name]) for name in names)
+    return replace(artifact, graph=graph.replace(outputs=outputs), outputs=names)
 
 
 def run_side(label: str, model: Model, feeds: Mapping[str, np.ndarray]) -> Side:

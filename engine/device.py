@@ -51,9 +51,18 @@ class Observer(Protocol):
     """Is told after every node of a run what it did. Runs are slower while one listens."""
 
     def __call__(
-        self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+        self,
+        node: Node,
+        seconds: float,
+        inputs: Sequence[Array | None],
+        outputs: Sequence[Array],
+        kernel: str = "portable",
     ) -> None:
-        """Take notice of one executed node."""
+        """Take notice of one executed node.
+
+        `kernel` is what computed it. Of native code, inputs and outputs have the types and shapes
+        of the values, but not their contents.
+        """
 
 
 class RunControl:

@@ -78,13 +78,13 @@ class ProfileReport:
             f"{self.model} on {self.device}: {self.seconds * 1e3:.3f} ms in {len(self.nodes)} nodes"
         ]
         lines.append(
-            f"{'share':>6} {'ms':>9} {'MFLOP':>9} {'MB':>8}  {'op':<20} {'kernel':<10} node"
+            f"{'share':>6} {'ms':>9} {'MFLOP':>9} {'MB':>8}  {'op':<20} {'kernel':<20} node"
         )
         for node in sorted(self.nodes, key=lambda n: -n.seconds):
             flops = "" if node.flops is None else f"{node.flops / 1e6:.2f}"
             lines.append(
                 f"{node.share:6.1%} {node.seconds * 1e3:9.3f} {flops:>9} {node.bytes / 1e6:8.2f}"
-                f"  {node.op:<20} {node.kernel:<10} {node.name}{_times(node)}"
+                f"  {node.op:<20} {node.kernel:<20} {node.name}{_times(node)}"
             )
         return "\n".join(lines)
 
@@ -98,6 +98,7 @@ class _Row:
     flops: int | None = None
     bytes: int = 0
     times: int = 0
+    kernel: str = "portable"
 
 
 class _Run:
@@ -139,10 +140,16 @@ class Recorder(Observer):
         self._runs.append(_Run())
 
     def __call__(
-        self, node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+        self,
+        node: Node,
+        seconds: float,
+        inputs: Sequence[Array | None],
+        outputs: Sequence[Array],
+        kernel: str = "portable",
     ) -> None:
         """Take notice of one executed node."""
         row = self._runs[-1].add(node, seconds, sum(map(value_bytes, (*inputs, *outputs))))
+        row.kernel = kernel
         if len(self._runs) == 1:  # the same for every run
             flops = count_flops(node, inputs[: len(node.inputs)], self._registry)
             row.flops = flops if row.flops is None or flops is None else row.flops + flops
@@ -159,7 +166,7 @@ class Recorder(Observer):
             NodeProfile(
                 name=row.node.label,
                 op=row.node.op,
-                kernel="portable",
+                kernel=row.kernel,
                 seconds=seconds[key],
                 flops=first[key].flops if key in first else None,
                 bytes=row.bytes,

@@ -22,6 +22,7 @@ from engine.comparison import (
     Tolerance,
     compare_sides,
     run_side,
+    with_every_value,
 )
 from engine.compiler import CompileRequest, compile_model
 from engine.errors import DeviceUnavailable, InvalidInput, RunFailed
@@ -88,7 +89,8 @@ def _pick(given: list[Any], default: Any, count: int) -> list[Any]:
 
 
 def _load(options: argparse.Namespace, device: str, at: int) -> Model:
-    return model_from_artifact(compile_model(options.model, CompileRequest(level=at)), device)
+    artifact = compile_model(options.model, CompileRequest(level=at))
+    return model_from_artifact(with_every_value(artifact), device)
 
 
 def _run_onnxruntime(options: argparse.Namespace, feeds: Mapping[str, np.ndarray]) -> Side:

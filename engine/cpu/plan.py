@@ -92,15 +92,19 @@ class CpuPlan:
         """Run with an observer that is told of the nodes inside of regions, not of regions."""
 
         def portable_only(
-            node: Node, seconds: float, inputs: Sequence[Array | None], outputs: Sequence[Array]
+            node: Node,
+            seconds: float,
+            inputs: Sequence[Array | None],
+            outputs: Sequence[Array],
+            kernel: str = "portable",
         ) -> None:
             if node.domain != REGION_DOMAIN:
-                observer(node, seconds, inputs, outputs)
+                observer(node, seconds, inputs, outputs, kernel)
 
-        def native(node: Node, seconds: float, bindings: Mapping[str, int]) -> None:
+        def native(node: Node, seconds: float, bindings: Mapping[str, int], kernel: str) -> None:
             inputs = [_stand_in(self._types.get(name), bindings) for name in node.inputs]
             outputs = [_stand_in(self._types.get(name), bindings) for name in node.outputs]
-            observer(node, seconds, inputs, [y for y in outputs if y is not None])
+            observer(node, seconds, inputs, [y for y in outputs if y is not None], kernel)
 
         watched = _Controlled(control, portable_only)
         self._watched.native = native

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
@@ -19,8 +18,9 @@ from engine.ir.graph import Node
 REMEMBERED_BINDINGS = 64
 
 Array = Any
-# Told after a watched run: a node, the seconds that its steps took, what symbols stood for.
-Watcher = Callable[[Node, float, Mapping[str, int]], None]
+# Told after a watched run: a node, the seconds that its steps took, what symbols stood for, and
+# the names of its kernels.
+Watcher = Callable[[Node, float, Mapping[str, int], str], None]
 
 
 class CompiledRegion:
@@ -79,14 +79,12 @@ class CompiledRegion:
     def _run_watched(self, bound: Bound, pointers: list[int], watch: Watcher) -> None:
         """Run with a time stamp at both ends of every step, and tell what each node took."""
         stamps = np.zeros((len(self.program.steps), 2), np.int64)
-        began = time.perf_counter()
         bound.native.run(pointers, self._threads, stamps)
-        elapsed = time.perf_counter() - began
-        ticks = int(stamps.max() - stamps.min(initial=stamps.max())) or 1
-        seconds = (stamps[:, 1] - stamps[:, 0]).clip(0) * (elapsed / ticks)
-        totals: dict[int, tuple[Node, float]] = {}
+        seconds = (stamps[:, 1] - stamps[:, 0]).clip(0) * 1e-9
+        totals: dict[int, tuple[Node, float, dict[str, None]]] = {}
         for step, taken in zip(self.program.steps, seconds, strict=True):
-            _, before = totals.get(id(step.node), (step.node, 0.0))
-            totals[id(step.node)] = step.node, before + float(taken)
-        for node, total in totals.values():
-            watch(node, total, bound.bindings)
+            _, before, kernels = totals.get(id(step.node), (step.node, 0.0, {}))
+            kernels[type(step.kernel).__name__] = None
+            totals[id(step.node)] = step.node, before + float(taken), kernels
+        for node, total, kernels in totals.values():
+            watch(node, total, bound.bindings, "+".join(kernels))
