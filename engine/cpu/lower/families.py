@@ -11,6 +11,7 @@ from engine.cpu.lower import (
     matmul,
     pooling,
     recurrent,
+    resize,
     shape,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "matmul",
     "pooling",
     "recurrent",
+    "resize",
     "shape",
 ]
