@@ -7,12 +7,16 @@ from engine.cpu.lower import (
     convert,
     elementwise,
     indexing,
+    int8_conv,
+    int8_matmul,
     joining,
     matmul,
+    normalization,
     pooling,
     recurrent,
     resize,
     shape,
+    softmax,
 )
 
 __all__ = [
@@ -22,10 +26,14 @@ __all__ = [
     "convert",
     "elementwise",
     "indexing",
+    "int8_conv",
+    "int8_matmul",
     "joining",
     "matmul",
+    "normalization",
     "pooling",
     "recurrent",
     "resize",
     "shape",
+    "softmax",
 ]
