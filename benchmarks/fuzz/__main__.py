@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     corpus = Corpus()
     if options.trace:
         for number in range(options.first, options.first + options.count):
-            print(number, attempt(corpus, number).outcome)
+            print(number, attempt(corpus, number, options.device).outcome)
         return 0
     tally = read_tally(options.output) if options.add else Tally()
     console = Console(highlight=False, soft_wrap=True)
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace, corpus: Corpus, tally: Tally, console: Con
     # No thread of its own refreshes the bar: the workers are forked from this process.
     with Progress(*columns, TimeElapsedColumn(), console=console, auto_refresh=False) as progress:
         bar = progress.add_task("inputs", total=options.count)
-        work = partial(_attempts, corpus, end)
+        work = partial(_attempts, corpus, options.device, end)
         runs = run_all(
             starts, work, jobs=options.jobs, limit_s=lambda _: options.limit, start=_bind
         )
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, corpus: Corpus, tally: Tally, console: Con
             numbers = range(first, min(first + BATCH, end))
             if outcome.value is None:
                 for number in numbers:
-                    tally.add(number, _alone(corpus, number, options.limit))
+                    tally.add(number, _alone(corpus, options, number))
             else:
                 for number, result in zip(numbers, outcome.value, strict=True):
                     tally.add(number, result)
@@ -74,14 +74,15 @@ def _run(options: argparse.Namespace, corpus: Corpus, tally: Tally, console: Con
             progress.refresh()
 
 
-def _attempts(corpus: Corpus, end: int, first: int) -> list[Attempt]:
-    return [attempt(corpus, number) for number in range(first, min(first + BATCH, end))]
+def _attempts(corpus: Corpus, device: str, end: int, first: int) -> list[Attempt]:
+    return [attempt(corpus, number, device) for number in range(first, min(first + BATCH, end))]
 
 
-def _alone(corpus: Corpus, number: int, limit_s: float) -> Attempt:
+def _alone(corpus: Corpus, options: argparse.Namespace, number: int) -> Attempt:
     """Try one input of a task that was lost in a process of its own."""
-    work = partial(attempt, corpus)
-    ((_, outcome),) = run_all([number], work, jobs=1, limit_s=lambda _: limit_s / 2, start=_bind)
+    work = partial(attempt, corpus, device=options.device)
+    limit_s = options.limit / 2
+    ((_, outcome),) = run_all([number], work, jobs=1, limit_s=lambda _: limit_s, start=_bind)
     return outcome.value or Attempt(f"{FAULT}{outcome.lost}", 0)
 
 
@@ -93,6 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--device", choices=("cpu", "reference"), default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, default=LIMIT_S, help=f"seconds for {BATCH} inputs")
     parser.add_argument("--add", action="store_true", help="add to the last result")

@@ -43,20 +43,22 @@ class Attempt:
     peak_bytes: int
 
 
-def attempt(corpus: Corpus, number: int) -> Attempt:
-    """Make input `number`, load it, run what loads."""
+def attempt(corpus: Corpus, number: int, device: str = "cpu") -> Attempt:
+    """Make input `number`, load it on a device, run what loads."""
     rng = random.Random(number)
     seed = corpus.pick(rng)
     data = mutated(seed.model, rng)
-    outcome = try_model(data, seed.feeds, rng)
+    outcome = try_model(data, seed.feeds, rng, device)
     return Attempt(outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def try_model(data: bytes, feeds: Mapping[str, Any], rng: random.Random) -> str:
+def try_model(
+    data: bytes, feeds: Mapping[str, Any], rng: random.Random, device: str = "cpu"
+) -> str:
     """Return how loading and running ended."""
     keep = engine.ALL if rng.random() < 0.2 else None
     try:
-        with engine.load(data, device="reference", outputs=keep, limits=LIMITS) as model:
+        with engine.load(data, device=device, outputs=keep, limits=LIMITS) as model:
             return _try_runs(model, feeds, rng)
     except GraphInvalid as error:
         return _fault(error)  # an error of the engine's tree, but one that says: our own fault
