@@ -118,7 +118,9 @@ def run_side(label: str, model: Model, feeds: Mapping[str, np.ndarray]) -> Side:
     """Run a model once and keep every value that its graph computes."""
     recorder = _Recorder(frozenset(model.graph.producers))
     results = model.run(feeds, control=RunControl(recorder))
-    return Side(label, {**recorder.values, **results, **feeds}, recorder.nodes)
+    found = {**recorder.values, **results}
+    ordered = [name for name in model.graph.producers if name in found]
+    return Side(label, {**{name: found[name] for name in ordered}, **found, **feeds}, recorder.nodes)
 
 
 def compare_sides(left: Side, right: Side, tolerance: Tolerance = Tolerance()) -> Comparison:
