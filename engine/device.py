@@ -71,16 +71,25 @@ class RunControl:
     Make one per run; any thread may call `cancel`.
     """
 
-    __slots__ = ("cancelled", "observer")
+    __slots__ = ("_listeners", "cancelled", "observer")
 
     def __init__(self, observer: Observer | None = None) -> None:
         """Watch the run with `observer`, if given."""
+        self._listeners: list[Callable[[], None]] = []
         self.cancelled = False
         self.observer = observer
 
     def cancel(self) -> None:
-        """Make the run raise `RunCancelled` before its next node."""
+        """Make the run raise `RunCancelled` before its next node; native code stops amid a node."""
         self.cancelled = True
+        for tell in tuple(self._listeners):
+            tell()
+
+    def when_cancelled(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the run is cancelled: at once if it is already."""
+        self._listeners.append(tell)
+        if self.cancelled:
+            tell()
 
 
 @runtime_checkable

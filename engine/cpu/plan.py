@@ -14,6 +14,7 @@ from engine.cpu.compiling import Coverage, GraphCompiler, build_regions
 from engine.cpu.lanes import Lanes
 from engine.cpu.partition import REGION, REGION_DOMAIN
 from engine.cpu.region import CompiledRegion
+from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
 from engine.cpu.weight_store import WeightStore
 from engine.device import Observer, RunControl
@@ -69,9 +70,16 @@ class CpuPlan:
         """Compute `fetches` from a value for every input."""
         if control is None and self._whole is not None and tuple(fetches) == self._whole.outputs:
             return self._whole.run(feeds)
-        if control is None or control.observer is None:
-            return self._plan.run(feeds, fetches, control)
-        return self._run_watched(feeds, fetches, control, control.observer)
+        if control is None:
+            return self._plan.run(feeds, fetches)
+        flag = self._watched.cancel = CancelFlag()
+        control.when_cancelled(flag.set)
+        try:
+            if control.observer is None:
+                return self._plan.run(feeds, fetches, control)
+            return self._run_watched(feeds, fetches, control, control.observer)
+        finally:
+            self._watched.cancel = None
 
     def memory(self) -> Mapping[str, int]:
         """Return bytes of weights, of arenas made so far, and of code."""
@@ -134,7 +142,7 @@ class CpuPlan:
         watched = self._watched
 
         def kernel(*inputs: Any) -> Sequence[Array]:
-            return run(inputs, getattr(watched, "native", None))
+            return run(inputs, getattr(watched, "native", None), getattr(watched, "cancel", None))
 
         return kernel
 

@@ -12,7 +12,8 @@ import numpy as np
 from engine.cpu.binding import Binder, Bound, Shapes
 from engine.cpu.buffers import Program
 from engine.cpu.lanes import Lanes
-from engine.errors import RunFailed
+from engine.cpu.runtime.program import CancelFlag
+from engine.errors import RunCancelled, RunFailed
 from engine.ir.graph import Node
 
 REMEMBERED_BINDINGS = 64
@@ -36,8 +37,16 @@ class CompiledRegion:
         self._bound: OrderedDict[Shapes, Bound] = OrderedDict()
         self._lock = Lock()
 
-    def run(self, inputs: Sequence[Array], watch: Watcher | None = None) -> list[Array]:
-        """Compute the outputs; inputs of wrong shapes are an `InvalidInput`."""
+    def run(
+        self,
+        inputs: Sequence[Array],
+        watch: Watcher | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> list[Array]:
+        """Compute the outputs; inputs of wrong shapes are an `InvalidInput`.
+
+        Raises `RunCancelled` soon after `cancel` was set.
+        """
         arrays = [
             x if x.flags.c_contiguous and x.dtype == dtype else np.ascontiguousarray(x, dtype)
             for x, dtype in zip(inputs, self._dtypes, strict=True)
@@ -54,10 +63,10 @@ class CompiledRegion:
             if faults is not None:
                 begin = faults.ctypes.data
                 pointers += range(begin, begin + faults.nbytes, faults.itemsize)
-            if watch is None:
-                bound.native.run(pointers, self._threads)
-            else:
+            if watch is not None:
                 self._run_watched(bound, pointers, watch)
+            elif bound.native.run(pointers, self._threads, None, cancel):
+                raise RunCancelled(f"cancelled among the nodes that compute {self.outputs[0]!r}")
         finally:
             self._lanes.give_back(lane)
         if faults is not None and faults.any():
