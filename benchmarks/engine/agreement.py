@@ -26,8 +26,16 @@ class Agreement:
     unequal: float
 
 
-def compare(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Agreement:
+def compare(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], named_by: str = ""
+) -> Agreement:
     """Compare all outputs by name.
+
+    Args:
+        ours: Outputs to judge.
+        theirs: Outputs to judge them by.
+        named_by: Integer output (rows, columns) whose rows name the rows of all outputs: these may
+            then come in another order, and those that one side lacks count as differing only.
 
     Raises:
         ValueError: Names, shapes or types differ, or a value is not finite.
@@ -35,6 +43,8 @@ def compare(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Agreement
     if ours.keys() != theirs.keys():
         raise ValueError(f"outputs {sorted(ours)}; expected {sorted(theirs)}")
     error, cosine, unequal = 0.0, 1.0, 0.0
+    if named_by:
+        ours, theirs, unequal = matched(ours, theirs, named_by)
     for name, expected in theirs.items():
         got = ours[name]
         if got.shape != expected.shape or got.dtype != expected.dtype:
@@ -50,6 +60,21 @@ def compare(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Agreement
         error = max(error, relative_error(got, expected))
         cosine = min(cosine, cosine_similarity(got, expected))
     return Agreement(error, cosine, unequal)
+
+
+def matched(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], named_by: str
+) -> tuple[dict[str, Array], dict[str, Array], float]:
+    """Return the rows that both sides have, in one order, and the share of those they have not."""
+    sides = [{tuple(r): k for k, r in enumerate(s[named_by].tolist())} for s in (ours, theirs)]
+    common = sorted(sides[0].keys() & sides[1].keys())
+    rows = [np.array([side[row] for row in common], np.int64) for side in sides]
+    kept = [
+        {name: array[place] for name, array in outputs.items()}
+        for outputs, place in zip((ours, theirs), rows, strict=True)
+    ]
+    most = max(*map(len, sides), 1)
+    return kept[0], kept[1], 1.0 - len(common) / most if any(map(len, sides)) else 0.0
 
 
 def relative_error(got: Array, expected: Array) -> float:

@@ -106,7 +106,7 @@ def _agreement(
             expected = model.run(feeds)
         return {"within_step": within_one_step(path, got, expected)}
     expected = both.theirs[SAME, True](feeds)
-    found = compare(got, expected)
+    found = compare(got, expected, NETWORKS[key.network].rows_named_by)
     return {"error": found.error, "cosine": found.cosine, "unequal": found.unequal}
 
 

@@ -158,6 +158,19 @@ def test_agreement_is_the_worst_output() -> None:
     assert found.cosine == pytest.approx(13 / math.sqrt(17 * 10))
 
 
+def test_rows_that_outputs_name_may_come_in_another_order() -> None:
+    def outputs(*rows: int) -> dict[str, Array]:
+        values = np.array(rows, np.float32)
+        return {"k": np.array([[r, r + 1] for r in rows]).reshape(-1, 2), "v": values * 10}
+
+    found = compare(outputs(3, 1, 2), outputs(1, 2, 3), "k")
+    assert (found.error, found.unequal) == (0.0, 0.0)
+    found = compare(outputs(3, 1, 2), outputs(1, 2, 3, 4), "k")
+    assert (found.error, found.unequal) == (0.0, 0.25)
+    assert compare(outputs(1), outputs(2), "k").unequal == 1.0
+    assert compare(outputs(), outputs(), "k").unequal == 0.0
+
+
 @pytest.mark.parametrize(
     ("got", "message"),
     [

@@ -27,6 +27,8 @@ class Network:
         lengths: Of the text, or of the source text; 0 where there is none.
         integers: Operators that the int8 twin computes on integers; none: there is no twin, "*":
             all that the quantizer knows.
+        rows_named_by: An output whose rows say what the rows of all outputs are, where rounding
+            decides on their order.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Network:
     feeds: Callable[[int, int, int], Feeds]
     lengths: tuple[int, ...] = (0,)
     integers: tuple[str, ...] = ()
+    rows_named_by: str = ""
 
 
 def _pictures(name: str, size: int) -> Callable[[int, int, int], Feeds]:
@@ -102,7 +105,12 @@ NETWORKS: Mapping[str, Network] = {
     "bert_base": Network("BERT-base", "text", _text, (128, 16), PRODUCTS),
     "minilm": Network("MiniLM-L6-like", "text", _text, (32,)),
     "unet": Network("U-Net, 256 px", "pictures", _pictures("input", 256)),
-    "yolo": Network("YOLO-like with NMS, 640 px", "detector", _pictures("images", 640)),
+    "yolo": Network(
+        "YOLO-like with NMS, 640 px",
+        "detector",
+        _pictures("images", 640),
+        rows_named_by="chosen",
+    ),
     "lstm_tagger": Network("LSTM tagger", "text", _words, (32,)),
     "marian_encoder": Network("Marian-like encoder", "translation", _source, (32,)),
     "marian_decoder": Network("Marian-like decoder step", "translation", _step, (32,)),
