@@ -15,6 +15,7 @@ from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, operator
 from engine.ops.rows import SIZES, RowContext, RowKind, RowState
 
+BLOCK = 128  # boxes that are held against each other at once
 CELL_BYTES = 256  # what a row or column of cells takes up while a region is pooled
 HALF_PIXEL_SINCE = 16  # RoiAlign did not shift boxes by half a pixel before
 
@@ -86,20 +87,38 @@ def _suppress(
     order = np.argsort(-scores, kind="stable")
     if least is not None:
         order = order[scores[order] > least]
-    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    boxes = np.ascontiguousarray(corners[order].T)  # (4, boxes), best first
     chosen: list[int] = []
-    while order.size and len(chosen) < limit:
-        best, rest = int(order[0]), order[1:]
-        chosen.append(best)
-        low = np.maximum(corners[best, :2], corners[rest, :2])
-        high = np.minimum(corners[best, 2:], corners[rest, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
-        union = areas[best] + areas[rest] - shared
-        # Boxes without an area overlap nothing.
-        solid = (areas[best] > 0) & (areas[rest] > 0) & (union > 0)
-        ratio = np.divide(shared, union, out=np.zeros_like(shared), where=solid)
-        order = rest[~(ratio > iou)]
-    return chosen
+    for first in range(0, order.size, BLOCK):
+        block = boxes[:, first : first + BLOCK]
+        free = np.ones(block.shape[1], dtype=bool)
+        for part in range(0, len(chosen), BLOCK):
+            better = boxes[:, chosen[part : part + BLOCK]]
+            free &= ~_overlaps(better, block, iou).any(axis=0)
+        among = _overlaps(block, block, iou)
+        for k in range(block.shape[1]):
+            if len(chosen) >= limit:
+                return [int(order[i]) for i in chosen]
+            if free[k]:
+                chosen.append(first + k)
+                free &= ~among[k]
+    return [int(order[i]) for i in chosen]
+
+
+def _overlaps(better: np.ndarray, boxes: np.ndarray, iou: float) -> np.ndarray:
+    """Which boxes (4, N) share more than `iou` of their union with which better ones (4, M).
+
+    Boxes without an area overlap nothing.
+    """
+    first, second = better[:, :, None], boxes[:, None, :]
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    sides = np.maximum(high - low, 0)  # (2, M, N)
+    shared = sides[0] * sides[1]
+    areas, others = (np.prod(each[2:] - each[:2], axis=0) for each in (first, second))
+    union = areas + others - shared
+    solid = (areas > 0) & (others > 0) & (union > 0)
+    ratio = np.divide(shared, union, out=np.zeros_like(shared), where=solid)
+    return np.asarray(ratio > iou)
 
 
 def _rois_type(ctx: InferContext, columns: int, height: Dim, width: Dim) -> Sequence[TensorType]:

@@ -47,6 +47,16 @@ def test_non_max_suppression(seed):
     )
 
 
+@pytest.mark.parametrize("most", [3, 150, 1000])
+def test_more_boxes_than_are_compared_at_once(most):
+    rng = np.random.default_rng(most)
+    corners = rng.uniform(0, 60, (1, 700, 2)).astype(np.float32)
+    boxes = np.concatenate((corners, corners + rng.uniform(-3, 9, (1, 700, 2))), axis=2)
+    scores = rng.permutation(1400).reshape(1, 2, 700).astype(np.float32)
+    inputs = [boxes.astype(np.float32), scores, int64(most), real(0.3), real(100)]
+    check_node("NonMaxSuppression", *inputs, opset=11)
+
+
 def test_non_max_suppression_of_nothing():
     for boxes, scores in (((1, 0, 4), (1, 2, 0)), ((0, 3, 4), (0, 2, 3)), ((1, 3, 4), (1, 0, 3))):
         (rows,) = NodeCase(
