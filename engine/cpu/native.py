@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
@@ -18,7 +19,27 @@ def emit_text(kernel: Kernel, name: str, target: Target) -> str:
     module = ir.Module(name)
     module.triple = target.triple
     kernel.emit(module, name, target)
-    return str(module)
+    return _with_loops_marked(str(module))
+
+
+_LOOP: Final = re.compile(r"!llvm\.loop !\d+")
+_FIRST_NODE: Final = 1_000_000  # far above the numbers that llvmlite gives
+
+
+def _with_loops_marked(text: str) -> str:
+    """Give every loop that must not be unrolled a mark of its own.
+
+    LLVM heeds only a node whose first entry is the node itself, which llvmlite cannot write.
+    """
+    nodes = [f'!{_FIRST_NODE} = !{{!"llvm.loop.unroll.disable"}}']
+
+    def mark(_: re.Match[str]) -> str:
+        number = _FIRST_NODE + len(nodes)
+        nodes.append(f"!{number} = distinct !{{!{number}, !{_FIRST_NODE}}}")
+        return f"!llvm.loop !{number}"
+
+    marked = _LOOP.sub(mark, text)
+    return "\n".join([marked, *nodes, ""]) if len(nodes) > 1 else text
 
 
 def compile_text(text: str, target: Target) -> bytes:
