@@ -5,24 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from engine.cpu.buffers import Buffer
+from engine.cpu.expressions import unsupported
+from engine.cpu.kernels.int8_batched import (
+    Broadcast,
+    IntegerBatched,
+    PackLeft,
+    PackRight,
+    left_pitch,
+    right_quad_bytes,
+)
 from engine.cpu.kernels.int8_gemm import IntegerGemm
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
-from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.context import BYTES, Lowering
+from engine.cpu.lower.epilogue import contraction_inputs
 from engine.cpu.lower.int8_conv import scalars_of
 from engine.cpu.lower.int8_operands import Operands, Sides, operands_of, sides_of
 from engine.cpu.lower.int8_schedule import integer_gemm_schedule
 from engine.cpu.lower.rules import NoKernel, lowers
-from engine.cpu.lower.strided import Axis, strided_copy
+from engine.cpu.lower.strided import Axis, strided_copy, strides_of
 from engine.dtypes import DType
+from engine.ir.expr_text import read_expr
 from engine.ir.graph import Node
-from engine.ir.types import Dim, ceildiv, element_count
+from engine.ir.types import Dim, Shape, ceildiv, element_count
+from engine.ops.fused import FUSED_DOMAIN, text_of_attribute
 
 
 @lowers("MatMulInteger")
 @lowers("MatMulInteger", domain="millrace")
 def integer_matmul(ctx: Lowering, node: Node) -> None:
-    """A product with a fixed matrix; rows are all leading dims together."""
+    """A product with a fixed matrix, its rows all leading dims together; or of computed ones."""
+    if ctx.constant(node.inputs[1]) is None:
+        _lower_batched(ctx, node)
+        return
     sides = sides_of(ctx, node, -1)
     shape, w = ctx.shape(sides.x), sides.weights
     if len(shape) < 2 or w.ndim < 2 or any(d != 1 for d in w.shape[:-2]) or w.ndim > len(shape):
@@ -91,3 +106,122 @@ def _whole_quads(ctx: Lowering, node: Node, name: str, rows: Dim, k: int) -> tup
     axes = [Axis(rows, pitch, k), Axis(k, 1, 1)]
     strided_copy(ctx, padded, x, axes, ctx.dtype(name), node)
     return padded, pitch
+
+
+# ---------------------------------------------------------------------- both sides computed
+
+
+def _lower_batched(ctx: Lowering, node: Node) -> None:
+    """Add the steps of a product of computed matrices, with one zero point each."""
+    left, right, *zeros = contraction_inputs(ctx, node)
+    shape, other = ctx.shape(left), ctx.shape(right)
+    if ctx.dtype(left) not in BYTES or ctx.dtype(right) not in BYTES:
+        raise NoKernel("the values are no bytes")
+    if not 2 <= len(shape) == len(other) <= 4 or shape[:-2] != other[:-2]:
+        raise NoKernel("the two sides are no matrices in equal numbers")
+    left_zero, right_zero = (_zero_of(ctx, name) for name in (*zeros, "", "")[:2])
+    height, terms, columns = shape[-2], shape[-1], other[-1]
+    ctx.require_equal(terms, other[-2], node, "the inner dims of a product differ")
+    operands = batched_operands(ctx, node)
+    target, count = ctx.target, element_count(shape[:-2])
+    tiles, panels = ceildiv(height, target.tile_rows), ceildiv(columns, target.tile_columns)
+    quads = ceildiv(terms, QUAD)
+    signed = ctx.dtype(left) is DType.INT8, ctx.dtype(right) is DType.INT8
+
+    def temporary(label: str, size: Dim) -> Buffer:
+        return ctx.temporary(f"{node.outputs[0]}.{label}", size)
+
+    x = temporary("left", count * tiles * quads * (QUAD * left_pitch(target)))
+    x_sums = temporary("sums of rows", count * tiles * (4 * left_pitch(target)))
+    w = temporary("right", count * panels * quads * right_quad_bytes(target))
+    w_sums = temporary("sums of columns", count * panels * (4 * target.tile_columns))
+    ctx.step(
+        PackLeft(signed[0]),
+        [x, x_sums],
+        [ctx.plain(left, node)],
+        tasks=count * tiles,
+        numbers=[height, terms],
+        node=node,
+    )
+    ctx.step(
+        PackRight(signed[1]),
+        [w, w_sums],
+        [ctx.plain(right, node)],
+        tasks=count * panels,
+        numbers=[terms, columns],
+        node=node,
+    )
+    result = ctx.shape(node.outputs[0])
+    numbers = [
+        height,
+        terms,
+        columns,
+        left_zero + 128 * signed[0],
+        right_zero - 128 * (not signed[1]),
+        shape[-3] if len(shape) > 2 else 1,
+    ]
+    kinds: list[str | Broadcast] = []
+    moving = iter(operands.names)
+    for kind in operands.kinds:
+        if kind == "scalar":
+            kinds.append(kind)
+            continue
+        name = next(moving)
+        strides = broadcast_strides(ctx.shape(name), result)
+        kinds.append(Broadcast(ctx.dtype(name), strides[-1] == 1))
+        numbers += strides[:-1]
+    kernel = IntegerBatched(operands.text, tuple(kinds), ctx.dtype(node.outputs[0]))
+    others = [ctx.plain(name, node) for name in operands.names]
+    ctx.step(
+        kernel,
+        [ctx.output(node.outputs[0])],
+        [x, x_sums, w, w_sums, scalars_of(ctx, operands), *others],
+        tasks=count * tiles,
+        numbers=numbers,
+        node=node,
+    )
+
+
+def _zero_of(ctx: Lowering, name: str) -> int:
+    value = ctx.constant(name) if name else np.zeros(1, np.int32)
+    if value is None or value.size != 1:
+        raise NoKernel("a zero point is computed, or there are several")
+    return int(value.reshape(()))
+
+
+def batched_operands(ctx: Lowering, node: Node) -> Operands:
+    """Return the epilogue of a product of computed matrices."""
+    if node.domain != FUSED_DOMAIN:
+        return Operands()
+    own = contraction_inputs(ctx, node)
+    text = text_of_attribute(ctx.attributes(node)["epilogue"])
+    reason = unsupported(read_expr(text), ctx.target)
+    if reason:
+        raise NoKernel(reason)
+    found = Operands(text, dtype=read_expr(text).dtype)
+    for name in node.inputs[len(own) :]:
+        value = ctx.constant(name)
+        if value is not None and value.size == 1 and value.dtype == np.float32:
+            found.kinds.append("scalar")
+            found.scalars.append(float(value.reshape(())))
+            continue
+        broadcast_strides(ctx.shape(name), ctx.shape(node.outputs[0]))
+        found.kinds.append("value")
+        found.names.append(name)
+    return found
+
+
+def broadcast_strides(shape: Shape, result: Shape) -> list[Dim]:
+    """Return the elements between neighbours along (outer, inner, rows, columns) of a result.
+
+    `NoKernel` where a size that only a run can tell decides whether an axis is spread.
+    """
+    missing = len(result) - len(shape)
+    steps = strides_of(shape)
+    found: list[Dim] = [0] * (4 - len(result))
+    for k, size in enumerate(result):
+        dim = shape[k - missing] if k >= missing else 1
+        if dim != 1 and dim != size:
+            raise NoKernel(f"it is not known whether {dim} is spread to {size}")
+        found.append(0 if dim == 1 else steps[k - missing])
+    return found

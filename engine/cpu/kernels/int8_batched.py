@@ -1,0 +1,422 @@
+"""Products of two computed matrices of bytes, many at once: attention in quantized transformers.
+
+All sizes are run-time numbers. Both sides are packed first: the left one in tiles of rows, quads of
+bytes of all rows side by side; the right one in panels of columns, as fixed weights are. Zero
+points are accounted for by the sums of rows and columns, which packing yields on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import llvmlite.ir as ir
+
+from engine.cpu.builder import (
+    F32,
+    I1,
+    I8,
+    I32,
+    I64,
+    MEMORY,
+    PTR,
+    VOID,
+    Builder,
+    Number,
+    Value,
+    suffix,
+    vector,
+)
+from engine.cpu.expressions import emit_expr
+from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.int8_products import (
+    COLUMN_BYTES,
+    QUAD,
+    add_products,
+    load_terms,
+    load_weights,
+    terms_per_step,
+)
+from engine.cpu.kernels.square import transposed
+from engine.cpu.target import Target
+from engine.dtypes import DType
+from engine.ir.expr_text import read_expr
+
+LIFT: Final = 0x80808080 - (1 << 32)  # added to bytes without carry: signed to unsigned and back
+
+
+def left_pitch(target: Target) -> int:
+    """Return how many rows lie side by side in a packed tile: whole vectors of them."""
+    return target.whole_vectors(target.tile_rows)
+
+
+def right_quad_bytes(target: Target) -> int:
+    """Return the bytes of one quad of rows of a packed panel."""
+    return target.tile_columns * COLUMN_BYTES * QUAD // terms_per_step(target)
+
+
+@dataclass(frozen=True)
+class PackLeft(Kernel):
+    """operands: packed tiles, sums of rows (int32), matrices (count, M, K) of bytes.
+
+    numbers: M, K. Tasks: matrices times tiles of rows. A tile is (quads, `left_pitch`, 4) bytes.
+    Rows and terms that do not exist are zero.
+    """
+
+    signed: bool
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """Squares of quads are turned in registers."""
+        f = KernelBuilder(module, name, target)
+        packed, sums, matrices = (f.operand(i) for i in range(3))
+        height, terms = f.number(0), f.number(1)
+        rows, pitch, lanes = target.tile_rows, left_pitch(target), f.lanes
+        tiles = f.div(f.add(height, rows - 1), rows)
+        quads = f.div(f.add(terms, QUAD - 1), QUAD)
+        with f.loop(f.low, f.high) as task:
+            matrix, tile = f.divmod(task.i, tiles)
+            first = f.mul(tile, rows)
+            source = f.at_bytes(matrices, f.mul(f.add(f.mul(matrix, height), first), terms))
+            to = f.at_bytes(packed, f.mul(f.mul(task.i, quads), pitch * QUAD))
+            total = f.at(sums, f.mul(task.i, pitch))
+            count = f.least(f.sub(height, first), rows)
+            for group in range(0, pitch, lanes):
+                row = f.at_bytes(source, f.mul(terms, group))
+                left = f.sub(count, group)
+                place = f.at_bytes(to, group * QUAD)
+                total_at = f.at(total, group)
+                self._group(f, row, left, terms, place, total_at)
+        f.ret()
+
+    def _group(
+        self, f: KernelBuilder, source: Value, rows: Value, terms: Value, to: Value, total: Value
+    ) -> None:
+        """Pack `lanes` rows, of which `rows` exist."""
+        wide = f.lanes * QUAD  # bytes of a row in one square
+        whole = f.mul(f.div(terms, wide), wide)
+        rest = f.sub(terms, whole)
+        begin = f.integers(0)
+        with f.loop(0, whole, wide, carry=(begin,), unroll=False) as k:
+            k.next = [self._square(f, source, rows, terms, (k.i, None), to, k.values[0])]
+        with f.loop(whole, terms, wide, carry=k.result, unroll=False) as k:
+            k.next = [self._square(f, source, rows, terms, (k.i, rest), to, k.values[0])]
+        f.b.store(k.result[0], total, align=4)
+
+    def _square(
+        self,
+        f: KernelBuilder,
+        source: Value,
+        rows: Value,
+        terms: Value,
+        place: tuple[Value, Value | None],
+        to: Value,
+        total: Value,
+    ) -> Value:
+        """Turn one square; return the sums so far."""
+        first, rest = place
+        wide, pitch, kind = f.lanes * QUAD, left_pitch(f.target), vector(I32, f.lanes)
+        buffer = f.stack(f.lanes * wide)
+        limit = wide if rest is None else rest
+        existing = f.least(f.greatest(rows, 0), f.lanes)
+        if rest is not None:
+            f.clear(buffer, f.lanes * wide)
+        with f.loop(0, existing, unroll=False) as r:
+            at = f.at_bytes(source, f.add(f.mul(r.i, terms), first))
+            f.copy(f.at_bytes(buffer, f.mul(r.i, wide)), at, limit)
+        with f.loop(existing, f.lanes, unroll=False) as r:
+            f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide)
+        lines = []
+        for r in range(f.lanes):
+            line = f.b.load(f.at_bytes(buffer, r * wide), typ=kind, align=wide)
+            lines.append(f.b.bitcast(line, vector(F32, f.lanes)))
+        quads = f.div(f.add(limit, QUAD - 1), QUAD)
+        turned = f.stack(f.lanes * f.lanes * QUAD)
+        for i, column in enumerate(transposed(f, lines)):
+            value = f.b.bitcast(column, kind)
+            if self.signed:
+                value = f.b.xor(value, f.integers(LIFT))
+            f.b.store(value, f.at_bytes(turned, i * f.lanes * QUAD), align=f.lanes * QUAD)
+        with f.loop(0, quads, carry=(total,), unroll=False) as q:
+            at = f.at_bytes(turned, f.mul(q.i, f.lanes * QUAD))
+            value = f.b.load(at, typ=kind, align=f.lanes * QUAD)
+            step = f.add(f.div(first, QUAD), q.i)
+            f.b.store(value, f.at_bytes(to, f.mul(step, pitch * QUAD)), align=4)
+            q.next = [f.b.add(q.values[0], _sum_of_bytes(f, value))]
+        return q.result[0]
+
+
+def _sum_of_bytes(f: Builder, value: Value) -> Value:
+    """Return the sum of the four bytes of every lane."""
+    low = f.integers(0x00FF00FF)
+    pairs = f.b.add(f.b.and_(value, low), f.b.and_(f.b.lshr(value, f.integers(8)), low))
+    return f.b.add(f.b.and_(pairs, f.integers(0xFFFF)), f.b.lshr(pairs, f.integers(16)))
+
+
+@dataclass(frozen=True)
+class PackRight(Kernel):
+    """operands: packed panels, sums of columns (int32), matrices (count, K, N) of bytes.
+
+    numbers: K, N. Tasks: matrices times panels. Bytes become signed ones, 128 lower where they are
+    not; rows and columns that do not exist are zero.
+    """
+
+    signed: bool
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """Four rows at a time are interleaved."""
+        f = KernelBuilder(module, name, target)
+        packed, sums, matrices = (f.operand(i) for i in range(3))
+        terms, columns = f.number(0), f.number(1)
+        width, lanes = target.tile_columns, f.lanes
+        panels = f.div(f.add(columns, width - 1), width)
+        quads = f.div(f.add(terms, QUAD - 1), QUAD)
+        quad_bytes = right_quad_bytes(target)
+        with f.loop(f.low, f.high) as task:
+            matrix, panel = f.divmod(task.i, panels)
+            source = f.at_bytes(matrices, f.mul(matrix, f.mul(terms, columns)))
+            to = f.at_bytes(packed, f.mul(f.mul(task.i, quads), quad_bytes))
+            for v in range(target.tile_vectors):
+                column = f.add(f.mul(panel, width), v * lanes)
+                exists = _lanes_below(f, f.sub(columns, column))
+                place = f.at_bytes(source, column)
+                with f.loop(0, quads, carry=(f.integers(0),), unroll=False) as q:
+                    rows = [
+                        self._row(f, place, f.add(f.mul(q.i, QUAD), t), terms, columns, exists)
+                        for t in range(QUAD)
+                    ]
+                    at = f.at_bytes(to, f.mul(q.i, quad_bytes))
+                    self._store(f, rows, at, v)
+                    total = q.values[0]
+                    for row in rows:
+                        total = f.b.add(total, row)
+                    q.next = [total]
+                total_at = f.at(sums, f.add(f.mul(task.i, width), v * lanes))
+                f.b.store(q.result[0], total_at, align=4)
+        f.ret()
+
+    def _row(
+        self, f: Builder, place: Value, row: Value, terms: Value, columns: Value, exists: Value
+    ) -> Value:
+        """Return one row of a vector of columns as signed 32-bit numbers."""
+        inside = f.b.and_(exists, f.splat(f.less(row, terms)))
+        kind = vector(I8, f.lanes)
+        nothing = ir.Constant(kind, [0 if self.signed else -128] * f.lanes)
+        raw = masked_load(f, f.at_bytes(place, f.mul(row, columns)), DType.UINT8, inside, nothing)
+        if not self.signed:
+            raw = f.b.xor(raw, ir.Constant(kind, [-128] * f.lanes))
+        return f.b.sext(raw, vector(I32, f.lanes))
+
+    def _store(self, f: Builder, rows: Sequence[Value], at: Value, v: int) -> None:
+        group = terms_per_step(f.target)
+        bits, step_bytes = 32 // group, f.target.tile_columns * COLUMN_BYTES
+        low = f.integers((1 << bits) - 1)
+        for step in range(QUAD // group):
+            value = None
+            for t in range(group):
+                part = f.b.and_(rows[step * group + t], low)
+                part = f.b.shl(part, f.integers(bits * t))
+                value = part if value is None else f.b.or_(value, part)
+            place = f.at_bytes(at, step * step_bytes + v * f.lanes * COLUMN_BYTES)
+            f.b.store(value, place, align=4)
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A computed operand of an epilogue.
+
+    Attributes:
+        dtype: Its type.
+        along: Whether it has a number for each column.
+    """
+
+    dtype: DType
+    along: bool
+
+
+@dataclass(frozen=True)
+class IntegerBatched(Kernel):
+    """y = epilogue(left @ right, further operands), matrix by matrix.
+
+    operands: y, packed left, sums of its rows, packed right, sums of its columns, scalars, further
+    operands. numbers: M, K, N, zero point of the left side, zero point of the right side (both as
+    packed), size of the inner of two leading axes, then for each further operand the elements from
+    one entry to the next along the outer axis, the inner axis, and the rows. Tasks: matrices times
+    tiles of rows.
+
+    Attributes:
+        epilogue: Expression as text, or "" for the sums.
+        operands: What it takes after the sum: "scalar", or a computed operand.
+        y_dtype: Type of the result.
+    """
+
+    epilogue: str = ""
+    operands: tuple[str | Broadcast, ...] = ()
+    y_dtype: DType = DType.INT32
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """All panels for each tile of rows."""
+        moving = [o for o in self.operands if isinstance(o, Broadcast)]
+        tile = self._tile(module, f"{name}.tile", target, moving)
+        f = KernelBuilder(module, name, target)
+        y, left, row_sums, right, column_sums, scalars, *others = [
+            f.operand(i) for i in range(6 + len(moving))
+        ]
+        height, terms, columns, left_zero, right_zero, inner = (f.number(i) for i in range(6))
+        rows, pitch, width = target.tile_rows, left_pitch(target), target.tile_columns
+        tiles = f.div(f.add(height, rows - 1), rows)
+        quads = f.div(f.add(terms, QUAD - 1), QUAD)
+        panels = f.div(f.add(columns, width - 1), width)
+        both = f.mul(terms, f.mul(left_zero, right_zero))
+        narrow = [f.b.trunc(each, I32) for each in (left_zero, right_zero, both)]
+        with f.loop(f.low, f.high) as task:
+            matrix, t = f.divmod(task.i, tiles)
+            first = f.mul(t, rows)
+            count = f.least(f.sub(height, first), rows)
+            x = f.at_bytes(left, f.mul(f.mul(task.i, quads), pitch * QUAD))
+            totals = f.at(row_sums, f.mul(task.i, pitch))
+            line = f.at(y, f.mul(f.add(f.mul(matrix, height), first), columns), self.y_dtype)
+            outer, within = f.divmod(matrix, inner)
+            places, steps = [], []
+            for i, (pointer, operand) in enumerate(zip(others, moving, strict=True)):
+                by_outer, by_inner, by_row = (f.number(6 + 3 * i + k) for k in range(3))
+                start = f.add(f.mul(outer, by_outer), f.mul(within, by_inner))
+                start = f.add(start, f.mul(first, by_row))
+                places.append(f.at(pointer, start, operand.dtype))
+                steps.append(f.mul(by_row, operand.dtype.itemsize))
+            with f.loop(0, panels) as p:
+                column = f.mul(p.i, width)
+                panel = f.add(f.mul(matrix, panels), p.i)
+                extras = [
+                    f.at(at, column, o.dtype) if o.along else at
+                    for at, o in zip(places, moving, strict=True)
+                ]
+                f.call(
+                    tile,
+                    x,
+                    quads,
+                    f.at_bytes(right, f.mul(f.mul(panel, quads), right_quad_bytes(target))),
+                    totals,
+                    f.at(column_sums, f.mul(panel, width)),
+                    *narrow,
+                    f.at(line, column, self.y_dtype),
+                    f.mul(columns, self.y_dtype.itemsize),
+                    count,
+                    f.sub(columns, column),
+                    scalars,
+                    *extras,
+                    *steps,
+                )
+        f.ret()
+
+    def _tile(
+        self, module: ir.Module, name: str, target: Target, moving: Sequence[Broadcast]
+    ) -> ir.Function:
+        """Write the function of a tile of rows by one panel."""
+        parameters = [
+            ("x", PTR),
+            ("quads", I64),
+            ("w", PTR),
+            ("row_sums", PTR),
+            ("column_sums", PTR),
+            ("left_zero", I32),
+            ("right_zero", I32),
+            ("both", I32),
+            ("y", PTR),
+            ("y_step", I64),
+            ("rows", I64),
+            ("columns", I64),
+            ("scalars", PTR),
+            *((f"e{i}", PTR) for i in range(len(moving))),
+            *((f"step{i}", I64) for i in range(len(moving))),
+        ]
+        f = Builder(module, name, parameters, target, inline=False, noalias=True)
+        rows, n = target.tile_rows, target.tile_vectors
+        sums = self._sums(f, rows, n)
+        vector_bytes = f.lanes * 4
+        memory = f.stack(rows * n * vector_bytes)
+        for i, value in enumerate(sums):
+            f.b.store(value, f.at_bytes(memory, i * vector_bytes), align=vector_bytes)
+        starts = []
+        for j in range(n):
+            at = f.at_bytes(f.parameter("column_sums"), j * vector_bytes)
+            value = f.b.mul(load_weights(f, at), f.splat(f.parameter("left_zero")))
+            starts.append(f.b.sub(f.splat(f.parameter("both")), value))
+        exists = [_lanes_below(f, f.sub(f.parameter("columns"), j * f.lanes)) for j in range(n)]
+        with f.loop(0, f.parameter("rows"), unroll=False) as r:
+            total = f.b.load(f.at(f.parameter("row_sums"), r.i), typ=I32, align=4)
+            shift = f.splat(f.b.mul(total, f.parameter("right_zero")))
+            for j in range(n):
+                at = f.add(f.mul(r.i, n * vector_bytes), j * vector_bytes)
+                value = load_weights(f, f.at_bytes(memory, at))
+                value = f.b.sub(f.b.add(value, starts[j]), shift)
+                self._finish(f, value, r.i, j, exists[j])
+        return f.ret()
+
+    def _sums(self, f: Builder, rows: int, n: int) -> list[Value]:
+        group, pitch = terms_per_step(f.target), left_pitch(f.target)
+        step_bytes = n * f.lanes * COLUMN_BYTES
+        carry = [f.parameter("x"), f.parameter("w"), *[f.integers(0)] * (rows * n)]
+        with f.loop(0, f.parameter("quads"), carry=carry, unroll=False) as q:
+            x, w, *sums = q.values
+            for step in range(QUAD // group):
+                at = f.at_bytes(w, step * step_bytes)
+                weights = [
+                    load_weights(f, f.at_bytes(at, j * f.lanes * COLUMN_BYTES)) for j in range(n)
+                ]
+                for r in range(rows):
+                    terms = load_terms(f, f.at_bytes(x, r * QUAD + step * group), signed=False)
+                    for j in range(n):
+                        i = r * n + j
+                        sums[i] = add_products(f, sums[i], terms, weights[j])
+            q.next = [
+                f.at_bytes(x, pitch * QUAD),
+                f.at_bytes(w, QUAD // group * step_bytes),
+                *sums,
+            ]
+        return q.result[2:]
+
+    def _finish(self, f: Builder, value: Value, row: Value, j: int, exists: Value) -> None:
+        operands, scalars, others = [value], 0, 0
+        for each in self.operands:
+            if isinstance(each, str):
+                number = f.b.load(f.at(f.parameter("scalars"), scalars), typ=F32, align=4)
+                operands.append(f.splat(number))
+                scalars += 1
+                continue
+            at = f.at_bytes(f.parameter(f"e{others}"), f.mul(row, f.parameter(f"step{others}")))
+            if each.along:
+                at = f.at(at, j * f.lanes, each.dtype)
+                nothing = ir.Constant(vector(MEMORY[each.dtype], f.lanes), None)
+                raw = masked_load(f, at, each.dtype, exists, nothing)
+                operands.append(f.widen(raw, each.dtype))
+            else:
+                operands.append(f.splat(f.load(at, each.dtype, 1)))
+            others += 1
+        if self.epilogue:
+            value = emit_expr(f, read_expr(self.epilogue), operands)
+        at = f.at_bytes(f.parameter("y"), f.mul(row, f.parameter("y_step")))
+        masked_store(f, value, f.at(at, j * f.lanes, self.y_dtype), self.y_dtype, exists)
+
+
+def _lanes_below(f: Builder, count: Number) -> Value:
+    """Return which lanes have a number below `count`."""
+    numbers = ir.Constant(vector(I32, f.lanes), list(range(f.lanes)))
+    bounded = f.b.trunc(f.least(f.greatest(count, 0), f.lanes), I32)
+    return f.b.icmp_signed("<", numbers, f.splat(bounded))
+
+
+def masked_load(f: Builder, pointer: Value, dtype: DType, mask: Value, nothing: Value) -> Value:
+    """Return neighbours as they lie in memory, `nothing` where the mask is not set."""
+    kind = vector(MEMORY[dtype], f.lanes)
+    name = f"llvm.masked.load.{suffix(kind)}.p0"
+    load = f.intrinsic(name, kind, [PTR, I32, vector(I1, f.lanes), kind])
+    return f.call(load, pointer, I32(dtype.itemsize), mask, nothing)
+
+
+def masked_store(f: Builder, value: Value, pointer: Value, dtype: DType, mask: Value) -> None:
+    """Write neighbours where the mask is set."""
+    narrow = f.narrow(value, dtype)
+    name = f"llvm.masked.store.{suffix(narrow.type)}.p0"
+    store = f.intrinsic(name, VOID, [narrow.type, PTR, I32, vector(I1, f.lanes)])
+    f.call(store, narrow, pointer, I32(dtype.itemsize), mask)
