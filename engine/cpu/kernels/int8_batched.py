@@ -127,8 +127,8 @@ class PackLeft(Kernel):
         with f.loop(existing, f.lanes, unroll=False) as r:
             f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide)
         lines = []
-        for r in range(f.lanes):
-            line = f.b.load(f.at_bytes(buffer, r * wide), typ=kind, align=wide)
+        for i in range(f.lanes):
+            line = f.b.load(f.at_bytes(buffer, i * wide), typ=kind, align=wide)
             lines.append(f.b.bitcast(line, vector(F32, f.lanes)))
         quads = f.div(f.add(limit, QUAD - 1), QUAD)
         turned = f.stack(f.lanes * f.lanes * QUAD)
