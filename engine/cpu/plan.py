@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.cpu.code_store import CodeStore
 from engine.cpu.compiling import Coverage, GraphCompiler, build_regions
+from engine.cpu.hosted import hosted_operators
 from engine.cpu.lanes import Lanes
 from engine.cpu.partition import REGION, REGION_DOMAIN
 from engine.cpu.region import CompiledRegion
@@ -43,13 +44,14 @@ class CpuPlan:
     ) -> None:
         """Compile a graph; kernels come from `store` where they are known already."""
         self._types: Mapping[str, ValueType] = graph.types
+        code = store or CodeStore()
         compiler = GraphCompiler(target, registry, limits, precision)
         rewritten = compiler.rewrite(graph)
         self.coverage: tuple[Coverage, ...] = tuple(compiler.coverage)
         self._lanes, self._weights = Lanes(), WeightStore()
         self._regions, self._code = build_regions(
             compiler.lowered,
-            store or CodeStore(),
+            code,
             target,
             threads=threads,
             limits=limits,
@@ -57,7 +59,8 @@ class CpuPlan:
             weights=self._weights,
         )
         self._watched = threading.local()
-        own = registry.extended([self._region_operator()])
+        hosted = hosted_operators(rewritten, registry, code, target)
+        own = registry.extended([self._region_operator(), *hosted])
         self._plan = GraphPlan(rewritten, xp=np, registry=own, limits=limits)
         self._whole = _WholeGraph.of(rewritten, self._regions)
 

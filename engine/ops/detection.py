@@ -61,7 +61,7 @@ class NonMaxSuppression:
         if not 0 <= iou <= 1:
             raise ValueError(f"iou_threshold must lie in 0..1, got {iou}")
         least = None if threshold is None else float(threshold.reshape(-1)[0])
-        corners = _corners(boxes, bool(ctx.attributes["center_point_box"]))
+        corners = corners_of(boxes, bool(ctx.attributes["center_point_box"]))
         rows: list[tuple[int, int, int]] = []
         if not scores.size:  # no box, however many classes
             return [np.zeros((0, 3), dtype=np.int64)]
@@ -71,7 +71,7 @@ class NonMaxSuppression:
         return [np.array(rows, dtype=np.int64).reshape(-1, 3)]
 
 
-def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
+def corners_of(boxes: np.ndarray, centred: bool) -> np.ndarray:
     """Boxes (..., 4) as low and high corner, whichever way around they were given."""
     if centred:
         middle, half = boxes[..., :2], boxes[..., 2:] / 2
