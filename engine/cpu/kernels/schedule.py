@@ -14,7 +14,9 @@ from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule
 from engine.cpu.kernels.gemm import GemmSchedule
 from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.winograd import Winograd, WinogradSchedule
 from engine.cpu.target import Target
+from engine.dtypes import DType
 
 TASKS: Final = 32  # of one picture, if the work is enough
 TASK_FLOPS: Final = 1 << 21  # about ten microseconds
@@ -23,6 +25,7 @@ SHORT_TASK_FLOPS: Final = 1 << 18
 WEIGHTS_PER_TASK: Final = 64 << 10  # bytes, where there are few rows and reading them is all
 LEAST_BLOCK: Final = 4  # tiles that weights from outside of the cache are used for, at the least
 MOST_SHARES: Final = 16  # tiles of a picture up to which a panel is read in too little time
+LEAST_WINOGRAD_TILES: Final = 32  # of one picture
 LONG_SUM: Final = 1536  # terms above which a block of many rows leaves the cache
 
 
@@ -95,3 +98,50 @@ def schedule_depthwise(kernel: DepthwiseConv, target: Target) -> DepthwiseConv:
     block = max(1, rows // wanted)
     shares = min(vectors, -(-wanted * block // rows))
     return replace(kernel, schedule=DepthwiseSchedule(block, -(-vectors // shares)))
+
+
+def winograd_of(kernel: ImageConv, target: Target) -> Winograd | None:
+    """Return the same convolution after Winograd, scheduled, where that is faster; else None."""
+    x, y = kernel.x, kernel.y
+    plain = kernel.groups == 1 and kernel.pixels is None and x.dtype is y.dtype is DType.FLOAT32
+    window = kernel.kernel, kernel.strides, kernel.dilations, kernel.begins
+    if not plain or window != ((3, 3), (1, 1), (1, 1), (1, 1)):
+        return None
+    if (x.height, x.width) != (y.height, y.width) or x.held % target.lanes:
+        return None
+    if min(x.channels, y.channels) < 2 * target.lanes:  # the transforms would outweigh the products
+        return None
+    first = Winograd(x, y, 4, WinogradSchedule(1, 1, 1), kernel.epilogue, kernel.extras)
+    choices = [replace(first, m=m) for m in (4, 2)]
+    best = min(choices, key=lambda k: k.tiles * k.places)
+    # What the weights cost to read, larger than they are, must be shared by enough tiles.
+    best = next((k for k in (best, choices[1]) if k.tiles >= LEAST_WINOGRAD_TILES), best)
+    if best.tiles < LEAST_WINOGRAD_TILES or best.tiles * best.places > 6 * y.height * y.width:
+        return None
+    return replace(best, schedule=winograd_schedule(best, target))
+
+
+def winograd_schedule(kernel: Winograd, target: Target) -> WinogradSchedule:
+    """Cut pixels where the weights stay in cache, else filters."""
+    panels = Panels.of(kernel.y.held, target)
+    weights = kernel.places * kernel.x.channels * kernel.y.held * 4
+    group, blocks = panels.count, 1
+    if weights > target.l2_bytes:
+        group = -(-panels.count // min(panels.count, FEW_TASKS // 2))
+    columns = min(group * panels.width, kernel.y.held)
+    tile_bytes = kernel.places * (kernel.x_pitch(target) + columns) * 4
+    blocks = -(-kernel.tiles * tile_bytes // (2 * target.l2_bytes))
+    if weights <= target.l2_bytes:
+        blocks = max(blocks, FEW_TASKS // 2)
+
+    def waste(cut: tuple[int, int]) -> tuple[float, int]:
+        parts, rows = cut
+        block = -(-kernel.tiles // parts)
+        return round(-(-block // rows) * rows * parts / kernel.tiles, 2), -rows
+
+    heights = range(target.tile_rows, target.tile_rows * 2 // 3, -1)
+    parts, rows = min(((p, r) for p in range(blocks, 2 * blocks + 1) for r in heights), key=waste)
+    block = -(-kernel.tiles // parts)
+    sweeps = -(-block // rows)
+    ahead = -(-panels.width * 4 // sweeps) if weights > target.l2_bytes // 2 else 0
+    return WinogradSchedule(block, rows, group, ahead)

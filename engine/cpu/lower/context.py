@@ -47,7 +47,11 @@ class Lowering:
         target: The processor.
         precision: "fp32" or "bf16": how contractions may compute.
         program: What has been lowered so far.
+        winograd: Whether 3 x 3 convolutions may take fewer products than they have. Off only where
+            one wants to count them.
     """
+
+    winograd: bool = True
 
     def __init__(
         self,

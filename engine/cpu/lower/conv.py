@@ -11,7 +11,8 @@ from engine.cpu.buffers import Buffer
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule, pack_depthwise
 from engine.cpu.kernels.panels import pack_columns, pack_panels
-from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise
+from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise, winograd_of
+from engine.cpu.kernels.winograd import Winograd, pack_winograd
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.conv_geometry import border_of, geometry
 from engine.cpu.lower.conv_operands import (
@@ -146,10 +147,33 @@ def lower_dense(
         ctx.weights(f"{name}|filters|{label}", per_filter(values), name)
         for name, values in whole.per_filter
     ]
+    wino = winograd_of(kernel, ctx.target) if ctx.winograd else None
+    if wino is not None:
+        _lower_winograd(ctx, whole, wino, y, x, extras, numbers)
+        return
     packed = ctx.weights(f"{whole.key}|window{part.key}|{label}", pack, whole.key)
     moved = [e if e is None else _from_pixel(e, part.first) for e in extras]
     target = _from_pixel(y, part.first)
     add_step(ctx, whole, kernel, target, [x, packed], moved, numbers, kernel.tasks)
+
+
+def _lower_winograd(
+    ctx: Lowering,
+    whole: Convolution,
+    kernel: Winograd,
+    y: Buffer,
+    x: Buffer,
+    extras: list[Buffer | None],
+    numbers: list[Buffer],
+) -> None:
+    """Add the step of a 3 x 3 convolution after Winograd."""
+    m, group, columns = kernel.m, kernel.schedule.group, kernel.y.held
+    weights = ctx.weights(
+        f"{whole.key}|winograd {m} {group}|{columns}|{ctx.target.isa}",
+        lambda: pack_winograd(whole.weights, m, columns, group, ctx.target),
+        whole.key,
+    )
+    add_step(ctx, whole, kernel, y, [x, weights], extras, numbers, kernel.tasks)
 
 
 def _from_pixel(picture: Buffer, pixel: tuple[int, int]) -> Buffer:

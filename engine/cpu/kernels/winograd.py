@@ -1,0 +1,412 @@
+"""Convolutions by 3 x 3 windows with fewer products, after Winograd.
+
+A tile of m x m results needs (m + 2)^2 products per channel and filter instead of 9 m^2: pixels and
+weights are transformed, multiplied place by place (a matrix product over the channels for each of
+the (m + 2)^2 places), and the sums are transformed back. The transforms F(2 x 2, 3 x 3) and
+F(4 x 4, 3 x 3) are those of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
+(2016). A block of tiles goes through all three stages while it is in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import llvmlite.ir as ir
+import numpy as np
+
+from engine.cpu.builder import I1, I64, Builder, Number, Value
+from engine.cpu.image_layout import ImageLayout
+from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.border import clear_border
+from engine.cpu.kernels.panels import Panels, pack_panels
+from engine.cpu.kernels.tile import Sum, Tile, emit_epilogue, emit_tile
+from engine.cpu.target import Target
+from engine.ir.types import Dim, ceildiv
+
+# How weights are transformed: G g G^T.
+WEIGHTS = {
+    2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+    4: (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class WinogradSchedule:
+    """How the work is cut. Results do not depend on it.
+
+    Attributes:
+        block: Tiles of one task; tiles of all pictures are counted through.
+        rows: Tiles in one register tile of the products.
+        group: Panels of filters of one task; the pixels are transformed once per group.
+        ahead: Bytes of the next panel to ask for per step of a product.
+    """
+
+    block: int
+    rows: int
+    group: int
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Winograd(Kernel):
+    """y = epilogue(conv(x, 3 x 3 weights, stride 1, padding 1) + bias, further operands).
+
+    operands: y, x, transformed weights (`pack_winograd`), bias, further operands. numbers:
+    pictures. Tasks: `tasks`.
+
+    Attributes:
+        x: The input, of whole vectors, with a border.
+        y: The result, of the same height and width.
+        m: Results of a tile in each direction, 2 or 4.
+        schedule: How the work is cut.
+        epilogue: Expression as text, or "".
+        extras: Further operands of the expression: pictures like y, or None for a number per
+            filter.
+    """
+
+    x: ImageLayout
+    y: ImageLayout
+    m: int
+    schedule: WinogradSchedule
+    epilogue: str = ""
+    extras: tuple[ImageLayout | None, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """Products per tile, channel and filter."""
+        return (self.m + 2) ** 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.y.height // self.m), -(-self.y.width // self.m)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one picture."""
+        return self.grid[0] * self.grid[1]
+
+    def shares(self, target: Target) -> int:
+        """Return into how many groups of panels the filters are cut."""
+        return -(-Panels.of(self.y.held, target).count // self.schedule.group)
+
+    def tasks(self, pictures: Dim, target: Target) -> Dim:
+        """Return how many tasks there are for so many pictures."""
+        return ceildiv(pictures * self.tiles, self.schedule.block) * self.shares(target)
+
+    def scratch_bytes(self, target: Target) -> int:
+        """A block's transformed pixels and sums, and zeros that sums begin at."""
+        pixels, sums = self.strides(target)
+        return (self.places * (pixels + sums) + target.tile_columns) * 4
+
+    def strides(self, target: Target) -> tuple[int, int]:
+        """Return elements from one place's pixels to the next's, and from sums to sums.
+
+        A line more than needed: equal places of all of them would meet in one set of the cache.
+        """
+        plan = self.schedule
+        tiles = -(-plan.block // plan.rows) * plan.rows
+        columns = min(plan.group * target.tile_columns, self.y.held)
+        return tiles * self.x_pitch(target) + 16, tiles * columns + 16
+
+    def x_pitch(self, target: Target) -> int:
+        """Return elements from one tile's transformed pixels to the next's."""
+        return target.whole_vectors(self.x.channels)
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """The three stages, block by block."""
+        _WinogradEmitter(self, module, name, target).emit()
+
+
+def pack_winograd(
+    weights: np.ndarray, m: int, columns: int, group: int, target: Target
+) -> np.ndarray:
+    """Return (filters, channels, 3, 3) weights transformed.
+
+    Order: groups of panels, places, panels, channels, filters.
+    """
+    g = np.array(WEIGHTS[m])
+    wide = np.einsum("ai,bj,ocij->abco", g, g, weights.astype(np.float64), optimize=True)
+    wide = wide.reshape((m + 2) ** 2, weights.shape[1], -1).astype(np.float32)
+    wide = np.pad(wide, ((0, 0), (0, 0), (0, columns - wide.shape[2])))
+    step = group * target.tile_columns
+    pieces = []
+    for first in range(0, columns, step):
+        part = wide[:, :, first : first + step]
+        panels = Panels.of(part.shape[2], target)
+        pieces += [pack_panels(place, panels) for place in part]
+    return np.concatenate(pieces)
+
+
+class _WinogradEmitter:
+    """Writes one kernel."""
+
+    def __init__(self, spec: Winograd, module: ir.Module, name: str, target: Target) -> None:
+        self.spec, self.module, self.name, self.target = spec, module, name, target
+        self.panels = Panels.of(spec.y.held, target)
+        self.x_pitch = spec.x_pitch(target)
+        self.y_pitch = min(spec.schedule.group * self.panels.width, spec.y.held)
+        self.v_stride, self.m_stride = spec.strides(target)
+
+    def emit(self) -> None:
+        spec, plan, target = self.spec, self.spec.schedule, self.target
+        whole = self._product(target.tile_vectors) if self.panels.whole else None
+        tail = self._product(self.panels.tail_vectors) if self.panels.tail_vectors else None
+        f = KernelBuilder(self.module, self.name, target)
+        pointers = [f.operand(i) for i in range(4 + len(spec.extras))]
+        count, shares = f.mul(f.number(0), spec.tiles), spec.shares(target)
+        tasks = f.mul(f.div(f.add(count, plan.block - 1), plan.block), shares)
+        v = f.scratch
+        m = f.at(v, spec.places * self.v_stride)
+        zeros = f.at(m, spec.places * self.m_stride)
+        f.clear(zeros, target.tile_columns * 4)
+        with f.loop(f.low, f.high) as task:
+            if spec.y.border:
+                with f.loop(0, f.number(0)) as picture:
+                    at = f.at_bytes(pointers[0], f.mul(picture.i, spec.y.picture_bytes))
+                    clear_border(f, at, spec.y, task.i, tasks)
+            block, share = f.divmod(task.i, shares)
+            first = f.mul(block, plan.block)
+            tiles = f.sub(f.least(f.add(first, plan.block), count), first)
+            with f.loop(0, tiles) as tile:
+                self._pixels(f, pointers[1], v, f.add(first, tile.i), tile.i)
+            panel = f.mul(share, plan.group)
+            end = f.least(f.add(panel, plan.group), self.panels.count)
+            columns = f.sub(
+                f.least(f.mul(end, self.panels.width), spec.y.held), f.mul(panel, self.panels.width)
+            )
+            w = f.at(
+                pointers[2],
+                f.mul(share, plan.group * self.panels.width * spec.x.channels * spec.places),
+            )
+            with f.loop(0, spec.places) as place:
+                sides = (
+                    f.at(v, f.mul(place.i, self.v_stride)),
+                    f.at(m, f.mul(place.i, self.m_stride)),
+                    f.at(w, f.mul(f.mul(place.i, columns), spec.x.channels)),
+                    zeros,
+                )
+                if whole is not None:
+                    whole_panels = f.sub(f.least(end, self.panels.whole), panel)
+                    with f.loop(0, whole_panels) as p:
+                        self._multiply(f, whole, sides, p.i, tiles)
+                if tail is not None:
+                    with f.if_(f.equals(end, self.panels.count)):
+                        self._multiply(f, tail, sides, f.sub(self.panels.whole, panel), tiles)
+            column = f.mul(panel, self.panels.width)
+            with f.loop(0, tiles) as tile:
+                self._results(f, pointers, m, f.add(first, tile.i), tile.i, (column, columns))
+        f.ret()
+
+    # ------------------------------------------------------------------ products
+
+    def _product(self, vectors: int) -> ir.Function:
+        spec, rows = self.spec, range(self.spec.schedule.rows)
+        tile = Tile(
+            x_rows=tuple(r * self.x_pitch for r in rows),
+            y_rows=tuple(r * self.y_pitch for r in rows),
+            extras=(),
+            vectors=vectors,
+            last_lanes=self.target.lanes,
+            sum=Sum(spec.x.channels),
+            ahead=spec.schedule.ahead,
+        )
+        return emit_tile(self.module, f"{self.name}.x{vectors}", self.target, tile)
+
+    def _multiply(
+        self,
+        f: Builder,
+        function: ir.Function,
+        sides: tuple[Value, Value, Value, Value],
+        panel: Number,
+        tiles: Value,
+    ) -> None:
+        """Multiply a block's pixels of one place with one panel."""
+        spec, plan, width = self.spec, self.spec.schedule, self.panels.width
+        v, m, w, zeros = sides
+        w = f.at(w, f.mul(panel, width * spec.x.channels))
+        following = f.at(w, width * spec.x.channels)
+        out = f.at(m, f.mul(panel, width))
+        with f.loop(0, tiles, plan.rows) as row:
+            share = f.mul(f.div(row.i, plan.rows), plan.ahead * spec.x.channels)
+            f.call(
+                function,
+                f.at(v, f.mul(row.i, self.x_pitch)),
+                f.at(out, f.mul(row.i, self.y_pitch)),
+                w,
+                zeros,
+                zeros,
+                f.at_bytes(following, share),
+                I64(0),
+                I1(1),
+            )
+
+    # ------------------------------------------------------------------ transforms
+
+    def _place(self, f: Builder, tile: Value) -> tuple[Value, Value, Value]:
+        """Return a tile's picture, and the row and column that it begins at."""
+        picture, place = f.divmod(tile, self.spec.tiles)
+        row, column = f.divmod(place, self.spec.grid[1])
+        return picture, f.mul(row, self.spec.m), f.mul(column, self.spec.m)
+
+    def _pixels(self, f: Builder, x: Value, v: Value, tile: Value, index: Value) -> None:
+        """Transform the pixels of one tile, channel vector by channel vector."""
+        spec, layout, size = self.spec, self.spec.x, self.spec.m + 2
+        picture, top, left = self._place(f, tile)
+        x = f.at(x, f.mul(picture, layout.picture))
+        rows = self._positions(f, top, size, layout.height, layout.row)
+        columns = self._positions(f, left, size, layout.width, layout.pitch)
+        base = f.at(x, f.add(rows[0], columns[0], layout.at(-1, -1)))
+        out = f.at(v, f.mul(index, self.x_pitch))
+        with f.loop(0, self.x_pitch, f.lanes, unroll=False) as channel:
+            source = f.at(base, channel.i)
+            pixels = [
+                [f.load(f.at(source, f.add(row, column))) for column in [0, *columns[1:]]]
+                for row in [0, *rows[1:]]
+            ]
+            done = _both_ways(f, pixels, PIXELS[spec.m])
+            for i, value in enumerate(v for row in done for v in row):
+                f.store(value, f.at(out, f.add(channel.i, i * self.v_stride)))
+
+    def _positions(
+        self, f: Builder, first: Value, count: int, size: int, pitch: int
+    ) -> list[Number]:
+        """Return where the first of `count` rows (or columns) lies, and the others from there.
+
+        What a last tile would read beyond the border is read in the border: zeros, too.
+        """
+        begin = f.mul(first, pitch)
+        if size % self.spec.m == 0:
+            return [begin, *(i * pitch for i in range(1, count))]
+        last = f.sub(size + 1, first)
+        return [begin, *(f.mul(f.least(i, last), pitch) for i in range(1, count))]
+
+    def _results(
+        self,
+        f: Builder,
+        pointers: Sequence[Value],
+        m: Value,
+        tile: Value,
+        index: Value,
+        columns: tuple[Value, Value],
+    ) -> None:
+        """Transform the sums of one tile back, apply the epilogue and store."""
+        spec, size = self.spec, self.spec.m + 2
+        first, count = columns
+        picture, top, left = self._place(f, tile)
+        outs = []
+        for pointer, layout in zip(
+            (pointers[0], *pointers[4:]), (spec.y, *spec.extras), strict=True
+        ):
+            at: Number = first
+            if layout is not None:
+                at = f.add(
+                    first,
+                    f.mul(picture, layout.picture),
+                    f.mul(top, layout.row),
+                    f.mul(left, layout.pitch),
+                    layout.at(0, 0),
+                )
+            outs.append(f.at(pointer, at))
+        source = f.at(m, f.mul(index, self.y_pitch))
+        bias = f.at(pointers[3], first)
+        with f.loop(0, count, f.lanes, unroll=False) as channel:
+            sums = [
+                [
+                    f.load(f.at(source, f.add(channel.i, (i * size + j) * self.m_stride)))
+                    for j in range(size)
+                ]
+                for i in range(size)
+            ]
+            done = _both_ways(f, sums, RESULTS[spec.m])
+            added = f.load(f.at(bias, channel.i))
+            here = [f.at(out, channel.i) for out in outs]
+            for i, row in enumerate(done):
+                for j, value in enumerate(row):
+                    with self._inside(f, f.add(top, i), f.add(left, j), i, j):
+                        self._store(f, f.b.fadd(value, added), here, i, j)
+
+    def _inside(
+        self, f: Builder, y: Value, x: Value, i: int, j: int
+    ) -> AbstractContextManager[None]:
+        """Run a block if a pixel is one of the picture."""
+        conditions = []
+        if i and self.spec.y.height % self.spec.m:
+            conditions.append(f.less(y, self.spec.y.height))
+        if j and self.spec.y.width % self.spec.m:
+            conditions.append(f.less(x, self.spec.y.width))
+        if not conditions:
+            return nullcontext()
+        return f.if_(conditions[0] if len(conditions) == 1 else f.b.and_(*conditions))
+
+    def _store(self, f: Builder, value: Value, here: Sequence[Value], i: int, j: int) -> None:
+        spec = self.spec
+        operands = [value]
+        for pointer, layout in zip(here[1:], spec.extras, strict=True):
+            at = 0 if layout is None else i * layout.row + j * layout.pitch
+            operands.append(f.load(f.at(pointer, at)))
+        value = emit_epilogue(f, spec.epilogue, operands)
+        f.store(value, f.at(here[0], i * spec.y.row + j * spec.y.pitch))
+
+
+Transform = Callable[[Builder, Sequence[Value]], list[Value]]
+
+
+def _both_ways(f: Builder, grid: list[list[Value]], transform: Transform) -> list[list[Value]]:
+    """Transform all columns of a square, then all rows."""
+    columns = [transform(f, [row[j] for row in grid]) for j in range(len(grid))]
+    return [transform(f, [column[i] for column in columns]) for i in range(len(columns[0]))]
+
+
+def _times(f: Builder, x: Value, factor: float, y: Value) -> Value:
+    """Return x * factor + y."""
+    return f.fma(x, f.floats(factor), y)
+
+
+def _pixels_2(f: Builder, d: Sequence[Value]) -> list[Value]:
+    b = f.b
+    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
+
+
+def _pixels_4(f: Builder, d: Sequence[Value]) -> list[Value]:
+    b = f.b
+    even, odd = _times(f, d[2], -4.0, d[4]), _times(f, d[1], -4.0, d[3])
+    near, far = b.fsub(d[4], d[2]), b.fsub(d[3], d[1])
+    return [
+        _times(f, d[0], 4.0, _times(f, d[2], -5.0, d[4])),
+        b.fadd(even, odd),
+        b.fsub(even, odd),
+        _times(f, far, 2.0, near),
+        _times(f, far, -2.0, near),
+        _times(f, d[1], 4.0, _times(f, d[3], -5.0, d[5])),
+    ]
+
+
+def _results_2(f: Builder, m: Sequence[Value]) -> list[Value]:
+    b = f.b
+    return [b.fadd(m[0], b.fadd(m[1], m[2])), b.fsub(b.fsub(m[1], m[2]), m[3])]
+
+
+def _results_4(f: Builder, m: Sequence[Value]) -> list[Value]:
+    b = f.b
+    sum_1, sum_2 = b.fadd(m[1], m[2]), b.fadd(m[3], m[4])
+    difference_1, difference_2 = b.fsub(m[1], m[2]), b.fsub(m[3], m[4])
+    return [
+        b.fadd(m[0], b.fadd(sum_1, sum_2)),
+        _times(f, difference_2, 2.0, difference_1),
+        _times(f, sum_2, 4.0, sum_1),
+        b.fadd(_times(f, difference_2, 8.0, difference_1), m[5]),
+    ]
+
+
+PIXELS: dict[int, Transform] = {2: _pixels_2, 4: _pixels_4}
+RESULTS: dict[int, Transform] = {2: _results_2, 4: _results_4}
