@@ -37,6 +37,7 @@ MAX_PICTURE_BYTES = 1 << 30  # a border of absurd size is better left to the por
 
 Converter = Callable[["Lowering", Buffer, Buffer, Node], None]
 BYTES: Final = (DType.INT8, DType.UINT8)
+UNREADABLE: Final = "its rule cannot read it"  # begins the reason why a malformed node is portable
 
 
 class Lowering:
@@ -337,7 +338,13 @@ class Lowering:
         rule = RULES.get((node.domain, node.op))
         if rule is None:
             raise NoKernel(f"no rule for {node.domain or 'ai.onnx'}.{node.op}")
-        rule(self, node)
+        try:
+            rule(self, node)
+        except NoKernel:
+            raise
+        except Exception as error:
+            # Attributes that no valid model has: the portable definition says what is wrong.
+            raise NoKernel(f"{UNREADABLE}: {type(error).__name__}: {error}") from error
 
     def _lower_symbolic(self, node: Node) -> bool:
         """Write a node's results down when they are known as dims; whether they are."""
