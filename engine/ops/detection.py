@@ -84,9 +84,8 @@ def _suppress(
     corners: np.ndarray, scores: np.ndarray, limit: int, iou: float, least: float | None
 ) -> list[int]:
     """Indices of the boxes that stay, best first."""
-    order = np.argsort(-scores, kind="stable")
-    if least is not None:
-        order = order[scores[order] > least]
+    order = np.arange(scores.size) if least is None else np.nonzero(scores > least)[0]
+    order = order[np.argsort(-scores[order], kind="stable")]
     boxes = np.ascontiguousarray(corners[order].T)  # (4, boxes), best first
     chosen: list[int] = []
     for first in range(0, order.size, BLOCK):
