@@ -67,10 +67,10 @@ def oldest_first(keys: Sequence[Key], measured: Mapping[Key, str]) -> list[Key]:
         measured: Times of measuring, in a form whose order is that of time.
     """
 
-    def group(key: Key) -> tuple[str, int, str]:
-        return key.network, key.threads, key.precision
+    def group(key: Key) -> tuple[int, str, int, str]:
+        return key.figure, key.network, key.threads, key.precision
 
-    ages: dict[tuple[str, int, str], str] = {}
+    ages: dict[tuple[int, str, int, str], str] = {}
     for key in keys:
         ages[group(key)] = min(ages.get(group(key), "~"), measured.get(key, ""))
     return sorted(keys, key=lambda key: ages[group(key)])
