@@ -109,7 +109,37 @@ def _inverse(node: Expr) -> Found:
     return (node.args[0],), lambda f, _, v: f.b.fdiv(number(f, v[0], 1.0), v[0])
 
 
+def _held_integer(node: Expr) -> Found:
+    """A float held to an integer type's range, cast to that type and back: its whole part.
+
+    What quantizes a value and goes on with it writes so; `select`, unlike `clip`, leaves no NaN.
+    """
+    inner = node.args[0]
+    if inner.op != "cast" or inner.dtype.is_float or not 8 <= inner.dtype.bits <= 16:
+        return None
+    held = inner.args[0]
+    low, high = _bounds(held)
+    least = -(1 << (inner.dtype.bits - 1)) if inner.dtype.is_signed else 0
+    if low is None or high is None or low < least or high >= least + (1 << inner.dtype.bits):
+        return None
+    return (held,), lambda f, _, values: f.call_intrinsic("trunc", values[0])
+
+
+def _bounds(held: Expr) -> tuple[float | None, float | None]:
+    """Return the bounds that two selections hold a float32 to, the upper one outermost."""
+    if held.dtype is not DType.FLOAT32 or held.op != "select":
+        return None, None
+    below, x, high = held.args
+    if below.op != "lt" or below.args != (x, high) or high.op != "const" or x.op != "select":
+        return None, None
+    above, y, low = x.args
+    if above.op != "lt" or above.args != (low, y) or low.op != "const":
+        return None, None
+    return float(low.payload or 0), float(high.payload or 0)
+
+
 PATTERNS: Final[dict[str, tuple[Callable[[Expr], Found], ...]]] = {
+    "cast": (_held_integer,),
     "div": (_sigmoid,),
     "mul": (_gelu,),
     "max": (_scaled_shift,),
