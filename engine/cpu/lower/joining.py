@@ -14,11 +14,10 @@ from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.cpu.lower.shape import filled, is_whole, part_of_image
 from engine.cpu.lower.strided import Axis, strided_copy, strides_of
-from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.dim_bounds import is_not_negative
-from engine.ir.graph import Graph, Node
-from engine.ir.types import Dim, Shape, SymDim, TensorType, dim_max, dim_min
+from engine.ir.graph import Node
+from engine.ir.types import Dim, Shape, SymDim, dim_max, dim_min
 from engine.ops.common import normalize_axis
 from engine.ops.slicing import BOUNDS_AS_INPUT, FAR, python_slice
 
@@ -87,70 +86,6 @@ def copy_image(ctx: Lowering, target: Buffer, source: Buffer, node: Node) -> Non
     batch = ctx.shape(node.outputs[0])[0]
     kernel = ImageCopy(target.image, source.image)
     ctx.step(kernel, (target,), (source,), tasks=batch * target.image.height, node=node)
-
-
-def places_of(graph: Graph, node: Node, target: Target) -> dict[str, tuple[str, int]]:
-    """Return the pictures that can be written right into this Concat: name -> (result, channel).
-
-    A name that several Concats read belongs to the longest one; those that join the beginning of
-    the same list are parts of it (DenseNet joins one feature more at a time).
-    """
-    if node.op != "Concat" or node.domain not in ("", "ai.onnx"):
-        return {}
-    names, y = list(node.inputs), node.outputs[0]
-    if node.attributes.get("axis", 1) not in (1, -3) or len(set(names)) < len(names):
-        return {}
-    family = _joined_with(graph, node)
-    if any(len(other.inputs) > len(names) and _begins(other, node) for other in family):
-        return {}
-    found: dict[str, tuple[str, int]] = {}
-    channel, starts = 0, {}
-    for name in names:
-        channels = _channels(graph, name)
-        if channels is None or channels % target.lanes:
-            return {}
-        starts[name] = channel
-        others = [c for c in graph.consumers.get(name, ()) if c.op == "Concat" and c is not node]
-        computed = name in graph.producers and graph.constant(name) is None
-        if computed and all(_begins(node, other) for other in others):
-            found[name] = (y, channel)
-        channel += channels
-    for other in family:
-        if other is not node and _begins(node, other) and all(n in found for n in other.inputs):
-            found[other.outputs[0]] = (y, 0)
-    return found
-
-
-def _joined_with(graph: Graph, node: Node) -> list[Node]:
-    """Return the Concats along channels that begin with the same name."""
-    return [
-        c
-        for c in graph.consumers.get(node.inputs[0], ())
-        if c.op == "Concat" and c.attributes.get("axis", 1) in (1, -3)
-    ]
-
-
-def _begins(longer: Node, other: Node) -> bool:
-    """Whether a Concat's list is the beginning of a longer one's."""
-    mine, theirs = tuple(longer.inputs), tuple(other.inputs)
-    return (
-        other.attributes.get("axis", 1) in (1, -3)
-        and len(theirs) < len(mine)
-        and mine[: len(theirs)] == theirs
-    )
-
-
-def _channels(graph: Graph, name: str) -> int | None:
-    """Return the channels of a float32 picture of known size."""
-    kind = graph.types.get(name)
-    if not isinstance(kind, TensorType) or kind.dtype is not DType.FLOAT32:
-        return None
-    if kind.shape is None or len(kind.shape) != 4:
-        return None
-    if not all(isinstance(d, int) and d > 0 for d in kind.shape[1:]):
-        return None
-    channels = kind.shape[1]
-    return channels if isinstance(channels, int) else None
 
 
 @lowers("Split")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.cpu.lower.conv import border_of
 from engine.cpu.lower.int8_conv import fill_of
-from engine.cpu.lower.joining import places_of
+from engine.cpu.lower.picture_parts import places_of, views_of
 from engine.cpu.target import Target
 from engine.ir.graph import Graph, Node
 
@@ -42,6 +42,10 @@ def plan_pictures(graph: Graph, nodes: Sequence[Node], target: Target) -> Pictur
         places = places_of(graph, node, target)
         if made.issuperset(places):
             plan.places.update(places)
+    for node in reversed(nodes):  # some channels of a picture have the border of the picture
+        for name, source in views_of(graph, node, target).items():
+            if name in plan.borders:
+                plan.borders[source] = max(plan.borders.get(source, 0), plan.borders[name])
     for name, (whole, _) in plan.places.items():  # a part has the border of the whole
         if name in plan.borders:
             plan.borders[whole] = max(plan.borders.get(whole, 0), plan.borders[name])

@@ -12,7 +12,7 @@ from onnx import helper
 from engine.cpu.buffers import Buffer, Place, Program
 from engine.cpu.lower import families
 from engine.cpu.lower.context import Lowering
-from engine.cpu.lower.joining import places_of
+from engine.cpu.lower.pictures import plan_pictures
 from engine.cpu.target import Target, host_target
 from engine.evaluation import evaluate_graph
 from engine.interpreter import GraphPlan
@@ -141,10 +141,14 @@ def check(
     limits = Limits()
     scope = evaluate_graph(graph, REGISTRY, limits=limits, deadline=Deadline(60)).scope
     graph = graph.replace(constants={**graph.constants, **scope.constants}, types=scope.types)
-    places: dict[str, tuple[str, int]] = {}
-    for node in graph.nodes:
-        places.update(places_of(graph, node, target or host_target()))
-    program = lower(graph, borders=borders, places=places, symbolic=scope.symbolic, target=target)
+    pictures = plan_pictures(graph, graph.nodes, target or host_target())
+    program = lower(
+        graph,
+        borders={**pictures.borders, **(borders or {})},
+        places=pictures.places,
+        symbolic=scope.symbolic,
+        target=target,
+    )
     if steps is not None:
         assert len(program.steps) == steps, [step.kernel for step in program.steps]
     for pieces in (1, 3):

@@ -184,6 +184,42 @@ def test_split_of_a_picture_by_channels() -> None:
     )
 
 
+def test_windows_over_parts_of_pictures_copy_nothing() -> None:
+    """Halves of a picture, one of them convolved, joined again: as detectors have them."""
+    c = LANES
+    weights = {
+        "w": normal(2 * c, c, 1, 1) / 4,
+        "u": normal(c, c, 3, 3) / 12,
+        "v": normal(c, 3 * c, 3, 3) / 20,
+        "s": np.array([c], np.int64),
+        "e": np.array([2 * c], np.int64),
+        "a": np.array([1], np.int64),
+    }
+    nodes = [
+        node("Conv", ["x", "w"], ["m"]),
+        node("Slice", ["m", "s", "e", "a"], ["p"]),
+        node("Conv", ["p", "u"], ["q"], pads=[1, 1, 1, 1]),
+        node("Concat", ["m", "q"], ["j"], axis=1),
+        node("Conv", ["j", "v"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    x = normal(2, c, 6, 7)
+    program = check(nodes, {"x": x}, [("y", [2, c, 6, 7])], weights, tolerance=2e-5)
+    assert "ImageCopy" not in {type(step.kernel).__name__ for step in program.steps}
+
+
+def test_a_list_that_grows_is_written_once() -> None:
+    """Every join begins with the one before, as in DenseNet."""
+    c = LANES
+    nodes, names = [node("MaxPool", ["x"], ["f0"], kernel_shape=[2, 2])], ["f0"]
+    for k in range(3):
+        nodes.append(node("Concat", names, [f"j{k}"], axis=1))
+        nodes.append(node("MaxPool", [f"j{k}"], [f"f{k + 1}"], kernel_shape=[1, 1]))
+        names = [*names, f"f{k + 1}"]
+    nodes.append(node("Concat", names, ["y"], axis=1))
+    program = check(nodes, {"x": normal(2, c, 5, 5)}, [("y", [2, 8 * c, 4, 4])])
+    assert "ImageCopy" not in {type(step.kernel).__name__ for step in program.steps}
+
+
 @pytest.mark.parametrize(
     ("shape", "wanted"), [((3, 1), (2, 3, 4)), ((1,), (5,)), ((2, 1, 40), (2, 3, 40)), ((), (3, 2))]
 )
