@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.cpu.addresses import address_of
 from engine.cpu.binding import Binder, Bound, Shapes
 from engine.cpu.buffers import Program
 from engine.cpu.lanes import Lanes
@@ -58,10 +59,10 @@ class CompiledRegion:
         lane = self._lanes.take(bound.arena_bytes)
         try:
             pointers = [0, lane.address, 0]
-            pointers += [x.ctypes.data for x in arrays]
-            pointers += [y.ctypes.data for y in outputs]
+            pointers += [address_of(x) for x in arrays]
+            pointers += [address_of(y) for y in outputs]
             if faults is not None:
-                begin = faults.ctypes.data
+                begin = address_of(faults)
                 pointers += range(begin, begin + faults.nbytes, faults.itemsize)
             if watch is not None:
                 self._run_watched(bound, pointers, watch)
