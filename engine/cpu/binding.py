@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.cpu.buffers import Buffer, Place, Program, Step
+from engine.cpu.buffers import Buffer, Place, PlainLayout, Program, Step
 from engine.cpu.itemwise import batch_symbol, choose_cut
 from engine.cpu.memory_plan import Liveness, Tenant, place
 from engine.cpu.runtime.program import Group, NativeProgram, ResolvedStep
@@ -102,6 +102,7 @@ class Binder:
         """Refuse what cannot fit before anything is allocated, naming the node that asks for it."""
         outputs = sum(number(b.plain.size_bytes) for b in self._program.outputs)
         for step in self._program.steps:
+            self._check_shapes(step, number)
             largest = max(map(number, (step.tasks, *step.numbers)))
             if largest > MAX_NUMBER:  # more than native code counts to: no memory holds it either
                 where = f"node {step.node.label!r} ({step.node.op})"
@@ -112,6 +113,17 @@ class Binder:
                     need = f"{max(size, outputs)} bytes"
                     where = f"node {step.node.label!r} ({step.node.op})"
                     raise ResourceLimit(where, need, f"run_bytes={self._limit}")
+
+    def _check_shapes(self, step: Step, number: Numbers) -> None:
+        """Refuse shapes that cut away more than there is: only numbers tell, not symbols."""
+        for buffer in step.writes:
+            layout = buffer.layout
+            shape = layout.shape if isinstance(layout, PlainLayout) else ()
+            if number(step.tasks) < 0 or any(number(dim) < 0 for dim in shape):
+                reason = (
+                    f"expected no negative dims, its result would be {list(map(number, shape))}"
+                )
+                raise RunFailed(step.node.label, step.node.op, reason)
 
     def _check_requirements(self, number: Numbers) -> None:
         for rule in self._program.requirements:

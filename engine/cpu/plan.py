@@ -19,6 +19,7 @@ from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
 from engine.cpu.weight_store import WeightStore
 from engine.device import Observer, RunControl
+from engine.errors import ResourceLimit
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import TensorType, evaluate, symbols_of
@@ -170,7 +171,11 @@ class _WholeGraph:
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output."""
-        results = self.region.run([feeds[name] for name in self.inputs])
+        try:
+            results = self.region.run([feeds[name] for name in self.inputs])
+        except MemoryError as error:
+            where = f"outputs {list(self.outputs)}"
+            raise ResourceLimit(where, error, "the memory there is") from error
         names = self.region.outputs
         return {name: results[names.index(name)] for name in self.outputs}
 

@@ -201,7 +201,9 @@ def _start(shape: Shape, axis: int, start: Dim, end: Dim, step: int) -> Dim:
             return size - 1
         raise NoKernel("it runs backwards from a place that is not known")
     if isinstance(start, int):
-        return start if start >= 0 else dim_max(size + start, 0)
+        # Far beyond the end (as some exporters write): not even the address may be computed.
+        near = start if start < 1 << 31 else dim_min(start, size)
+        return near if start >= 0 else dim_max(size + start, 0)
     if is_not_negative(start):
         return dim_min(start, size)
     raise NoKernel(f"it begins at {start}, which may be negative")

@@ -25,7 +25,10 @@ class Block:
         huge = size_bytes >= HUGE_PAGE
         page = HUGE_PAGE if huge else PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._map = mmap.mmap(-1, size_bytes + page, flags=flags)
+        try:
+            self._map = mmap.mmap(-1, size_bytes + page, flags=flags)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(f"{size_bytes} bytes: {error}") from error
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(self._map, np.uint8)
