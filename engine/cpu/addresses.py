@@ -31,7 +31,11 @@ def _choose() -> Callable[[Array], int]:
     """Read the structure where it is what it is published to be."""
     if sys.implementation.name != "cpython":
         return _by_attribute
-    samples = [np.zeros(3, np.float32), np.zeros((2, 5), np.int64)[1:, ::2], np.array(1.0)]
+    samples: list[Array] = [
+        np.zeros(3, np.float32),
+        np.zeros((2, 5), np.int64)[1:, ::2],
+        np.array(1.0),
+    ]
     agree = all(_by_structure(x) == _by_attribute(x) for x in samples)
     return _by_structure if agree else _by_attribute
 

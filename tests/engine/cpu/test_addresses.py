@@ -18,7 +18,7 @@ from engine.cpu.addresses import address_of
         np.zeros((0, 5), np.float64),
         np.frombuffer(b"12345678", np.uint8)[3:],
         np.frombuffer(mmap.mmap(-1, 4096), np.int32),
-        np.matrix([[1.0, 2.0]]),
+        np.ma.masked_array([1.0, 2.0]),
         np.zeros(4, np.float32)[::-1],
     ],
     ids=["view", "scalar", "empty", "bytes", "mapped", "subclass", "backwards"],
