@@ -22,6 +22,8 @@ from engine.dtypes import DType
 from engine.ir.expr import Expr
 from engine.ir.expr_text import read_expr
 
+ABREAST = 4  # vectors of results that are computed in one turn
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -182,30 +184,51 @@ class _Fold:
         f.store(stages.finished(f, total, self.count, peak, 1), out, stages.result)
 
     def columns(self, out: Value, left: Value, number: Value) -> None:
-        """Many results side by side."""
-        f, stages = self.f, self.stages
-        source = f.at(self.source, left, stages.dtype)
+        """Many results side by side, several vectors of them in one turn while there are enough."""
+        f = self.f
+        source = f.at(self.source, left, self.stages.dtype)
+        step = f.lanes * ABREAST
+        many = f.sub(number, f.rem(number, step))
+        with f.loop(0, many, step, unroll=False) as i:
+            places = [f.add(i.i, k * f.lanes) for k in range(ABREAST)]
+            self._column([Part(place, f.lanes) for place in places], source, out)
 
-        def folded(
-            part: Part, how: str, dtype: DType, peak: Value | None, is_mapped: bool
-        ) -> Value:
-            first = start(f, how, dtype, part.lanes)
-            with f.loop(0, self.count, carry=[first], unroll=False) as j:
-                line = f.at(source, offset_of(f, j.i, self.reduced), stages.dtype)
-                x = part.load(f, line, stages.dtype)
-                value = stages.mapped(f, x, peak, part.lanes) if is_mapped else x
-                j.next = [combine(f, how, dtype, j.values[0], value)]
-            return j.result[0]
+        rest, last = f.at(source, many, self.stages.dtype), f.at(out, many, self.stages.result)
 
         def column(part: Part, _: list[Value]) -> list[Value]:
-            peak = None
-            if stages.peak:
-                largest = folded(part, "max", stages.dtype.compute, None, False)
-                peak = stages.peak_of(f, largest, part.lanes)
-            total = folded(part, stages.combine, stages.total, peak, True)
-            count = f.splat(self.count, part.lanes)
-            value = stages.finished(f, total, count, peak, part.lanes)
-            part.store(f, value, out, stages.result)
+            self._column([part], rest, last)
             return []
 
-        each_part(f, number, (), column)
+        each_part(f, f.sub(number, many), (), column)
+
+    def _column(self, parts: list[Part], source: Value, out: Value) -> None:
+        f, stages, lanes = self.f, self.stages, parts[0].lanes
+        peaks: list[Value | None] = [None] * len(parts)
+        if stages.peak:
+            largest = self._folded(parts, source, "max", stages.dtype.compute, None)
+            peaks = [stages.peak_of(f, each, lanes) for each in largest]
+        totals = self._folded(parts, source, stages.combine, stages.total, peaks)
+        count = f.splat(self.count, lanes)
+        for part, total, peak in zip(parts, totals, peaks, strict=True):
+            value = stages.finished(f, total, count, peak, lanes)
+            part.store(f, value, out, stages.result)
+
+    def _folded(
+        self,
+        parts: list[Part],
+        source: Value,
+        how: str,
+        dtype: DType,
+        peaks: list[Value | None] | None,
+    ) -> list[Value]:
+        """Return the totals of some columns; of the elements themselves where `peaks` is None."""
+        f, stages = self.f, self.stages
+        first = start(f, how, dtype, parts[0].lanes)
+        with f.loop(0, self.count, carry=[first] * len(parts), unroll=False) as j:
+            line = f.at(source, offset_of(f, j.i, self.reduced), stages.dtype)
+            j.next = []
+            for k, (part, total) in enumerate(zip(parts, j.values, strict=True)):
+                x = part.load(f, line, stages.dtype)
+                value = x if peaks is None else stages.mapped(f, x, peaks[k], part.lanes)
+                j.next.append(combine(f, how, dtype, total, value))
+        return j.result
