@@ -23,7 +23,7 @@ from benchmarks.engine.steps import within_one_step
 from benchmarks.engine.timing import PAUSE_S, REST_S, Contender, Times, alternate, fastest
 
 Array = NDArray[np.generic]
-SEED = 7
+SEED = 3  # whose pictures are typical: a few hundred candidates pass the detector's threshold
 OURS, SAME, FP32 = "ours", "ort", "ort fp32"  # groups: ONNX Runtime on our file, and on fp32's
 
 

@@ -201,6 +201,6 @@ def squeezenet() -> Exportable:
 def _classifier(layers: Sequence[nn.Module], seed: int) -> Exportable:
     module = nn.Sequential(*layers)
     draw_weights(module, seed)
-    settle_statistics(module, random_tensor(4, 3, 224, 224))
+    settle_statistics(module, random_tensor(16, 3, 224, 224))
     example = (random_tensor(2, 3, 224, 224),)
     return Exportable(module, example, ("input",), ("logits",), batch_axis("input", "logits"))

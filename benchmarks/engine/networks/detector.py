@@ -178,9 +178,9 @@ def yolo() -> Exportable:
     module = Detector()
     draw_weights(module, 58)
     module.calm_scores()
-    example = random_tensor(2, 3, SIZE, SIZE)
-    settle_statistics(module, example)
-    with torch.no_grad():
+    example = random_tensor(2, 3, SIZE, SIZE, seed=5)
+    settle_statistics(module, random_tensor(8, 3, SIZE, SIZE))
+    with torch.no_grad():  # of pictures that the statistics have not seen
         scores = module.decode(example)[1].flatten()
     module.threshold = float(scores.kthvalue(int(scores.numel() * (1 - SHARE))).values)
     axes = {**batch_axis("images"), **{name: {0: "K"} for name in ("boxes", "scores", "chosen")}}

@@ -153,6 +153,6 @@ def mlp() -> Exportable:
 
 def _picture_network(module: nn.Module, seed: int, size: int, output: str) -> Exportable:
     draw_weights(module, seed)
-    settle_statistics(module, random_tensor(2, 3, size, size))
+    settle_statistics(module, random_tensor(8, 3, size, size))
     example = (random_tensor(2, 3, size, size),)
     return Exportable(module, example, ("input",), (output,), batch_axis("input", output))
