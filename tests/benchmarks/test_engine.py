@@ -15,8 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import engine
 from benchmarks.common.models import dense_net
-from benchmarks.engine import photos, timing
+from benchmarks.engine import photos, share, timing
 from benchmarks.engine.__main__ import describe, main, read_arguments
 from benchmarks.engine.agreement import Array, compare
 from benchmarks.engine.files import TORCH_PYTHON, ensure_files
@@ -364,6 +365,31 @@ def test_the_loop_of_the_peak_computes_its_sums(width: int) -> None:
     peak.call(1000, out)
     expected = np.repeat(np.arange(SUMS), width) + 1000 * 0.25
     np.testing.assert_array_equal(np.array(out), expected.astype(np.float32))
+
+
+def convolution_model() -> bytes:
+    """A 3 x 3 convolution of a size at which Winograd wins."""
+    weights = np.random.default_rng(0).standard_normal((64, 64, 3, 3), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    kinds = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 64, 56, 56]) for name in "xy"
+    ]
+    values = [onnx.numpy_helper.from_array(weights, "w")]
+    graph = helper.make_graph([node], "g", kinds[:1], kinds[1:], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_the_share_of_the_peak_is_measured_without_winograd(tmp_path: Path) -> None:
+    (tmp_path / "resnet50.onnx").write_bytes(convolution_model())
+    key, settings = Key(4, "resnet50"), Settings(models=str(tmp_path))
+    feeds = {"x": np.ones((1, 64, 56, 56), np.float32)}
+    with share.opened_without_winograd(key, settings) as model:
+        assert "Winograd" not in str(model.profile(feeds, repeat=1))
+    with engine.load(tmp_path / "resnet50.onnx", threads=1) as model:
+        kernels = {node.kernel for node in model.profile(feeds, repeat=1).nodes}
+    if not any("Winograd" in kernel for kernel in kernels):
+        pytest.skip(f"Winograd does not win here, so that nothing was left out: {kernels}")
 
 
 # ---------------------------------------------------------------------- a row from end to end
