@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from engine.container import ContainerWriter
 from engine.errors import DeviceUnavailable
 from engine.ir.graph import Array, Graph, Node
 from engine.limits import Limits
@@ -39,12 +40,14 @@ class CompileOptions:
         operators: The operator table; None is the engine's own.
         precision: "fp32", "bf16", "fp16", "int8" or "auto".
         threads: Cores that one run may use; None leaves it to the device.
+        progress: Is told how many pieces of code are compiled, and how many there are in all.
     """
 
     limits: Limits = field(default_factory=Limits)
     operators: OperatorTable | None = None
     precision: str = "fp32"
     threads: int | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 class Observer(Protocol):
@@ -120,6 +123,36 @@ class Device(Protocol):
         """Make a verified graph ready to run.
 
         May take long; raises `UnsupportedOp` for what it cannot do.
+        """
+
+
+@runtime_checkable
+class StoringDevice(Protocol):
+    """A device that can keep what it compiles in a file, and packs weights into a form of its own:
+    its plans need no fixed values of the graph.
+    """
+
+    name: str
+
+    def compile(self, graph: Graph, options: CompileOptions) -> Plan:
+        """Make a verified graph ready to run."""
+
+    def fingerprint(self, options: CompileOptions) -> str:
+        """Return a text that differs wherever the same graph would compile to something else."""
+
+    def write(self, graph: Graph, options: CompileOptions, into: ContainerWriter) -> Any:
+        """Compile a verified graph into blobs of a file; return what else must be known, as JSON.
+
+        Nothing need be able to run here but the compiler.
+        """
+
+    def read(
+        self, data: Any, graph: Graph, blobs: Sequence[memoryview], options: CompileOptions
+    ) -> Plan:
+        """Make ready to run what `write` wrote under the same fingerprint.
+
+        `graph` is the same graph, perhaps without its large fixed values. Raises LookupError,
+        TypeError or ValueError where the data makes no sense.
         """
 
 

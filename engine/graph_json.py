@@ -34,14 +34,15 @@ class GraphWriter:
             "name": graph.name,
             "inputs": [[v.name, write_type(v.type)] for v in graph.inputs],
             "outputs": [[v.name, write_type(v.type)] for v in graph.outputs],
-            "nodes": [self._node(n) for n in graph.nodes],
+            "nodes": [self.node(n) for n in graph.nodes],
             "initializers": {n: self._array(a) for n, a in graph.initializers.items()},
             "constants": {n: self._array(a) for n, a in graph.constants.items()},
             "types": {n: write_type(t) for n, t in graph.types.items()},
             "metadata": dict(graph.metadata),
         }
 
-    def _node(self, node: Node) -> Json:
+    def node(self, node: Node) -> Json:
+        """Return a node as JSON."""
         attributes = {name: self._attribute(value) for name, value in node.attributes.items()}
         return [
             node.op,
@@ -91,7 +92,7 @@ class GraphLoader:
             name=data["name"],
             inputs=tuple(Value(name, read_type(kind)) for name, kind in data["inputs"]),
             outputs=tuple(Value(name, read_type(kind)) for name, kind in data["outputs"]),
-            nodes=tuple(self._node(n) for n in data["nodes"]),
+            nodes=tuple(self.node(n) for n in data["nodes"]),
             initializers=self._arrays(data["initializers"]),
             constants=self._arrays(data["constants"]),
             types={name: read_type(kind) for name, kind in data["types"].items()},
@@ -101,7 +102,8 @@ class GraphLoader:
     def _arrays(self, data: Mapping[str, Json]) -> dict[str, np.ndarray]:
         return {name: self._array(value) for name, value in data.items()}
 
-    def _node(self, data: Json) -> Node:
+    def node(self, data: Json) -> Node:
+        """Return the node that `GraphWriter.node` wrote."""
         op, inputs, outputs, attributes, domain, version, name = data
         values = {key: self._attribute(value) for key, value in attributes.items()}
         return Node(op, tuple(inputs), tuple(outputs), values, domain, version, name)

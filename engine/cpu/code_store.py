@@ -78,6 +78,25 @@ class CodeStore:
                 found.update(self._load(missing, target, progress))
         return found
 
+    def codes(
+        self, kernels: Sequence[Kernel], target: Target, progress: Progress | None = None
+    ) -> dict[Kernel, bytes]:
+        """Return the object files of kernels, from files or compiled; nothing is loaded."""
+        keys = {kernel: kernel_key(kernel, target) for kernel in kernels}
+        with self._lock:
+            codes = self._read(keys)
+            absent = {kernel: key for kernel, key in keys.items() if kernel not in codes}
+            return {**codes, **(self._compile(absent, target, progress) if absent else {})}
+
+    def adopt(self, codes: Mapping[str, bytes], target: Target) -> dict[str, Handle]:
+        """Load object files that somebody kept under their keys, but for those loaded already."""
+        with self._lock:
+            found = {key: handle for key in codes if (handle := self._loaded.get(key)) is not None}
+            return {
+                **found,
+                **self._link({k: c for k, c in codes.items() if k not in found}, target),
+            }
+
     def _known(self, keys: Mapping[Kernel, str]) -> dict[Kernel, Handle]:
         pairs = ((kernel, self._loaded.get(key)) for kernel, key in keys.items())
         return {kernel: handle for kernel, handle in pairs if handle is not None}
@@ -89,14 +108,17 @@ class CodeStore:
         absent = {kernel: key for kernel, key in missing.items() if kernel not in codes}
         if absent:
             codes.update(self._compile(absent, target, progress))
+        handles = self._link({missing[kernel]: code for kernel, code in codes.items()}, target)
+        return {kernel: handles[missing[kernel]] for kernel in codes}
+
+    def _link(self, codes: Mapping[str, bytes], target: Target) -> dict[str, Handle]:
         if not codes:
             return {}
         owner = LoadedObject(list(codes.values()), target)
         handles = {}
-        for kernel, code in codes.items():
-            key = missing[kernel]
+        for key, code in codes.items():
             handle = Handle(owner.address(symbol(key)), len(code), owner)
-            handles[kernel] = self._loaded[key] = handle
+            handles[key] = self._loaded[key] = handle
         return handles
 
     def _read(self, keys: Mapping[Kernel, str]) -> dict[Kernel, bytes]:
@@ -139,7 +161,7 @@ def kernel_key(kernel: Kernel, target: Target) -> str:
     parts = (
         f"{FORMAT}",
         f"{llvmlite.__version__} {llvm.llvm_version_info}",
-        _engine_digest(),
+        sources_digest(SOURCES),
         _module_digest(kind.__module__),
         f"{kind.__module__}.{kind.__qualname__}",
         repr(kernel),
@@ -154,8 +176,9 @@ def symbol(key: str) -> str:
 
 
 @cache
-def _engine_digest() -> str:
-    paths = [ENGINE / name for name in SOURCES]
+def sources_digest(names: tuple[str, ...]) -> str:
+    """Return a digest of files and folders of the engine's sources."""
+    paths = [ENGINE / name for name in names]
     files = [f for p in paths for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
     return _file_digest(files, ENGINE)
 

@@ -10,7 +10,9 @@ import numpy as np
 import engine.cpu.lower.families  # noqa: F401  # registers the rules
 from engine.cpu.binding import Binder
 from engine.cpu.buffers import Program
-from engine.cpu.code_store import CodeStore, Handle
+from engine.cpu.code_store import CodeStore, Progress
+from engine.cpu.compiled import CompiledGraph, Coverage
+from engine.cpu.kernel import Kernel
 from engine.cpu.lanes import Lanes
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.pictures import plan_pictures
@@ -25,21 +27,6 @@ from engine.inference import Scope
 from engine.ir.graph import Graph, Node, Value
 from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What became of one node.
-
-    Attributes:
-        node: The node, as the passes left it.
-        reason: Why it has no native code; None when it has.
-        graph: The name of the graph or body that it stands in.
-    """
-
-    node: Node
-    reason: str | None
-    graph: str
 
 
 @dataclass
@@ -202,29 +189,48 @@ def native_coverage(
     return tuple(compiler.coverage)
 
 
-def build_regions(
-    lowered: Sequence[Lowered],
-    store: CodeStore,
-    target: Target,
+def compile_graph(
+    graph: Graph,
     *,
-    threads: int,
+    target: Target,
+    registry: Registry,
     limits: Limits,
-    lanes: Lanes,
-    weights: WeightStore,
-) -> tuple[list[CompiledRegion], list[Handle]]:
-    """Compile the kernels of all programs together, pack their weights, and bind both."""
-    kernels = dict.fromkeys(s.kernel for each in lowered for s in each.program.steps)
-    handles = store.get(list(kernels), target)
+    threads: int,
+    precision: str = "fp32",
+    store: CodeStore | None = None,
+    progress: Progress | None = None,
+) -> CompiledGraph:
+    """Compile a graph; kernels come from `store` where they are known already."""
+    compiler = GraphCompiler(target, registry, limits, precision)
+    rewritten = compiler.rewrite(graph)
+    handles = (store or CodeStore()).get(kernels_of(compiler.lowered), target, progress)
+    weights, lanes = WeightStore(), Lanes()
     regions = []
-    for each in lowered:
+    for each in compiler.lowered:
         steps = each.program.steps
+        found = [weights.find(w, each.scope) for w in each.program.weights]
+        each.program.weights.clear()  # they are packed: what they were packed from may go
         binder = Binder(
             each.program,
             [handles[step.kernel].address for step in steps],
-            [weights.find(w, each.scope) for w in each.program.weights],
+            found,
             scratch_bytes=max((s.kernel.scratch_bytes(target) for s in steps), default=0),
             limit_bytes=limits.effective_run_bytes,
             label=each.label,
         )
         regions.append(CompiledRegion(each.program, binder, threads, lanes))
-    return regions, list(handles.values())
+    return CompiledGraph(
+        graph=rewritten,
+        types=graph.types,
+        regions=regions,
+        coverage=tuple(compiler.coverage),
+        lanes=lanes,
+        code=list(handles.values()),
+        weights=weights,
+        weights_bytes=weights.size_bytes,
+    )
+
+
+def kernels_of(lowered: Sequence[Lowered]) -> list[Kernel]:
+    """Return the kernels of all programs, each once."""
+    return list(dict.fromkeys(s.kernel for each in lowered for s in each.program.steps))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from engine.cpu.compiling import Coverage, native_coverage
+import importlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+from engine.container import ContainerWriter
+from engine.cpu.compiled import CompiledGraph, Coverage
+from engine.cpu.native_artifact import fingerprint, read_native
 from engine.cpu.plan import CpuPlan
 from engine.cpu.runtime.cores import allowed_cores
 from engine.cpu.target import host_target
@@ -10,6 +16,11 @@ from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
 from engine.ir.graph import Graph
 from engine.ops.registry import registry_of
+
+# Named, and imported when something is compiled: who reads what was compiled before needs neither
+# rules nor emitters.
+COMPILER: Final = "engine.cpu.compiling"
+WRITER: Final = "engine.cpu.native_writer"
 
 
 class CpuDevice:
@@ -19,20 +30,69 @@ class CpuDevice:
 
     def compile(self, graph: Graph, options: CompileOptions) -> Plan:
         """Return a plan of native code; what has none runs from its portable definition."""
-        if options.precision not in ("fp32", "auto"):
-            raise DeviceUnavailable(
-                f"device {self.name!r} has no kernels for precision {options.precision!r} yet; "
-                "expected 'fp32' or 'auto'"
-            )
-        return CpuPlan(
-            graph,
-            target=host_target(),
-            registry=registry_of(options.operators),
-            limits=options.limits,
-            threads=options.threads or allowed_cores(),
+        compiling: Any = importlib.import_module(COMPILER)
+        compiled: CompiledGraph = compiling.compile_graph(
+            graph, threads=_threads(options), **_how(options)
         )
+        return _plan(compiled, options)
 
     def coverage(self, graph: Graph, options: CompileOptions) -> tuple[Coverage, ...]:
         """Return for every node, bodies included, whether it would be native code, or why not."""
+        compiling: Any = importlib.import_module(COMPILER)
         registry = registry_of(options.operators)
-        return native_coverage(graph, host_target(), registry, options.limits)
+        found: tuple[Coverage, ...] = compiling.native_coverage(
+            graph, host_target(), registry, options.limits
+        )
+        return found
+
+    def fingerprint(self, options: CompileOptions) -> str:
+        """Return a text that differs wherever the same graph would compile to something else."""
+        return fingerprint(host_target(), _precision(options))
+
+    def write(self, graph: Graph, options: CompileOptions, into: ContainerWriter) -> Any:
+        """Compile a graph into blobs of a file; return what else must be known, as JSON."""
+        writer: Any = importlib.import_module(WRITER)
+        return writer.write_native(graph, into, **_how(options))
+
+    def read(
+        self, data: Any, graph: Graph, blobs: Sequence[memoryview], options: CompileOptions
+    ) -> Plan:
+        """Return the plan of what `write` wrote; its weights stay where the blobs are."""
+        compiled = read_native(
+            data,
+            graph,
+            blobs,
+            target=host_target(),
+            limits=options.limits,
+            threads=_threads(options),
+        )
+        return _plan(compiled, options)
+
+
+def _plan(compiled: CompiledGraph, options: CompileOptions) -> CpuPlan:
+    registry = registry_of(options.operators)
+    return CpuPlan(compiled, target=host_target(), registry=registry, limits=options.limits)
+
+
+def _threads(options: CompileOptions) -> int:
+    return options.threads or allowed_cores()
+
+
+def _how(options: CompileOptions) -> dict[str, Any]:
+    """Return what compiling is told, whatever becomes of its result."""
+    return {
+        "target": host_target(),
+        "registry": registry_of(options.operators),
+        "limits": options.limits,
+        "precision": _precision(options),
+        "progress": options.progress,
+    }
+
+
+def _precision(options: CompileOptions) -> str:
+    if options.precision not in ("fp32", "auto"):
+        raise DeviceUnavailable(
+            f"device 'cpu' has no kernels for precision {options.precision!r} yet; "
+            "expected 'fp32' or 'auto'"
+        )
+    return "fp32"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.cpu.code_store import CodeStore, Handle
+from engine.cpu.kernel import Kernel
 from engine.cpu.kernels.suppression import Suppress, candidate_bytes
 from engine.cpu.target import Target
 from engine.ir.graph import Array, Graph
@@ -23,6 +24,12 @@ from engine.ops.registry import Operator, Registry
 
 HOSTED = ("NonMaxSuppression",)
 MOST_CANDIDATES = 1 << 24  # boxes that are numbered with 32 bits, with room to spare
+
+
+def hosted_kernels(graph: Graph) -> list[Kernel]:
+    """Return the kernels that `hosted_operators` of a graph need."""
+    needed = any(node.op in HOSTED and not node.domain for _, node in graph.walk())
+    return [Suppress()] if needed else []
 
 
 def hosted_operators(

@@ -62,6 +62,11 @@ class Kernel(ABC):
 
     computes: ClassVar[bool] = True
 
+    @property
+    def label(self) -> str:
+        """What profiles call the kernel."""
+        return type(self).__name__
+
     @abstractmethod
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Write the function `name` (and what it calls, with internal linkage) into the module."""

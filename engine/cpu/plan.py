@@ -10,20 +10,17 @@ from typing import Any
 import numpy as np
 
 from engine.cpu.code_store import CodeStore
-from engine.cpu.compiling import Coverage, GraphCompiler, build_regions
+from engine.cpu.compiled import CompiledGraph
 from engine.cpu.hosted import hosted_operators
-from engine.cpu.lanes import Lanes
 from engine.cpu.partition import REGION, REGION_DOMAIN
 from engine.cpu.region import CompiledRegion
 from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
-from engine.cpu.weight_store import WeightStore
 from engine.device import Observer, RunControl
 from engine.errors import ResourceLimit
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import TensorType, evaluate, symbols_of
-from engine.ir.value_types import ValueType
 from engine.limits import Limits
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import Kernel, Operator, Registry
@@ -34,36 +31,22 @@ class CpuPlan:
 
     def __init__(
         self,
-        graph: Graph,
+        compiled: CompiledGraph,
         *,
         target: Target,
         registry: Registry,
         limits: Limits,
-        threads: int,
-        precision: str = "fp32",
         store: CodeStore | None = None,
     ) -> None:
-        """Compile a graph; kernels come from `store` where they are known already."""
-        self._types: Mapping[str, ValueType] = graph.types
-        code = store or CodeStore()
-        compiler = GraphCompiler(target, registry, limits, precision)
-        rewritten = compiler.rewrite(graph)
-        self.coverage: tuple[Coverage, ...] = tuple(compiler.coverage)
-        self._lanes, self._weights = Lanes(), WeightStore()
-        self._regions, self._code = build_regions(
-            compiler.lowered,
-            code,
-            target,
-            threads=threads,
-            limits=limits,
-            lanes=self._lanes,
-            weights=self._weights,
-        )
+        """Make a compiled graph ready to run; kernels besides its own come from `store`."""
+        self._compiled = compiled
+        self._types, self._regions = compiled.types, compiled.regions
+        self.coverage = compiled.coverage
         self._watched = threading.local()
-        hosted = hosted_operators(rewritten, registry, code, target)
+        hosted = hosted_operators(compiled.graph, registry, store or CodeStore(), target)
         own = registry.extended([self._region_operator(), *hosted])
-        self._plan = GraphPlan(rewritten, xp=np, registry=own, limits=limits)
-        self._whole = _WholeGraph.of(rewritten, self._regions)
+        self._plan = GraphPlan(compiled.graph, xp=np, registry=own, limits=limits)
+        self._whole = _WholeGraph.of(compiled.graph, self._regions)
 
     def run(
         self,
@@ -89,9 +72,9 @@ class CpuPlan:
         """Return bytes of weights, of arenas made so far, and of code."""
         portable = self._plan.memory()
         return {
-            "weights_bytes": portable["weights_bytes"] + self._weights.size_bytes,
-            "arena_bytes": self._lanes.size_bytes,
-            "code_bytes": sum(handle.code_bytes for handle in self._code),
+            "weights_bytes": portable["weights_bytes"] + self._compiled.weights_bytes,
+            "arena_bytes": self._compiled.lanes.size_bytes,
+            "code_bytes": sum(handle.code_bytes for handle in self._compiled.code),
         }
 
     def _run_watched(

@@ -94,7 +94,7 @@ class CompiledRegion:
         totals: dict[int, tuple[Node, float, dict[str, None]]] = {}
         for step, taken in zip(self.program.steps, seconds, strict=True):
             _, before, kernels = totals.get(id(step.node), (step.node, 0.0, {}))
-            kernels[type(step.kernel).__name__] = None
+            kernels[step.kernel.label] = None
             totals[id(step.node)] = step.node, before + float(taken), kernels
         for node, total, kernels in totals.values():
             watch(node, total, bound.bindings, "+".join(kernels))
