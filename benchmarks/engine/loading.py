@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.engine.environment import clean_environment
+from benchmarks.engine.priority import realtime
 from benchmarks.engine.rows import Key
 from benchmarks.engine.settings import Settings
 
@@ -44,14 +45,19 @@ def fresh(side: str, path: Path, threads: int, cache: Path | None = None) -> dic
 def measure(key: Key, settings: Settings) -> dict[str, Any]:
     """Return medians: cold loads with an empty cache each, then cached loads and ORT's in turn."""
     path = settings.path(key.network, key.precision)
-    with tempfile.TemporaryDirectory() as root:
+    # The new processes have the priority of the one that starts them.
+    with realtime(settings.realtime), tempfile.TemporaryDirectory() as root:
         folders = [Path(root) / str(number) for number in range(COLD)]
         cold = [fresh(settings.device, path, key.threads, folder) for folder in folders]
         cached, theirs = [], []
         for _ in range(ROUNDS):
             cached.append(fresh(settings.device, path, key.threads, folders[0]))
             theirs.append(fresh("ort", path, key.threads))
-    values: dict[str, Any] = {"cold_s": _median(cold, "load_s"), "pairs": ROUNDS}
+    values: dict[str, Any] = {
+        "cold_s": _median(cold, "load_s"),
+        "pairs": ROUNDS,
+        "realtime": settings.realtime,
+    }
     for name, unit in (("load", "s"), ("import", "s"), ("peak", "mb"), ("steady", "mb")):
         values[f"{name}_{unit}"] = _median(cached, f"{name}_{unit}")
         values[f"ort_{name}_{unit}"] = _median(theirs, f"{name}_{unit}")

@@ -75,6 +75,7 @@ def measure(key: Key, settings: Settings) -> dict[str, Any]:
         "ours_ms": median(seconds) * 1e3,
         "pairs": settings.pairs,
         "other_cpu": load.share,
+        "realtime": settings.realtime,
     }
 
 
