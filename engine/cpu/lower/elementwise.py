@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.cpu.builder import MEMORY
 from engine.cpu.expressions import unsupported
-from engine.cpu.kernels.elementwise import Elementwise as ElementwiseKernel
-from engine.cpu.kernels.elementwise import Operand
+from engine.cpu.lower.broadcasting import View, broadcast_step, loop_nest
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.image_elementwise import lower_on_images
 from engine.cpu.lower.rules import RULES, NoKernel, lowers
-from engine.cpu.lower.strided import strides_of
 from engine.dtypes import DType
 from engine.ir.expr import Expr, argument, constant
-from engine.ir.expr_text import substitute, write_expr
+from engine.ir.expr_text import substitute
 from engine.ir.graph import Node
-from engine.ir.types import Dim, Shape, ceildiv, dim_max, dim_min, element_count, floordiv
 from engine.ops import casting
 from engine.ops.define import Elementwise
 from engine.ops.registry import REGISTRY
 
-TASK: Final = 1 << 13  # elements of one task
 LARGEST_WRITTEN_IN: Final = 16  # numbers up to this, in eighths, become part of the code
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a loop nest: its size, and the elements between neighbours per operand."""
-
-    size: Dim
-    strides: tuple[Dim, ...]
 
 
 def elementwise(ctx: Lowering, node: Node) -> None:
@@ -112,9 +99,11 @@ def lower_expression(
         raise NoKernel(reason)
     expr, names = _renumbered(expr, operands)
     shape = ctx.shape(output)
-    axes, agreements = _axes(shape, [ctx.shape(n) for n in names])
+    nest, agreements = loop_nest(shape, [ctx.shape(n) for n in names])
     if not lower_on_images(ctx, node, expr, names, output):
-        _lower_plain(ctx, node, expr, names, axes, output)
+        views = [View(ctx.plain(n, node), ctx.shape(n), ctx.dtype(n)) for n in names]
+        target = View(ctx.output(output), shape, ctx.dtype(output))
+        broadcast_step(ctx, node, expr, views, target, nest)
     for dim, whole in agreements:
         # Equal, or 1: what broadcasting asks for, where symbols leave it open.
         ctx.require_equal((dim - 1) * (dim - whole), 0, node, f"{dim} and {whole} do not broadcast")
@@ -130,84 +119,6 @@ def _renumbered(expr: Expr, operands: Sequence[str]) -> tuple[Expr, list[str]]:
         for i in range(last + 1)
     ]
     return substitute(expr, values), [operands[i] for i in used]
-
-
-def _axes(shape: Shape, operands: Sequence[Shape]) -> tuple[list[Axis], list[tuple[Dim, Dim]]]:
-    """Return the loop nest over a shape, as few axes as there can be.
-
-    Also pairs of dims that must be equal, or the first of them 1, which only a run can tell.
-    """
-    agreements: list[tuple[Dim, Dim]] = []
-    nest: list[Axis] = []
-    for k, size in enumerate(shape):
-        strides = []
-        for operand in operands:
-            place = k - (len(shape) - len(operand))
-            strides.append(0 if place < 0 else _stride(operand, place, size, agreements))
-        if size != 1:
-            nest.append(Axis(size, tuple(strides)))
-    return _collapsed(nest), agreements
-
-
-def _stride(operand: Shape, place: int, size: Dim, agreements: list[tuple[Dim, Dim]]) -> Dim:
-    dim = operand[place]
-    if dim == 1:
-        return 0
-    stride = strides_of(operand)[place]
-    if dim == size:
-        return stride
-    if isinstance(dim, int) and isinstance(size, int):
-        raise NoKernel(f"{dim} does not broadcast to {size}")
-    agreements.append((dim, size))
-    return stride * dim_min(dim_max(dim - 1, 0), 1)
-
-
-def _collapsed(nest: Sequence[Axis]) -> list[Axis]:
-    result: list[Axis] = []
-    for axis in nest:
-        outer = result[-1] if result else None
-        if outer and all(
-            a == b * axis.size for a, b in zip(outer.strides, axis.strides, strict=True)
-        ):
-            result[-1] = Axis(outer.size * axis.size, axis.strides)
-        else:
-            result.append(axis)
-    return result
-
-
-def _lower_plain(
-    ctx: Lowering, node: Node, expr: Expr, names: Sequence[str], axes: list[Axis], output: str
-) -> None:
-    if not axes or any(stride not in (0, 1) for stride in axes[-1].strides):
-        axes = [*axes, Axis(1, (0,) * len(names))]  # rows of one element
-    *outer, row = axes
-    arguments = tuple(
-        Operand(ctx.dtype(name), stride == 0)
-        for name, stride in zip(names, row.strides, strict=True)
-    )
-    columns: Dim = min(row.size, TASK) if isinstance(row.size, int) else TASK
-    height = dim_max(1, floordiv(TASK, dim_max(row.size, 1)))
-    rows = element_count(tuple(a.size for a in outer))
-    numbers = [row.size, dim_max(columns, 1), rows, height]
-    numbers += [a.size for a in outer]
-    numbers += [a.strides[i] for i in range(len(names)) for a in outer]
-    kernel = ElementwiseKernel(write_expr(expr), arguments, len(outer))
-    reads = [ctx.plain(name, node) for name in names]
-    tasks = ceildiv(rows, height) * ceildiv(row.size, dim_max(columns, 1))
-    in_place = _works_in_place(ctx, names, output)
-    target = ctx.output(output)
-    ctx.step(kernel, [target], reads, tasks=tasks, numbers=numbers, node=node, in_place=in_place)
-
-
-def _works_in_place(ctx: Lowering, names: Sequence[str], output: str) -> bool:
-    """Whether every operand as large as the result has its elements where the result has them."""
-    shape, size = ctx.shape(output), ctx.dtype(output).itemsize
-    for name in names:
-        own, bytes_ = ctx.shape(name), ctx.dtype(name).itemsize
-        is_same = element_count(own) == element_count(shape) and bytes_ == size
-        if not is_same and element_count(own) * bytes_ == element_count(shape) * size:
-            return False
-    return True
 
 
 for _operator in REGISTRY.operators():

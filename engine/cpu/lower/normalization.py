@@ -9,6 +9,7 @@ from typing import Final
 from engine.cpu.buffers import Buffer
 from engine.cpu.expressions import unsupported
 from engine.cpu.kernels.normalize import Normalize, RowInput
+from engine.cpu.lower.broadcasting import View, broadcast_step
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
@@ -16,6 +17,7 @@ from engine.ir.expr import Expr, argument, cast
 from engine.ir.expr_text import write_expr
 from engine.ir.graph import Node
 from engine.ir.types import Dim, Shape, ceildiv, dim_max, element_count, floordiv
+from engine.ops.normalization import PER_CHANNEL_SINCE
 
 TASK: Final = 1 << 12  # elements of one task
 NARROW: Final = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
@@ -144,21 +146,21 @@ def lower_norm(ctx: Lowering, node: Node, norm: Norm) -> None:
         ctx.dtype(total) if total else None,
     )
     reads = [ctx.plain(name, node) for name in names]
-    _add_step(ctx, node, kernel, outputs, reads, element_count(shape[: norm.axis]), width)
+    writes = [ctx.output(name) for name in outputs]
+    _add_step(ctx, node, kernel, writes, reads, element_count(shape[: norm.axis]), width)
 
 
 def _add_step(
     ctx: Lowering,
     node: Node,
     kernel: Normalize,
-    outputs: Sequence[str],
+    writes: Sequence[Buffer],
     reads: Sequence[Buffer],
     rows: Dim,
     width: Dim,
 ) -> None:
     height = dim_max(1, floordiv(TASK, dim_max(width, 1)))
     numbers: list[Dim] = [rows, height] if kernel.width is not None else [rows, height, width]
-    writes = [ctx.output(name) for name in outputs]
     # Each row is read as a whole before it is written.
     in_place = kernel.rows is None and all(i.dtype is kernel.result for i in kernel.inputs[:1])
     ctx.step(
@@ -188,3 +190,63 @@ def _sum(dtypes: Sequence[DType]) -> Expr:
     for each in others:
         first = first + each
     return first
+
+
+@lowers("InstanceNormalization")
+def instance_normalization(ctx: Lowering, node: Node) -> None:
+    """Each channel of each item by itself, then a factor and a summand per channel."""
+    shape = ctx.shape(node.inputs[0])
+    if len(shape) < 3:
+        raise NoKernel(f"a value of {len(shape)} axes has no places to take a mean over")
+    _lower_groups(ctx, node, shape[0] * shape[1], element_count(shape[2:]), shape[1])
+
+
+@lowers("GroupNormalization")
+def group_normalization(ctx: Lowering, node: Node) -> None:
+    """Groups of neighbouring channels, then a factor and a summand per channel (or group)."""
+    shape = ctx.shape(node.inputs[0])
+    groups = int(ctx.attributes(node)["num_groups"])
+    channels = shape[1] if len(shape) > 1 else 0
+    if not isinstance(channels, int) or channels % groups or not channels:
+        raise NoKernel(f"{channels} channels are not known to divide into {groups} groups")
+    width = channels // groups * element_count(shape[2:])
+    per = channels if node.version >= PER_CHANNEL_SINCE else groups
+    _lower_groups(ctx, node, shape[0] * groups, width, per)
+
+
+def _lower_groups(ctx: Lowering, node: Node, rows: Dim, width: Dim, per: Dim) -> None:
+    """Standardize rows, then scale and shift parts of them, `per` for each item."""
+    x, scale, bias = node.inputs
+    y = node.outputs[0]
+    shape, dtype = ctx.shape(x), ctx.dtype(x)
+    for name in (x, scale, bias):
+        if ctx.dtype(name) not in NARROW:
+            raise NoKernel(f"{ctx.dtype(name)} is not normalized natively")
+    expr = _sum([dtype])
+    affine = argument(0, DType.FLOAT32)
+    for name, how in ((scale, "mul"), (bias, "add")):
+        if ctx.shape(name) != (per,):
+            raise NoKernel(f"{name!r} has the shape {list(map(str, ctx.shape(name)))}")
+        number = cast(argument(1 if how == "mul" else 2, ctx.dtype(name)), DType.FLOAT32)
+        affine = affine * number if how == "mul" else affine + number
+    affine = cast(affine, dtype)
+    for each in (expr, affine):
+        reason = unsupported(each, ctx.target)
+        if reason:
+            raise NoKernel(reason)
+    epsilon = float(ctx.attributes(node)["epsilon"])
+    fixed = width if isinstance(width, int) else None
+    kernel = Normalize(write_expr(expr), (RowInput(dtype),), DType.FLOAT32, fixed, epsilon)
+    standard = ctx.temporary_plain(f"{y}: standardized", shape, DType.FLOAT32)
+    reads = [ctx.plain(name, node) for name in node.inputs]
+    _add_step(ctx, node, kernel, [standard], reads[:1], rows, width)
+    # (items, parts, elements of a part): a factor and a summand per part
+    inner = floordiv(element_count(shape[1:]), dim_max(per, 1))
+    parts: Shape = (shape[0], per, inner)
+    views = [View(standard, parts, DType.FLOAT32)]
+    views += [
+        View(buffer, (per, 1), ctx.dtype(name))
+        for buffer, name in zip(reads[1:], (scale, bias), strict=True)
+    ]
+    target = View(ctx.output(y), parts, dtype)
+    broadcast_step(ctx, node, affine, views, target)

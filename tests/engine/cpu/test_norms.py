@@ -110,6 +110,21 @@ def test_softmax_of_old_opsets_and_of_nothing() -> None:
     check(nodes, {"x": normal(3, 0, 5)}, [("y", [3, 0, 5])])
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 6, 33), (1, 12, 2, 3, 4)], ids=str)
+def test_groups_of_channels(shape: tuple[int, ...]) -> None:
+    x, channels = normal(*shape), shape[1]
+    weights = {"s": normal(channels), "b": normal(channels)}
+    given = [f"d{k}" for k in range(len(shape))]
+    for stated in (list(shape), ["N", channels, *given[2:]]):
+        shapes = {"x": stated}
+        nodes = [node("InstanceNormalization", ["x", "s", "b"], ["y"])]
+        check(nodes, {"x": x}, [("y", given)], weights, shapes=shapes, tolerance=2e-5, steps=2)
+        nodes = [node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=3)]
+        check(nodes, {"x": x}, [("y", given)], weights, shapes=shapes, tolerance=2e-5)
+        few = {name: value[:3] for name, value in weights.items()}
+        check(nodes, {"x": x}, [("y", given)], few, shapes=shapes, opset=18, tolerance=2e-5)
+
+
 @pytest.mark.parametrize("isa", ["avx2", "sse2"])
 def test_scalar_ends_where_there_are_no_masks(isa: str) -> None:
     if host_target().isa not in ("avx512", "avx2"):
