@@ -91,6 +91,23 @@ class Buffer:
 
 
 @dataclass(frozen=True, eq=False)
+class StridedView:
+    """An array whose elements lie at any strides in a buffer, for those who can read it so.
+
+    Attributes:
+        buffer: The memory.
+        shape: The sizes of its axes.
+        strides: Elements from one place to the next along each axis.
+        first: Elements in front of the first one.
+    """
+
+    buffer: Buffer
+    shape: Shape
+    strides: tuple[Dim, ...]
+    first: Dim = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A fixed value as a kernel wants it, packed when it is needed.
 

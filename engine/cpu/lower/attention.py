@@ -145,15 +145,19 @@ def _check_shapes(ctx: Lowering, node: Node, shapes: Sequence[Shape]) -> tuple[S
 
 def _view(ctx: Lowering, node: Node, name: str, perm: Sequence[int]) -> View:
     """Return an operand; it is copied if its rows are not what the kernel takes."""
-    buffer, shape = ctx.plain(name, node), ctx.shape(name)
-    strides = tuple(strides_of(shape))
-    axes, moved = _permuted(shape, perm), tuple(_permuted(strides, perm))
-    if moved[-1] == 1 and isinstance(moved[-2], int):
+    source = ctx.strided(name, node)
+    axes, moved = _permuted(source.shape, perm), _permuted(source.strides, perm)
+    buffer = source.buffer
+    if moved[-1] == 1 and isinstance(moved[-2], int) and isinstance(source.first, int):
+        if source.first:
+            offset = source.first * DType.FLOAT32.itemsize
+            layout, size = buffer.layout, buffer.size_bytes - offset
+            buffer = Buffer(name, layout, size, buffer.place, buffer, offset)
         return View(buffer, axes, moved)
     dense = tuple(strides_of(axes))
     copy = ctx.temporary_plain(f"{name} in rows", axes, DType.FLOAT32)
     steps = [Axis(d, to, source) for d, to, source in zip(axes, dense, moved, strict=True)]
-    strided_copy(ctx, copy, buffer, steps, DType.FLOAT32, node)
+    strided_copy(ctx, copy, buffer, steps, DType.FLOAT32, node, first_from=source.first)
     return View(copy, axes, dense)
 
 

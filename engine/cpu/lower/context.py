@@ -21,6 +21,7 @@ from engine.cpu.buffers import (
     Program,
     Requirement,
     Step,
+    StridedView,
     Weights,
 )
 from engine.cpu.image_layout import ImageLayout
@@ -91,6 +92,7 @@ class Lowering:
         self._symbolic = symbolic or {}
         self._plain: dict[str, Buffer] = {}
         self._image: dict[str, Buffer] = {}
+        self._strided: dict[str, StridedView] = {}
         self._weights: dict[str, Buffer] = {}
         self._borders = borders or {}
         self._places = places or {}
@@ -171,6 +173,8 @@ class Lowering:
 
     def plain(self, name: str, node: Node) -> Buffer:
         """Return a value as a plain array, converted if need be."""
+        if self.is_view(name):
+            CONVERTERS_OF_VIEWS["to_plain"](self, self.output(name), self._strided[name], node)
         if name not in self._plain:
             value = self.constant(name)
             if value is not None:
@@ -187,6 +191,18 @@ class Lowering:
                 CONVERTERS["to_plain"](self, target, source, node)
                 self._plain[name] = target
         return self._plain[name]
+
+    def is_view(self, name: str) -> bool:
+        """Whether the value lies at strides now, so that a plain array would be a copy."""
+        return name in self._strided and name not in self._plain
+
+    def strided(self, name: str, node: Node) -> StridedView:
+        """Return a value wherever it lies; it is not copied to be dense."""
+        if self.is_view(name):
+            return self._strided[name]
+        shape = self.shape(name)
+        strides = tuple(element_count(shape[k + 1 :]) for k in range(len(shape)))
+        return StridedView(self.plain(name, node), shape, strides)
 
     def image(
         self,
@@ -291,6 +307,10 @@ class Lowering:
         layout = self._plain_layout(name)
         self._plain[name] = Buffer(name, layout, layout.size_bytes, source.place, source, offset)
 
+    def output_view(self, name: str, view: StridedView) -> None:
+        """Let a name be a view; it becomes a plain array when a reader wants one."""
+        self._strided[name] = view
+
     def fault(self, node: Node, message: str) -> Buffer:
         """Return an int64, 0 at first, that a kernel sets to tell of an input it cannot take."""
         index = -1 - len(self.program.faults)
@@ -368,6 +388,8 @@ class Lowering:
         last = self._last
         for index, name in enumerate(self._wanted):
             buffer = self._plain.get(name)
+            if buffer is None and name in self._strided:
+                buffer = self.plain(name, last)
             if buffer is None and name in self._image:
                 buffer = self._new(name, self._plain_layout(name), Place.OUTPUT)
                 CONVERTERS["to_plain"](self, buffer, self._image[name], last)
@@ -409,6 +431,9 @@ class Lowering:
         offset = channel * wide.dtype.itemsize
         return Buffer(name, part, parent.size_bytes, Place.ARENA, parent, offset)
 
+
+# Filled by the file that holds the kernel: "to_plain" copies a view into a plain array.
+CONVERTERS_OF_VIEWS: dict[str, Callable[[Lowering, Buffer, StridedView, Node], None]] = {}
 
 # Filled by the files that hold the kernels: "to_image", "to_plain", "copy" (plain to plain) and
 # "widen_border" (picture to picture).

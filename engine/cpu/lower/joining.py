@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.cpu.buffers import Buffer
+from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.kernels.image_copy import ImageCopy
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
-from engine.cpu.lower.shape import filled, is_whole, part_of_image
-from engine.cpu.lower.strided import Axis, strided_copy, strides_of
+from engine.cpu.lower.shape import filled, part_of_image
+from engine.cpu.lower.strided import Axis, is_whole, name_view, strided_copy, strides_of
 from engine.dtypes import DType
 from engine.ir.dim_bounds import is_not_negative
 from engine.ir.graph import Node
@@ -39,13 +39,19 @@ def concat(ctx: Lowering, node: Node) -> None:
     start: Dim = 0
     outer = strides_of(shape)
     for name in names:
-        part = ctx.shape(name)
-        inner = strides_of(part)
-        axes = [Axis(d, o, i) for d, o, i in zip(part, outer, inner, strict=True)]
-        first = start * outer[axis]
-        source = ctx.plain(name, node)
-        strided_copy(ctx, target, source, axes, ctx.dtype(y), node, first_to=first)
-        start = start + part[axis]
+        source = ctx.strided(name, node)
+        axes = [Axis(*each) for each in zip(source.shape, outer, source.strides, strict=True)]
+        strided_copy(
+            ctx,
+            target,
+            source.buffer,
+            axes,
+            ctx.dtype(y),
+            node,
+            first_to=start * outer[axis],
+            first_from=source.first,
+        )
+        start = start + source.shape[axis]
 
 
 def _check_sides(ctx: Lowering, node: Node, names: Sequence[str], axis: int) -> None:
@@ -110,21 +116,17 @@ def split(ctx: Lowering, node: Node) -> None:
 
 def take(ctx: Lowering, node: Node, x: str, y: str, ranges: dict[int, tuple[Dim, int]]) -> None:
     """Make `y` of the elements of `x` from a start in steps, along some axes."""
-    shape, result = ctx.shape(x), ctx.shape(y)
+    result = ctx.shape(y)
     if ctx.is_image(x) and _channels_of_picture(ctx, node, x, y, ranges):
         return
-    inner, outer = strides_of(shape), strides_of(result)
-    axes: list[Axis] = []
-    first: Dim = 0
-    for k, size in enumerate(result):
+    source = ctx.strided(x, node)
+    strides: list[Dim] = []
+    first = source.first
+    for k, stride in enumerate(source.strides):
         start, step = ranges.get(k, (0, 1))
-        axes.append(Axis(size, outer[k], inner[k] * step))
-        first = first + inner[k] * start
-    source = ctx.plain(x, node)
-    if is_whole(axes) and isinstance(first, int):
-        ctx.alias(y, source, first * ctx.dtype(x).itemsize)
-        return
-    strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node, first_from=first)
+        strides.append(stride * step)
+        first = first + stride * start
+    name_view(ctx, y, StridedView(source.buffer, result, tuple(strides), first))
 
 
 def _channels_of_picture(

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.cpu.buffers import Buffer
+from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.fill import PIECE, Fill
 from engine.cpu.kernels.range import Range
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
-from engine.cpu.lower.strided import Axis, collapsed, strided_copy, strides_of
+from engine.cpu.lower.strided import Axis, name_view, strided_copy, strides_of
 from engine.dtypes import DType
 from engine.ir.graph import Node
 from engine.ir.types import ceildiv, element_count
@@ -27,7 +27,23 @@ def view(ctx: Lowering, node: Node) -> None:
     x, y = node.inputs[0], node.outputs[0]
     there, here = element_count(ctx.shape(x)), element_count(ctx.shape(y))
     ctx.require_equal(there, here, node, "the elements do not fill the new shape")
-    ctx.alias(y, ctx.plain(x, node))
+    if not _drop_ones(ctx, node):
+        ctx.alias(y, ctx.plain(x, node))
+
+
+def _drop_ones(ctx: Lowering, node: Node) -> bool:
+    """Let the result of a view be a view if only axes of size 1 come or go."""
+    x, y = node.inputs[0], node.outputs[0]
+    if not ctx.is_view(x):
+        return False
+    source, shape = ctx.strided(x, node), ctx.shape(y)
+    kept = [(d, s) for d, s in zip(source.shape, source.strides, strict=True) if d != 1]
+    if [d for d, _ in kept] != [d for d in shape if d != 1]:
+        return False
+    strides = iter([s for _, s in kept])
+    moved = tuple(0 if d == 1 else next(strides) for d in shape)
+    name_view(ctx, y, replace(source, shape=shape, strides=moved))
+    return True
 
 
 @lowers("Identity")
@@ -53,24 +69,24 @@ def dropout(ctx: Lowering, node: Node) -> None:
 
 @lowers("Transpose")
 def transpose(ctx: Lowering, node: Node) -> None:
-    """No copy between channels last and a picture that lies so; else one strided copy."""
+    """No copy between channels last and a picture that lies so; else a view."""
     x, y = node.inputs[0], node.outputs[0]
     shape = ctx.shape(x)
     order = permutation(ctx.attributes(node)["perm"], len(shape))
     if ctx.is_image(x) and ctx.image(x, node).image.dtype is ctx.dtype(y):
         _from_image(ctx, node, order)
         return
-    source = ctx.plain(x, node)
     layout = _as_picture(ctx, y) if order == CHANNELS_FIRST else None
     if layout is not None:
-        ctx.alias_image(y, source, layout)
+        ctx.alias_image(y, ctx.plain(x, node), layout)
         return
-    inner, outer = strides_of(shape), strides_of(ctx.shape(y))
-    axes = [Axis(shape[k], outer[i], inner[k]) for i, k in enumerate(order)]
-    if is_whole(axes):
-        ctx.alias(y, source)
-        return
-    strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node)
+    source = ctx.strided(x, node)
+    name_view(ctx, y, _transposed(source, order))
+
+
+def _transposed(view: StridedView, order: tuple[int, ...]) -> StridedView:
+    shape, strides = (tuple(each[k] for k in order) for each in (view.shape, view.strides))
+    return replace(view, shape=shape, strides=strides)
 
 
 def _as_picture(ctx: Lowering, y: str) -> ImageLayout | None:
@@ -81,12 +97,6 @@ def _as_picture(ctx: Lowering, y: str) -> ImageLayout | None:
     return layout if layout.is_dense else None
 
 
-def is_whole(axes: list[Axis]) -> bool:
-    """Whether a copy would move nothing: all elements, in the order in which they lie."""
-    merged = collapsed(axes)
-    return not merged or (len(merged) == 1 and merged[0].to == 1 and merged[0].source == 1)
-
-
 def _from_image(ctx: Lowering, node: Node, order: tuple[int, ...]) -> None:
     x, y = node.inputs[0], node.outputs[0]
     source = ctx.image(x, node)
@@ -94,11 +104,8 @@ def _from_image(ctx: Lowering, node: Node, order: tuple[int, ...]) -> None:
     if order == CHANNELS_LAST and layout.is_dense:
         ctx.alias(y, source)
         return
-    shape, outer = ctx.shape(x), strides_of(ctx.shape(y))
-    inner = image_strides(layout)
-    axes = [Axis(shape[k], outer[i], inner[k]) for i, k in enumerate(order)]
-    target = ctx.output(y)
-    strided_copy(ctx, target, source, axes, layout.dtype, node, first_from=layout.at(0, 0))
+    view = StridedView(source, ctx.shape(x), image_strides(layout), layout.at(0, 0))
+    ctx.output_view(y, _transposed(view, order))
 
 
 def image_strides(layout: ImageLayout) -> tuple[int, int, int, int]:

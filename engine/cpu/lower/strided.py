@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from engine.cpu.buffers import Buffer
+from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.kernels.strided import StridedCopy
-from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.context import CONVERTERS_OF_VIEWS, Lowering
 from engine.dtypes import DType
 from engine.ir.graph import Node
 from engine.ir.types import Dim, Shape, ceildiv, element_count
@@ -61,6 +61,29 @@ def strided_copy(
     ctx.step(kernel, (target,), (source,), tasks=tasks, numbers=numbers, node=node)
 
 
+def copy_view(ctx: Lowering, target: Buffer, view: StridedView, node: Node) -> None:
+    """Add the step that makes a plain array of a view."""
+    outer = strides_of(view.shape)
+    axes = [Axis(*each) for each in zip(view.shape, outer, view.strides, strict=True)]
+    strided_copy(ctx, target, view.buffer, axes, target.plain.dtype, node, first_from=view.first)
+
+
+def name_view(ctx: Lowering, name: str, view: StridedView) -> None:
+    """Let a name be a view: the memory itself where it lies in one piece, without a copy."""
+    outer = strides_of(view.shape)
+    axes = [Axis(*each) for each in zip(view.shape, outer, view.strides, strict=True)]
+    if is_whole(axes) and isinstance(view.first, int):
+        ctx.alias(name, view.buffer, view.first * ctx.dtype(name).itemsize)
+    else:
+        ctx.output_view(name, view)
+
+
+def is_whole(axes: Sequence[Axis]) -> bool:
+    """Whether a copy would move nothing: all elements, in the order in which they lie."""
+    merged = collapsed(axes)
+    return not merged or (len(merged) == 1 and merged[0].to == 1 and merged[0].source == 1)
+
+
 def collapsed(axes: Sequence[Axis]) -> list[Axis]:
     """Return the same copy with as few axes as possible: neighbours that follow on are one."""
     result: list[Axis] = []
@@ -103,3 +126,6 @@ def _block(axes: Sequence[Axis], kind: str) -> tuple[int, int]:
         return 16, TASK
     columns = max(1, min(width, TASK))
     return max(1, TASK // columns), columns
+
+
+CONVERTERS_OF_VIEWS["to_plain"] = copy_view

@@ -129,3 +129,26 @@ def test_code_for_every_processor(isa: str) -> None:
     heads = Heads(2, 20, 36, 64, 64, 64, 64)
     text = "x0:float32; x1:bool; x2:float32; select #1 #0 #2"
     assert compile_kernel(Attention(heads, text, operands, True), "kernel", target_for(isa))
+
+
+def test_heads_of_one_projection_are_never_copied() -> None:
+    """As vision transformers have them: one product gives queries, keys and values."""
+    weights = {"s": np.array([0, 0, 3, 2, 16], np.int64), "zero": np.array([0], np.int64)}
+    nodes = [
+        node("Reshape", ["x", "s"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[2, 0, 3, 1, 4]),
+        node("Split", ["t"], ["a", "b", "c"], axis=0, num_outputs=3),
+        *(node("Squeeze", [a, "zero"], [q]) for a, q in zip("abc", "qkv", strict=True)),
+        node("Attention", ["q", "k", "v"], ["y"], scores=PLAIN, perm_y=[0, 2, 1, 3]),
+    ]
+    nodes[-1].domain = "millrace"
+    program = check(
+        nodes,
+        {"x": normal(2, 37, 96)},
+        [("y", ["N", "S", 2, 16])],
+        weights,
+        shapes={"x": ["N", "S", 96]},
+        domains={"millrace": 1},
+        tolerance=ERROR,
+    )
+    assert [type(step.kernel) for step in program.steps] == [Attention]

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+import engine
 from engine.cpu.kernels.strided import KINDS, StridedCopy
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from tests.engine.cpu.programs import check
-from tests.engine.onnx_models import node, normal
+from tests.engine.onnx_models import model, node, normal
 
 I64, F32 = 7, 1
 LANES = host_target().lanes
@@ -285,3 +286,26 @@ def test_code_for_every_processor(isa: str) -> None:
     for kind in KINDS:
         for size in (1, 4):
             assert compile_kernel(StridedCopy(size, 3, kind), "kernel", target_for(isa))
+
+
+def test_a_view_is_read_before_its_memory_is_written_again() -> None:
+    """The view becomes an array only where a reader wants one, after others read the source."""
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Transpose", ["a"], ["t"], perm=[0, 2, 1]),
+        node("Softmax", ["a"], ["y"]),
+        node("Slice", ["t", "one", "far", "one"], ["v"]),
+        node("Softmax", ["v"], ["z"]),
+    ]
+    weights = {"one": np.array([1], np.int64), "far": np.array([1 << 40], np.int64)}
+    data = model(
+        nodes,
+        [("x", ["N", 20, 33])],
+        [("y", ["N", 20, 33]), ("z", ["N", 32, 20]), ("v", ["N", 32, 20])],
+        weights,
+    )
+    feeds = {"x": normal(3, 20, 33)}
+    expected = engine.load(data, device="reference").run(feeds)
+    got = engine.load(data, device="cpu").run(feeds)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, atol=1e-7)
