@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from engine.container import ContainerWriter
@@ -11,6 +11,7 @@ from engine.cpu.compiled import CompiledGraph, Coverage
 from engine.cpu.native_artifact import fingerprint, read_native
 from engine.cpu.plan import CpuPlan
 from engine.cpu.runtime.cores import allowed_cores
+from engine.cpu.specializing import SpecializingPlan, open_symbols, specialized
 from engine.cpu.target import host_target
 from engine.device import CompileOptions, Plan
 from engine.errors import DeviceUnavailable
@@ -29,12 +30,20 @@ class CpuDevice:
     name = "cpu"
 
     def compile(self, graph: Graph, options: CompileOptions) -> Plan:
-        """Return a plan of native code; what has none runs from its portable definition."""
-        compiling: Any = importlib.import_module(COMPILER)
-        compiled: CompiledGraph = compiling.compile_graph(
-            graph, threads=_threads(options), **_how(options)
-        )
-        return _plan(compiled, options)
+        """Return a plan of native code; what has none runs from its portable definition.
+
+        Where open sizes of pictures are why, sizes that come get plans of their own.
+        """
+        plan = _compile(graph, options)
+        symbols = open_symbols(graph, plan.coverage)
+        if not symbols:
+            return plan
+        registry, limits = registry_of(options.operators), options.limits
+
+        def compile_sizes(sizes: Mapping[str, int]) -> Plan:
+            return _compile(specialized(graph, sizes, registry, limits), options)
+
+        return SpecializingPlan(graph, plan, symbols, compile_sizes)
 
     def coverage(self, graph: Graph, options: CompileOptions) -> tuple[Coverage, ...]:
         """Return for every node, bodies included, whether it would be native code, or why not."""
@@ -67,6 +76,14 @@ class CpuDevice:
             threads=_threads(options),
         )
         return _plan(compiled, options)
+
+
+def _compile(graph: Graph, options: CompileOptions) -> CpuPlan:
+    compiling: Any = importlib.import_module(COMPILER)
+    compiled: CompiledGraph = compiling.compile_graph(
+        graph, threads=_threads(options), **_how(options)
+    )
+    return _plan(compiled, options)
 
 
 def _plan(compiled: CompiledGraph, options: CompileOptions) -> CpuPlan:

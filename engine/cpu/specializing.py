@@ -1,0 +1,161 @@
+"""Open sizes of pictures: a plan per size, compiled in the background while a general one serves.
+
+Kernels on pictures have fixed heights and widths in them. A model that leaves these open runs its
+convolutions from their portable definitions at first; each combination of sizes that comes is
+compiled by a thread of low priority, and used from then on. A run never waits for that. The latest
+few combinations are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from engine.cpu.compiled import Coverage
+from engine.device import Plan, RunControl
+from engine.errors import EngineError
+from engine.evaluation import evaluate_graph
+from engine.ir.graph import Array, Graph, Value
+from engine.ir.types import TensorType, symbols_of
+from engine.limits import Deadline, Limits
+from engine.ops.registry import Registry
+
+KEPT = 8  # combinations of sizes with a plan of their own
+WAITING = 4  # combinations that may wait to be compiled; further ones come again
+PICTURE_RANK = 3  # tensors of this rank and more may be pictures
+
+_log = logging.getLogger(__name__)
+Sizes = tuple[int, ...]
+
+
+class CoveredPlan(Plan, Protocol):
+    """A plan that knows which nodes have native code."""
+
+    coverage: tuple[Coverage, ...]
+
+
+def open_symbols(graph: Graph, coverage: Iterable[Coverage]) -> tuple[str, ...]:
+    """Return the symbols whose numbers would give more nodes native code, sorted.
+
+    They are symbols of portable nodes' pictures that inputs tell by themselves, the batch apart.
+    """
+    found: set[str] = set()
+    for each in coverage:
+        if each.reason is None or each.graph != graph.name:
+            continue
+        for name in (*each.node.inputs, *each.node.outputs):
+            kind = graph.types.get(name)
+            shape = kind.shape if isinstance(kind, TensorType) else None
+            if shape is not None and len(shape) >= PICTURE_RANK:
+                found |= {symbol for dim in shape[1:] for symbol in symbols_of(dim)}
+    return tuple(sorted(found & _told(graph).keys()))
+
+
+def _told(graph: Graph) -> dict[str, tuple[str, int]]:
+    """Return which input and axis tell a symbol; never the leading one, which is the batch."""
+    told: dict[str, tuple[str, int]] = {}
+    for value in graph.inputs:
+        shape = value.type.shape if isinstance(value.type, TensorType) else None
+        for axis, dim in enumerate(shape or ()):
+            if axis and not isinstance(dim, int) and dim.is_symbol:
+                told.setdefault(str(dim), (value.name, axis))
+    return told
+
+
+def specialized(
+    graph: Graph, sizes: Mapping[str, int], registry: Registry, limits: Limits
+) -> Graph:
+    """Return the graph with numbers in place of symbols, typed anew."""
+    inputs = tuple(
+        Value(v.name, v.type.substitute(sizes)) if isinstance(v.type, TensorType) else v
+        for v in graph.inputs
+    )
+    deadline = Deadline(limits.load_s)
+    given = graph.replace(inputs=inputs)
+    return evaluate_graph(given, registry, limits=limits, deadline=deadline).graph
+
+
+class SpecializingPlan:
+    """A general plan, and plans for sizes that came. Thread-safe."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        general: CoveredPlan,
+        symbols: Sequence[str],
+        compile_sizes: Callable[[Mapping[str, int]], Plan],
+    ) -> None:
+        """Serve with `general`; `compile_sizes` makes the plan for numbers of `symbols`."""
+        self.coverage = general.coverage
+        self._general, self._symbols, self._compile = general, tuple(symbols), compile_sizes
+        told = _told(graph)
+        self._axes = [told[symbol] for symbol in self._symbols]
+        self._plans: OrderedDict[Sizes, Plan | None] = OrderedDict()  # None: it cannot be made
+        self._waiting: deque[Sizes] = deque()
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        fetches: Sequence[str],
+        control: RunControl | None = None,
+    ) -> dict[str, Array]:
+        """Compute `fetches` from a value for every input."""
+        sizes = tuple([feeds[name].shape[axis] for name, axis in self._axes])
+        return (self._plan_for(sizes) or self._general).run(feeds, fetches, control)
+
+    def memory(self) -> Mapping[str, int]:
+        """Return the bytes of all plans together."""
+        with self._lock:
+            plans = [self._general, *(p for p in self._plans.values() if p is not None)]
+        parts = [plan.memory() for plan in plans]
+        return {key: sum(part[key] for part in parts) for key in parts[0]}
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is being compiled; return whether that came in time."""
+        worker = self._worker
+        if worker is not None:
+            worker.join(timeout_s)
+        return worker is None or not worker.is_alive()
+
+    def _plan_for(self, sizes: Sizes) -> Plan | None:
+        with self._lock:
+            if sizes in self._plans:
+                self._plans.move_to_end(sizes)
+                return self._plans[sizes]
+            if sizes not in self._waiting and len(self._waiting) < WAITING:
+                self._waiting.append(sizes)
+                if self._worker is None:
+                    self._worker = threading.Thread(
+                        target=self._compile_waiting, name="millrace-sizes", daemon=True
+                    )
+                    self._worker.start()
+        return None
+
+    def _compile_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._worker = None
+                    return
+                sizes = self._waiting[0]
+            plan = self._compile_one(sizes)
+            with self._lock:
+                self._waiting.popleft()
+                self._plans[sizes] = plan
+                while len(self._plans) > KEPT:
+                    self._plans.popitem(last=False)
+
+    def _compile_one(self, sizes: Sizes) -> Plan | None:
+        try:
+            return self._compile(dict(zip(self._symbols, sizes, strict=True)))
+        except (EngineError, MemoryError, OSError, RuntimeError) as error:
+            _log.warning("no plan for %s = %s: %s", self._symbols, sizes, error)
+            return None
+
+
+__all__ = ["SpecializingPlan", "open_symbols", "specialized"]
