@@ -8,7 +8,7 @@ fingerprint that is part of the file's key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import llvmlite
@@ -24,7 +24,7 @@ from engine.cpu.program_json import StoredKernel, read_program
 from engine.cpu.region import CompiledRegion
 from engine.cpu.target import Target
 from engine.graph_json import GraphLoader
-from engine.ir.graph import Graph, Node
+from engine.ir.graph import Graph
 from engine.limits import Limits
 
 FORMAT: Final = 1  # raise it when files hold something else

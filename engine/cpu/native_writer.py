@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from engine.cpu.buffers import Weights
 from engine.cpu.code_store import CodeStore, Progress, kernel_key
 from engine.cpu.compiling import GraphCompiler, Lowered, kernels_of
 from engine.cpu.hosted import hosted_kernels
-from engine.cpu.kernel import Kernel
 from engine.cpu.program_json import ProgramWriter
 from engine.cpu.runtime.walker import Walker
 from engine.cpu.target import Target
