@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.ir.types import Dim, Shape, TensorType, element_count
-from engine.ops.common import Array, check_size, narrow, widen
+from engine.ops.common import Array, check_size, merged, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
 from engine.ops.row_rules import side_inputs_problem
@@ -92,7 +92,7 @@ class Attention:
         bias = _bias(ctx, queries.shape[2], keys.shape[2], past, mask, valid)
         y, scores = attend(ctx, queries, keys, values, bias)
         if flat:
-            y = y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[1], -1)
+            y = merged(y.transpose(0, 2, 1, 3), 2)
         results = [narrow(y, q.dtype), keys, values, narrow(scores, q.dtype)]
         return results[: ctx.n_outputs]
 
@@ -149,7 +149,9 @@ def split_heads(x: Array, heads: int | None) -> Array:  # (B, H, S, D)
         return x
     if x.ndim != 3 or not heads:
         raise ValueError(f"expected rank 4, or rank 3 and the number of heads; got {x.shape}")
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
+    if x.shape[2] % heads:
+        raise ValueError(f"{x.shape[2]} columns do not divide among {heads} heads")
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3)
 
 
 def _bias(

@@ -18,6 +18,7 @@ __all__ = [
     "check_size",
     "int_value",
     "ints",
+    "merged",
     "narrow",
     "normalize_axes",
     "normalize_axis",
@@ -60,6 +61,11 @@ def one_of(ctx: InferContext, name: str, allowed: Iterable[str]) -> None:
 def int_value(dim: Dim | None) -> int | None:
     """Return the number that a dim already is, or None."""
     return None if dim is None or isinstance(dim, SymDim) else int(dim)
+
+
+def merged(x: Array, axis: int) -> Array:
+    """Return `x` with the axes from `axis` on as one; numpy's -1 cannot tell its size of none."""
+    return x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
 
 
 def ints(values: Any) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.ir.types import Dim, Shape, TensorType
-from engine.ops.common import Array, narrow, widen
+from engine.ops.common import Array, merged, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_attention_core import (
     add_bias,
@@ -72,11 +72,11 @@ def read_qkv(
     Keys and values that come by heads are a cache of cross-attention: their bias is in them.
     """
     if k is None and q.ndim == 5:
-        q, k, v = (q[:, :, :, i].reshape(*q.shape[:2], -1) for i in range(3))
+        q, k, v = (merged(q[:, :, :, i], 2) for i in range(3))
     elif k is None:
         q, k, v = xp.split(q, 3, axis=2)
     elif k.ndim == 5:
-        k, v = (k[:, :, :, i].reshape(*k.shape[:2], -1) for i in range(2))
+        k, v = (merged(k[:, :, :, i], 2) for i in range(2))
     if v is None:
         raise ValueError("there are keys but no values")
     widths = [x.shape[-1] for x in (q, k)] if k.ndim == 3 else [q.shape[-1]]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.ir.types import TensorType, broadcast_shapes
-from engine.ops.common import Array, normalize_axis
+from engine.ops.common import Array, merged, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_common import (
     MICROSOFT,
@@ -117,7 +117,7 @@ class QLinearSoftmax:
         axis = normalize_axis(ctx.attributes["axis"], x.ndim)
         real = to_float(ctx.xp, x, x_scale, x_zero)
         if ctx.attributes["opset"] < 13:
-            flat = real.reshape(*x.shape[:axis], -1)
+            flat = merged(real, axis)
             y = softmax(ctx.xp, flat, -1).reshape(x.shape)
         else:
             y = softmax(ctx.xp, real, axis)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, TensorType
-from engine.ops.common import Array, normalize_axes, normalize_axis
+from engine.ops.common import Array, merged, normalize_axes, normalize_axis
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.contrib_common import (
     MICROSOFT,
@@ -129,7 +129,7 @@ class QLinearGlobalAveragePool:
     ) -> Sequence[Array]:
         """In float32, one rounding."""
         x = ctx.xp.ascontiguousarray(channels_first(x)) if _is_last(ctx) else x
-        lines = to_float(ctx.xp, x, x_scale, x_zero).reshape(*x.shape[:2], -1)
+        lines = merged(to_float(ctx.xp, x, x_scale, x_zero), 2)
         mean = lines.mean(axis=2).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         y = to_integer(ctx.xp, mean, y_scale, y_zero, x.dtype)
         return [channels_last(ctx.xp, y) if _is_last(ctx) else y]

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.dtypes import DType
 from engine.ir.types import Dim, Shape, TensorType, element_count
-from engine.ops.common import Array, check_size, narrow, widen
+from engine.ops.common import Array, check_size, merged, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.conv import window_for, window_outputs
 from engine.ops.cores.pool import max_pool, max_pool_indices, sum_pool, window_counts
@@ -178,7 +178,7 @@ class GlobalAveragePool:
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
         """Narrow floats compute in float32 and round once."""
         # One line per channel: the order of a sum must not depend on how many images came.
-        lines = widen(ctx.xp, x).reshape(*x.shape[:2], -1)
+        lines = merged(widen(ctx.xp, x), 2)
         y = lines.mean(axis=2).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         return [narrow(y, x.dtype)]
 
