@@ -114,6 +114,14 @@ class Plan(Protocol):
         """Return `weights_bytes`, `arena_bytes` and `code_bytes`."""
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A plan whose device knows the peak of its machine."""
+
+    def least_seconds(self, flops: float, size_bytes: float) -> float:
+        """Return what this much arithmetic and memory traffic takes at the measured peak."""
+
+
 class Device(Protocol):
     """One kind of machine that runs graphs."""
 

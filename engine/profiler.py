@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,6 +14,9 @@ from engine.ir.types import TensorType
 from engine.ir.values import value_bytes
 from engine.ops.contexts import InferContext
 from engine.ops.registry import REGISTRY, Registry
+
+# Flops and bytes to the seconds that they take at the peak of the machine.
+LeastSeconds = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class NodeProfile:
         bytes: Bytes of its inputs and outputs.
         share: Part of the time of all nodes, 0 to 1.
         times: How often a run computes it: once, or once in every pass of a loop.
+        least_seconds: What its arithmetic and its bytes take at the machine's measured peak; None
+            where the device has not measured it.
     """
 
     name: str
@@ -39,6 +44,17 @@ class NodeProfile:
     bytes: int
     share: float
     times: int = 1
+    least_seconds: float | None = None
+
+    @property
+    def peak_share(self) -> float | None:
+        """The time that the machine's peak would need, as a part of the time taken.
+
+        More than 1 is possible: what lies in cache need not come from memory.
+        """
+        if self.least_seconds is None or not self.seconds:
+            return None
+        return self.least_seconds / self.seconds
 
     @property
     def gflops_per_s(self) -> float | None:
@@ -78,12 +94,15 @@ class ProfileReport:
             f"{self.model} on {self.device}: {self.seconds * 1e3:.3f} ms in {len(self.nodes)} nodes"
         ]
         lines.append(
-            f"{'share':>6} {'ms':>9} {'MFLOP':>9} {'MB':>8}  {'op':<20} {'kernel':<20} node"
+            f"{'share':>6} {'ms':>9} {'MFLOP':>9} {'MB':>8} {'peak':>6}"
+            f"  {'op':<20} {'kernel':<20} node"
         )
         for node in sorted(self.nodes, key=lambda n: -n.seconds):
             flops = "" if node.flops is None else f"{node.flops / 1e6:.2f}"
+            peak = "" if node.peak_share is None else f"{node.peak_share:.0%}"
             lines.append(
-                f"{node.share:6.1%} {node.seconds * 1e3:9.3f} {flops:>9} {node.bytes / 1e6:8.2f}"
+                f"{node.share:6.1%} {node.seconds * 1e3:9.3f} {flops:>9} {node.bytes / 1e6:8.2f} "
+                f"{peak:>6}"
                 f"  {node.op:<20} {node.kernel:<20} {node.name}{_times(node)}"
             )
         return "\n".join(lines)
@@ -154,8 +173,11 @@ class Recorder(Observer):
             flops = count_flops(node, inputs[: len(node.inputs)], self._registry)
             row.flops = flops if row.flops is None or flops is None else row.flops + flops
 
-    def report(self, model: str, device: str) -> ProfileReport:
-        """Return the report of all runs but the first."""
+    def report(self, model: str, device: str, least: LeastSeconds | None = None) -> ProfileReport:
+        """Return the report of all runs but the first.
+
+        `least` tells what flops and bytes take at the machine's peak.
+        """
         measured = self._runs[1:] or self._runs
         first = self._runs[0].rows
         # A loop may have more passes in one run than in another, even none.
@@ -172,10 +194,18 @@ class Recorder(Observer):
                 bytes=row.bytes,
                 share=seconds[key] / total,
                 times=row.times,
+                least_seconds=_least_seconds(row, first.get(key), least),
             )
             for key, row in found.items()
         )
         return ProfileReport(model, device, nodes)
+
+
+def _least_seconds(row: _Row, first: _Row | None, least: LeastSeconds | None) -> float | None:
+    flops = None if first is None else first.flops
+    if least is None or row.kernel == "portable" or not flops:
+        return None
+    return least(flops, row.bytes)
 
 
 def _seconds(run: _Run, key: int) -> float:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.artifact import Artifact
-from engine.device import Plan, RunControl
+from engine.device import Measured, Plan, RunControl
 from engine.errors import InvalidInput, ModelClosed
 from engine.feeds import FeedChecker
 from engine.ir.graph import Array, Graph, Value
@@ -126,7 +126,9 @@ class Model:
         for _ in range(max(1, repeat) + 1):  # the first warms up and is dropped
             recorder.start_run()
             self.run(feeds, control=RunControl(recorder))
-        return recorder.report(self.name, self.device)
+        plan = self._plan
+        least = plan.least_seconds if isinstance(plan, Measured) else None
+        return recorder.report(self.name, self.device, least)
 
     def memory(self) -> MemoryReport:
         """Return what the model holds in memory."""

@@ -88,7 +88,7 @@ def profile_model(options: argparse.Namespace) -> None:
     totals = table("op", "nodes", "ms", "share")
     for op, count, seconds, share in report.by_op():
         totals.add_row(op, str(count), f"{seconds * 1e3:.3f}", f"{share:.1%}")
-    nodes = table("node", "op", "kernel", "ms", "share", "MFLOP", "GFLOP/s", "MB")
+    nodes = table("node", "op", "kernel", "ms", "share", "MFLOP", "GFLOP/s", "MB", "peak")
     for node in sorted(report.nodes, key=lambda n: -n.seconds)[: options.top]:
         nodes.add_row(
             plain(node.name if node.times == 1 else f"{node.name} ({node.times} times)"),
@@ -99,6 +99,7 @@ def profile_model(options: argparse.Namespace) -> None:
             "" if node.flops is None else f"{node.flops / 1e6:.2f}",
             "" if node.gflops_per_s is None else f"{node.gflops_per_s:.2f}",
             f"{node.bytes / 1e6:.2f}",
+            "" if node.peak_share is None else f"{node.peak_share:.0%}",
         )
     out = console()
     out.print(nodes)

@@ -14,6 +14,7 @@ from engine.cpu.compiled import CompiledGraph
 from engine.cpu.hosted import hosted_operators
 from engine.cpu.partition import REGION, REGION_DOMAIN
 from engine.cpu.region import CompiledRegion
+from engine.cpu.roofline import roofline
 from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
 from engine.device import Observer, RunControl
@@ -76,6 +77,11 @@ class CpuPlan:
             "arena_bytes": self._compiled.lanes.size_bytes,
             "code_bytes": sum(handle.code_bytes for handle in self._compiled.code),
         }
+
+    def least_seconds(self, flops: float, size_bytes: float) -> float:
+        """Return what arithmetic and memory traffic take at this machine's measured peak."""
+        threads = max((region.threads for region in self._regions), default=1)
+        return roofline().seconds(flops, size_bytes, threads)
 
     def _run_watched(
         self,

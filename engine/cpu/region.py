@@ -31,7 +31,7 @@ class CompiledRegion:
     def __init__(self, program: Program, binder: Binder, threads: int, lanes: Lanes) -> None:
         """Run a program on up to `threads` cores, in memory from `lanes`."""
         self.program = program
-        self._binder, self._threads, self._lanes = binder, threads, lanes
+        self._binder, self.threads, self._lanes = binder, threads, lanes
         self._dtypes = [b.plain.dtype.numpy for b in program.inputs]
         self.outputs = tuple(b.name for b in program.outputs)
         self._fault_count = len(program.faults)
@@ -66,7 +66,7 @@ class CompiledRegion:
                 pointers += range(begin, begin + faults.nbytes, faults.itemsize)
             if watch is not None:
                 self._run_watched(bound, pointers, watch)
-            elif bound.native.run(pointers, self._threads, None, cancel):
+            elif bound.native.run(pointers, self.threads, None, cancel):
                 raise RunCancelled(f"cancelled among the nodes that compute {self.outputs[0]!r}")
         finally:
             self._lanes.give_back(lane)
@@ -89,7 +89,7 @@ class CompiledRegion:
     def _run_watched(self, bound: Bound, pointers: list[int], watch: Watcher) -> None:
         """Run with a time stamp at both ends of every step, and tell what each node took."""
         stamps = np.zeros((len(self.program.steps), 2), np.int64)
-        bound.native.run(pointers, self._threads, stamps)
+        bound.native.run(pointers, self.threads, stamps)
         seconds = (stamps[:, 1] - stamps[:, 0]).clip(0) * 1e-9
         totals: dict[int, tuple[Node, float, dict[str, None]]] = {}
         for step, taken in zip(self.program.steps, seconds, strict=True):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from engine.cpu.compiled import Coverage
-from engine.device import Plan, RunControl
+from engine.device import Measured, Plan, RunControl
 from engine.errors import EngineError
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Array, Graph, Value
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 Sizes = tuple[int, ...]
 
 
-class CoveredPlan(Plan, Protocol):
+class CoveredPlan(Plan, Measured, Protocol):
     """A plan that knows which nodes have native code."""
 
     coverage: tuple[Coverage, ...]
@@ -114,6 +114,10 @@ class SpecializingPlan:
             plans = [self._general, *(p for p in self._plans.values() if p is not None)]
         parts = [plan.memory() for plan in plans]
         return {key: sum(part[key] for part in parts) for key in parts[0]}
+
+    def least_seconds(self, flops: float, size_bytes: float) -> float:
+        """Return what arithmetic and memory traffic take at this machine's measured peak."""
+        return self._general.least_seconds(flops, size_bytes)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is being compiled; return whether that came in time."""
