@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import llvmlite.ir as ir
 
@@ -12,6 +13,9 @@ from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile
 from engine.cpu.target import Target
+
+
+FEW_ROWS: Final = 4  # tiles below this height read weights as fast as memory gives them
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class _GemmEmitter:
                     sum=Sum(length),
                     epilogue=spec.epilogue,
                     blocked=spec.schedule.k_blocks > 1,
-                    ahead=spec.schedule.ahead,
+                    ahead=spec.schedule.ahead if height >= FEW_ROWS else 0,
                 )
                 label = f"{self.name}.{height}x{vectors}x{last_lanes}x{length}"
                 found[height, length] = emit_tile(self.module, label, self.target, tile)

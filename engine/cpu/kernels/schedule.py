@@ -40,7 +40,10 @@ def gemm_schedule(k: int, n: int, target: Target) -> GemmSchedule:
         group = max(group, 4)
     flops = 2 * tiles * rows * panels.width * k
     group = max(group, TASK_FLOPS // flops)
-    return GemmSchedule(tiles * rows, max(1, min(group, panels.count)), k_blocks)
+    ahead = 0
+    if k * panels.padded * 4 > target.l2_bytes // 2:  # eight tiles ask for the next panel
+        ahead = -(-panels.width * 4 // 8)
+    return GemmSchedule(tiles * rows, max(1, min(group, panels.count)), k_blocks, ahead)
 
 
 def _parts(k: int, target: Target) -> int:
