@@ -17,6 +17,7 @@ from engine.ir.graph import Graph
 from engine.passes.context import PassContext
 from engine.passes.qdq_expressions import expressions_of_quantization
 from engine.passes.qdq_moves import move_quantization
+from engine.passes.qdq_operators import integer_operators
 from engine.passes.qdq_products import integer_products
 
 ROUNDS = 8  # a value passes through few views on its way
@@ -29,7 +30,7 @@ def fuse_quantized_products(graph: Graph, ctx: PassContext) -> Graph:
         if moved is graph:
             break
         graph = moved
-    return integer_products(graph, ctx)
+    return integer_operators(integer_products(graph, ctx), ctx)
 
 
 def write_out_quantization(graph: Graph, ctx: PassContext) -> Graph:

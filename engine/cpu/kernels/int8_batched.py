@@ -119,13 +119,14 @@ class PackLeft(Kernel):
         buffer = f.stack(f.lanes * wide)
         limit = wide if rest is None else rest
         existing = f.least(f.greatest(rows, 0), f.lanes)
+        nothing = I8(-128 if self.signed else 0)  # what becomes zero below
         if rest is not None:
-            f.clear(buffer, f.lanes * wide)
+            f.clear(buffer, f.lanes * wide, nothing)
         with f.loop(0, existing, unroll=False) as r:
             at = f.at_bytes(source, f.add(f.mul(r.i, terms), first))
             f.copy(f.at_bytes(buffer, f.mul(r.i, wide)), at, limit)
         with f.loop(existing, f.lanes, unroll=False) as r:
-            f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide)
+            f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide, nothing)
         lines = []
         for i in range(f.lanes):
             line = f.b.load(f.at_bytes(buffer, i * wide), typ=kind, align=wide)

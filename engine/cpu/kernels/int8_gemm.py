@@ -32,9 +32,11 @@ class IntegerGemm(Kernel):
         block_rows: Rows that one task works on.
         group: Panels of weights that one task works on.
         epilogue: Expression as text, or "" for the sums.
-        operands: What it takes: the type of a matrix like y, or a word of `IntegerTile.operands`.
+        operands: What it takes: the type of a matrix like y, "line" for one row of numbers that
+            every row of y takes, or a word of `IntegerTile.operands`.
         y_dtype: Type of the result.
         signed: Whether x is signed.
+        parts: How many matrices of weights are summed, one behind the other in each panel.
     """
 
     k: int
@@ -46,6 +48,7 @@ class IntegerGemm(Kernel):
     operands: tuple[str | DType, ...] = ()
     y_dtype: DType = DType.INT32
     signed: bool = False
+    parts: int = 1
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and rows."""
@@ -89,13 +92,18 @@ class IntegerGemm(Kernel):
         return IntegerTile(
             x_rows=tuple(r * self.x_pitch for r in range(height)),
             y=Rows(places, self.y_dtype),
-            operands=tuple(o if isinstance(o, str) else Rows(places, o) for o in self.operands),
+            operands=tuple(self._operand(o, places) for o in self.operands),
             vectors=vectors,
             last_lanes=last_lanes,
-            sum=Sum(self.terms),
+            sum=Sum(self.terms, self.parts),
             epilogue=self.epilogue,
             signed=self.signed,
         )
+
+    def _operand(self, operand: str | DType, places: tuple[int, ...]) -> str | Rows:
+        if operand == "line":
+            return Rows((0,) * len(places), DType.FLOAT32)
+        return operand if isinstance(operand, str) else Rows(places, operand)
 
     def _sweep(
         self,
@@ -109,17 +117,17 @@ class IntegerGemm(Kernel):
         """Call the tiles of one panel over a block of rows."""
         panels = Panels.of(self.n, f.target)
         column = f.mul(panel, panels.width)
-        panel_bytes = panels.width * self.terms * packed_row_bytes(f.target)
+        panel_bytes = panels.width * self.parts * self.terms * packed_row_bytes(f.target)
         y, x, weights, begin, scalars, *others = pointers
         w = f.at_bytes(weights, f.mul(panel, panel_bytes))
         begin = f.at(begin, column)
         moved = [o for o in self.operands if o != "scalar"]
-        starts: dict[str, Number] = {"column": column, "counts": column, "number": 0}
+        starts: dict[str, Number] = {"column": column, "counts": column, "line": column}
 
         def call(height: int, row: Value) -> None:
             place = f.add(f.mul(row, self.n), column)
             extras = [
-                f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts[o])
+                f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts.get(o, 0))
                 for pointer, o in zip(others, moved, strict=True)
             ]
             f.call(

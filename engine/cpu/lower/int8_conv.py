@@ -69,6 +69,8 @@ def fill_of(graph: Graph, node: Node) -> dict[str, int]:
 
 def _read(ctx: Lowering, node: Node) -> IntegerConvolution:
     sides = sides_of(ctx, node, 0)
+    if len(sides.parts) > 1:
+        raise NoKernel("weights without their zero points take more than 8 bits")
     if sides.zero is None:
         raise NoKernel("the zero point of the pictures is computed")
     try:

@@ -14,6 +14,7 @@ from engine.cpu.kernels.int8_batched import (
     left_pitch,
     right_quad_bytes,
 )
+from engine.cpu.kernels.int8_dynamic import SumsTimesZero
 from engine.cpu.kernels.int8_gemm import IntegerGemm
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
@@ -42,26 +43,20 @@ def integer_matmul(ctx: Lowering, node: Node) -> None:
     shape, w = ctx.shape(sides.x), sides.weights
     if len(shape) < 2 or w.ndim < 2 or any(d != 1 for d in w.shape[:-2]) or w.ndim > len(shape):
         raise NoKernel(f"the fixed side has the shape {list(w.shape)}")
-    if sides.zero is None:
-        raise NoKernel("the zero point is computed")
     ctx.require_equal(shape[-1], w.shape[-2], node, "the inner dims of a product differ")
-    _lower(ctx, node, sides, w.reshape(w.shape[-2:]), operands_of(ctx, node, -1))
+    _lower(ctx, node, sides, operands_of(ctx, node, -1))
 
 
-def _lower(ctx: Lowering, node: Node, sides: Sides, matrix: np.ndarray, operands: Operands) -> None:
-    (k, n), target = matrix.shape, ctx.target
+def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
+    (k, n), target = sides.weights.shape[-2:], ctx.target
+    parts = [part.reshape(k, n) for part in sides.parts]
     panels = Panels.of(n, target)
     rows: Dim = element_count(ctx.shape(sides.x)[:-1])
     block, group = integer_gemm_schedule(k, n, target)
-    assert sides.zero is not None
-    zero = sides.zero + sides.lift
 
     def pack() -> np.ndarray:
-        return pack_integer_panels(np.pad(matrix, ((0, -k % QUAD), (0, 0))), panels, target)
-
-    def begin() -> np.ndarray:
-        sums = matrix.astype(np.int32).sum(axis=0)
-        return np.pad((-zero * sums).astype(np.int32), (0, panels.padded - n))
+        padded = [np.pad(part, ((0, -k % QUAD), (0, 0))) for part in parts]
+        return pack_integer_panels(np.concatenate(padded), panels, target)
 
     others = [_operand(ctx, node, operands, name, panels) for name in operands.names]
     x, pitch = _whole_quads(ctx, node, sides.x, rows, k)
@@ -76,9 +71,10 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, matrix: np.ndarray, operands
         tuple(next(kinds) if kind == "value" else kind for kind in operands.kinds),
         ctx.dtype(node.outputs[0]),
         sides.signed,
+        len(parts),
     )
     packed = ctx.weights(f"{sides.key}|integer|{panels}", pack, sides.key)
-    started = ctx.weights(f"{sides.key}|begin {zero}|{panels}", begin, sides.key)
+    started = _begin(ctx, node, sides, panels)
     ctx.step(
         kernel,
         [ctx.output(node.outputs[0])],
@@ -87,6 +83,26 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, matrix: np.ndarray, operands
         numbers=[rows],
         node=node,
     )
+
+
+def _begin(ctx: Lowering, node: Node, sides: Sides, panels: Panels) -> Buffer:
+    """Return what the sums begin at: minus the zero point of the left side times the columns."""
+
+    def scaled(factor: int) -> np.ndarray:
+        matrix = sides.weights.reshape(sides.weights.shape[-2:])
+        sums = matrix.sum(axis=0, dtype=np.int32)
+        return np.pad(sums * np.int32(factor), (0, panels.padded - sums.size))
+
+    if sides.zero is not None:
+        factor = -(sides.zero + sides.lift)
+        key = f"{sides.key}|begin {factor}|{panels}"
+        return ctx.weights(key, lambda: scaled(factor), sides.key)
+    sums = ctx.weights(f"{sides.key}|sums|{panels}", lambda: scaled(1), sides.key)
+    begin = ctx.temporary(f"{node.outputs[0]}.begin", 4 * panels.padded)
+    kernel = SumsTimesZero(sides.signed, sides.lift)
+    zero = ctx.plain(sides.zero_name, node)
+    ctx.step(kernel, [begin], [sums, zero], tasks=1, numbers=[panels.padded], node=node)
+    return begin
 
 
 def _operand(ctx: Lowering, node: Node, operands: Operands, name: str, panels: Panels) -> Buffer:

@@ -23,7 +23,7 @@ class Sides:
     Attributes:
         x: Name of the left side.
         key: Names the weights.
-        weights: Without their zero points; they fit int8.
+        weights: Without their zero points, int16: `parts` of them fit int8.
         zero: The left side's zero point, a number, or None for a computed one.
         zero_name: Its name where it is computed.
         signed: Whether the left side is signed.
@@ -40,6 +40,14 @@ class Sides:
     def lift(self) -> int:
         """What kernels take the left side higher by, so that it is not negative."""
         return 128 if self.signed else 0
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """The weights as a sum of int8 arrays: mostly one, two where zero points widen them."""
+        first = self.weights.clip(-128, 127)
+        rest = self.weights - first
+        parts = [first, rest] if rest.any() else [first]
+        return [part.astype(np.int8) for part in parts]
 
 
 def sides_of(ctx: Lowering, node: Node, axis: int) -> Sides:
@@ -59,8 +67,6 @@ def sides_of(ctx: Lowering, node: Node, axis: int) -> Sides:
         if zeros.size > 1:
             shape[axis] = -1
         weights = weights - zeros.astype(np.int16).reshape(shape)
-    if weights.min() < -128 or weights.max() > 127:
-        raise NoKernel("weights without their zero points take more than 8 bits")
     label = f"{key}-{w_zero}" if w_zero else key
     zero: int | None = 0
     if x_zero:
@@ -69,7 +75,7 @@ def sides_of(ctx: Lowering, node: Node, axis: int) -> Sides:
             raise NoKernel("each row has a zero point of its own")
         zero = None if value is None else int(value.reshape(()))
     signed = ctx.dtype(x) is DType.INT8
-    return Sides(x, label, weights.astype(np.int8), zero, x_zero, signed)
+    return Sides(x, label, weights, zero, x_zero, signed)
 
 
 def _size(ctx: Lowering, name: str) -> int:
@@ -83,8 +89,8 @@ class Operands:
 
     Attributes:
         text: The expression; "" for the sums.
-        kinds: "scalar", "column", "counts" (int32 per column), "number" (one that is computed) or
-            "value" per operand.
+        kinds: "scalar", "column", "counts" (int32 per column), "number" (one that is computed),
+            "line" (one per column, computed) or "value" per operand.
         columns: The fixed numbers per column, by name.
         scalars: The fixed numbers for all columns, in order.
         names: All operands that are no scalars: the names.
@@ -133,6 +139,8 @@ def _add(ctx: Lowering, node: Node, found: Operands, name: str, axis: int) -> No
         found.columns[name] = np.ascontiguousarray(value.reshape(-1))
     elif all(d == 1 for d in shape) and kind is DType.FLOAT32:
         found.kinds.append("number")
+    elif len(shape) == 1 and axis == -1 and shape == result[-1:] and kind is DType.FLOAT32:
+        found.kinds.append("line")
     elif shape == result:
         found.kinds.append("value")
     else:

@@ -79,7 +79,9 @@ def check_gemm(m: int, k: int, n: int, *, isa: str = "", extreme: bool = False) 
     np.testing.assert_array_equal(y, requantized(sums, factor, residual))
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 1), (31, 36, 70), (14, 64, 32), (47, 7, 33), (5, 768, 40)])
+@pytest.mark.parametrize(
+    "shape", [(1, 4, 1), (31, 36, 70), (14, 64, 32), (47, 7, 33), (5, 768, 40)]
+)
 def test_products(shape: tuple[int, int, int]) -> None:
     check_gemm(*shape)
 
