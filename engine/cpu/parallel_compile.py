@@ -149,6 +149,7 @@ class _Helper:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    # In our own process group: who kills that, as `engine.isolate` does, leaves nothing behind.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MILLRACE_")}
     return subprocess.Popen(
         COMMAND,
@@ -158,7 +159,6 @@ def _start() -> subprocess.Popen[bytes]:
         cwd="/",
         env={**kept, "OPENBLAS_NUM_THREADS": "1"},
         close_fds=True,
-        start_new_session=True,  # an interrupt at the terminal is the parent's to handle
     )
 
 
