@@ -17,6 +17,7 @@ from engine.cpu.lower import (
     recurrent,
     reduction,
     resize,
+    running,
     shape,
     softmax,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resize",
+    "running",
     "shape",
     "softmax",
 ]

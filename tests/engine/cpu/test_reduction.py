@@ -160,3 +160,22 @@ def test_code_for_every_processor(isa: str) -> None:
     ]
     for kernel in kernels:
         assert compile_kernel(kernel, "kernel", target)
+
+
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_running_totals(exclusive: int, reverse: int) -> None:
+    attributes = {"exclusive": exclusive, "reverse": reverse}
+    shapes: dict[str, list[int | str]] = {"x": ["A", "B", "C"]}
+    values = [normal(3, 5, 21), normal(2, 9, 1), np.arange(24).reshape(2, 3, 4), normal(2, 0, 3)]
+    values += [normal(3, 4, 5).astype(np.float16)]
+    for k, x in enumerate(values):
+        for axis in (0, -2, 2)[: 3 if k == 0 else 2]:
+            weights = {"axis": np.array(axis, np.int64)}
+            nodes = [node("CumSum", ["x", "axis"], ["y"], **attributes)]
+            out = [("y", ["A", "B", "C"], helper.np_dtype_to_tensor_dtype(x.dtype))]
+            tolerance = 2e-3 if x.dtype == np.float16 else 1e-6
+            check(nodes, {"x": x}, out, weights, shapes=shapes, tolerance=tolerance)
+    nodes = [node("CumProd", ["x", "axis"], ["y"], **attributes)]
+    weights = {"axis": np.array([1], np.int32)}
+    check(nodes, {"x": normal(3, 6)}, [("y", [3, 6])], weights, opset=26, tolerance=1e-6)
