@@ -1,24 +1,47 @@
 """An artifact: an optimised graph with all that a session needs to run it, in memory or in one
 file.
 
-The file is a container: a JSON header and the raw weights, mapped read-only when it is read back.
+The file is a container: a JSON header and raw blobs, mapped read-only when it is read back. It
+holds either the whole graph, for any device, or what one device made of it, with the graph for
+inspection.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
-from engine.container import Container, map_container, write_container
+from engine.container import Container, ContainerWriter, map_container
+from engine.device import CompileOptions, Plan, StoringDevice
 from engine.errors import EngineError, InvalidModel
 from engine.graph_json import GraphLoader, GraphWriter
 from engine.ir.graph import Graph
 from engine.ir.verify import verify_graph
 from engine.lowering.batch_axes import BatchAxes, BatchVerdict
 
-KIND = "millrace-artifact"
+KIND: Final = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION = 4
+COMPILER_VERSION: Final = 4
+LARGE_BYTES: Final = 4096  # fixed values above it are left out of a graph for inspection
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPlan:
+    """What a device made of a graph, as it lies in a file.
+
+    Attributes:
+        device: The device's name.
+        fingerprint: What it depends on.
+        data: What the device wrote down.
+        blobs: All blobs of the file.
+    """
+
+    device: str
+    fingerprint: str
+    data: Any
+    blobs: Sequence[memoryview]
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,7 @@ class Artifact:
         batch: What may be batched, or why nothing.
         parameters: Elements of the weights as the file had them, before folding.
         external: Whether tensors came from other files than the model's own.
+        plan: What a device made of the graph, which then lacks its large fixed values.
     """
 
     graph: Graph
@@ -38,10 +62,78 @@ class Artifact:
     batch: BatchVerdict
     parameters: int
     external: bool = False
+    plan: StoredPlan | None = None
+
+    @property
+    def light(self) -> Artifact:
+        """The same without large fixed values."""
+        return replace(self, graph=without_large(self.graph))
+
+
+def without_large(graph: Graph, most_bytes: int = LARGE_BYTES) -> Graph:
+    """Return a graph for inspection: fixed values of more bytes are left out, in bodies too."""
+    nodes = []
+    for node in graph.nodes:
+        bodies = {name: without_large(body, most_bytes) for name, body in node.bodies}
+        more = {"attributes": {**node.attributes, **bodies}} if bodies else {}
+        nodes.append(node.replace(**more) if more else node)
+    small = [
+        {name: array for name, array in arrays.items() if array.nbytes <= most_bytes}
+        for arrays in (graph.initializers, graph.constants)
+    ]
+    return graph.replace(nodes=tuple(nodes), initializers=small[0], constants=small[1])
 
 
 def write_artifact(artifact: Artifact, path: Path) -> None:
-    """Write an artifact to a new file."""
+    """Write an artifact that any device can run to a new file."""
+    with ContainerWriter(path) as into:
+        into.finish(_header(artifact, into))
+
+
+def write_plan(
+    artifact: Artifact, device: StoringDevice, options: CompileOptions, path: Path
+) -> None:
+    """Compile an artifact for a device into a new file."""
+    with ContainerWriter(path) as into:
+        native = {
+            "device": device.name,
+            "fingerprint": device.fingerprint(options),
+            "data": device.write(artifact.graph, options, into),
+        }
+        into.finish({**_header(artifact.light, into), "native": native})
+
+
+def map_artifact(path: Path) -> Artifact:
+    """Map an artifact read-only; a damaged or foreign file is an `InvalidModel`."""
+    container = map_container(path)
+    try:
+        artifact = _read(container)
+        if artifact.plan is None:
+            verify_graph(artifact.graph)
+    except InvalidModel:
+        raise
+    except (EngineError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidModel(f"artifact {path.name} does not hold a graph: {error}") from error
+    return artifact
+
+
+def read_plan(artifact: Artifact, device: StoringDevice, options: CompileOptions) -> Plan:
+    """Return the plan that an artifact holds for this device, or raise `InvalidModel`."""
+    stored = artifact.plan
+    if stored is None or stored.device != device.name:
+        raise InvalidModel(f"the artifact holds nothing for device {device.name!r}")
+    if stored.fingerprint != device.fingerprint(options):
+        raise InvalidModel(
+            "the artifact was compiled for another processor, precision or version; compile it "
+            "again from its model"
+        )
+    try:
+        return device.read(stored.data, artifact.graph, stored.blobs, options)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidModel(f"the artifact does not hold a plan: {error}") from error
+
+
+def _header(artifact: Artifact, into: ContainerWriter) -> dict[str, Any]:
     writer = GraphWriter()
     axes = artifact.batch.axes
     header = {
@@ -53,33 +145,23 @@ def write_artifact(artifact: Artifact, path: Path) -> None:
         "batch_reason": artifact.batch.reason,
         "parameters": artifact.parameters,
         "external": artifact.external,
+        "native": None,
     }
-    write_container(path, header, writer.blobs)
-
-
-def map_artifact(path: Path) -> Artifact:
-    """Map an artifact read-only; a damaged or foreign file is an `InvalidModel`."""
-    container = map_container(path)
-    try:
-        artifact = _read(container)
-        verify_graph(artifact.graph)
-    except InvalidModel:
-        raise
-    except (EngineError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidModel(f"artifact {path.name} does not hold a graph: {error}") from error
-    return artifact
+    return {**header, "arrays": [into.add(blob) for blob in writer.blobs]}
 
 
 def _read(container: Container) -> Artifact:
-    header = container.header
+    header, blobs = container.header, container.blobs
     if header["kind"] != KIND or header["compiler"] != COMPILER_VERSION:
         raise InvalidModel(f"artifact of another compiler; expected version {COMPILER_VERSION}")
     batch = header["batch"]
     axes = None if batch is None else BatchAxes(frozenset(batch[0]), frozenset(batch[1]))
+    native = header["native"]
     return Artifact(
-        graph=GraphLoader(container.blobs).graph(header["graph"]),
+        graph=GraphLoader([blobs[number] for number in header["arrays"]]).graph(header["graph"]),
         outputs=tuple(header["outputs"]),
         batch=BatchVerdict(axes, header["batch_reason"]),
         parameters=int(header["parameters"]),
         external=bool(header["external"]),
+        plan=None if native is None else StoredPlan(**native, blobs=blobs),
     )

@@ -1,5 +1,8 @@
 """A folder of artifacts that several processes share: bounded, checked on every read, renamed into
 place.
+
+Artifacts hold machine code, so the folder must be this user's alone: in one that others may write
+to, nothing is looked for and nothing is kept.
 """
 
 from __future__ import annotations
@@ -7,90 +10,150 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from engine.artifact import COMPILER_VERSION, Artifact, map_artifact
+from engine.artifact import COMPILER_VERSION
+from engine.artifact_source import SUFFIX as NOTE
+from engine.artifact_source import FileState, KnownHashes, content_hash
 from engine.compiler import Source
+from engine.container import is_private
 from engine.errors import InvalidModel
-from engine.frontend.safety import read_model_file
 from engine.limits import GIB, Limits
 
-CACHE_BYTES = 4 * GIB
-SUFFIX = ".artifact"
-UNFINISHED = ".unfinished-"
-UNFINISHED_S = 3600.0  # older ones belong to a process that died
+CACHE_BYTES: Final = 4 * GIB
+MOST_NOTES: Final = 4096
+FOLDER: Final = "models"
+SUFFIX: Final = ".artifact"
+UNFINISHED: Final = ".unfinished-"
+UNFINISHED_S: Final = 3600.0  # older ones belong to a process that died
+
+T = TypeVar("T")
 
 
-def cache_key(source: Source, request: Mapping[str, Any], limits: Limits) -> str:
-    """Return a name for what compiling gives: it covers source, request and the versions that take
-    part.
+@dataclass(frozen=True)
+class Key:
+    """What an artifact is called.
+
+    Attributes:
+        name: Covers source, request, device and the versions that take part.
+        file: The state of the source when it was looked at; None where it is no file.
     """
-    if not isinstance(source, (bytes, bytearray, memoryview)):
-        source = read_model_file(Path(source), limits.model_bytes)
-    versions = [COMPILER_VERSION, np.__version__, metadata.version("onnx")]
-    digest = hashlib.sha256(json.dumps([request, versions], sort_keys=True).encode())
-    digest.update(source)
-    return digest.hexdigest()
+
+    name: str
+    file: FileState | None
+
+    def still_holds(self, again: Callable[[], Key]) -> bool:
+        """Whether the source is still what it was; `again` makes the key anew where time stamps
+        cannot tell.
+        """
+        if self.file is None:
+            return True
+        now = FileState.of(Path(self.file.path))
+        if now is None or now.facts != self.file.facts:
+            return False
+        return self.file.settled or again().name == self.name
 
 
 class ArtifactCache:
     """Artifacts by key; the longest unused go when the folder holds more than `max_bytes`."""
 
     def __init__(self, folder: Path, max_bytes: int = CACHE_BYTES) -> None:
-        self._folder = folder
+        """Use a folder inside of `folder`, made if need be."""
+        self._folder = folder / FOLDER
         self._max_bytes = max_bytes
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._usable = is_private(self._folder.stat())
+        self._hashes = KnownHashes(self._folder)
 
-    def find(self, key: str) -> Artifact | None:
-        """Return the artifact of a key; a damaged one is removed and not returned."""
-        path = self._folder / (key + SUFFIX)
-        if not path.exists():
+    def key(
+        self, source: Source, request: Mapping[str, Any], limits: Limits, device: str = ""
+    ) -> Key:
+        """Return the key of what compiling gives; `device` is its fingerprint where that matters.
+
+        Raises:
+            InvalidModel: The source cannot be read.
+            ResourceLimit: It is larger than `limits.model_bytes`.
+        """
+        state = None
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            content = hashlib.sha256(source).hexdigest()
+        else:
+            state = FileState.of(Path(source))
+            content = content_hash(Path(source), limits.model_bytes, self._hashes)
+        versions = [COMPILER_VERSION, np.__version__, metadata.version("onnx")]
+        text = json.dumps([request, versions, device, content], sort_keys=True)
+        return Key(hashlib.sha256(text.encode()).hexdigest(), state)
+
+    def find(self, key: Key, read: Callable[[Path], T]) -> T | None:
+        """Return what `read` makes of the artifact of a key; one that it refuses is removed."""
+        path = self._path(key)
+        if not self._usable or not _is_own_file(path):
             return None
         try:
-            artifact = map_artifact(path)
+            found = read(path)
         except InvalidModel:
             path.unlink(missing_ok=True)
             return None
-        # Used just now. Where another process made room, or owns the file, ours is mapped already.
+        # Used just now. Where another process made room, ours is mapped already.
         with suppress(OSError):
             os.utime(path)
-        return artifact
+        return found
 
     @contextmanager
     def new_file(self) -> Iterator[Path]:
         """Give a path for a new artifact; what is there at the end and was not kept is removed."""
+        if not self._usable:
+            with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
+                yield Path(folder) / "artifact"
+            return
         path = self._folder / f"{UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}"
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
 
-    def keep(self, path: Path, key: str) -> None:
+    def keep(self, path: Path, key: Key) -> None:
         """Make a finished artifact visible under its key, then make room."""
-        path.rename(self._folder / (key + SUFFIX))
-        self._make_room()
+        if self._usable:
+            path.rename(self._path(key))
+            self._make_room()
+
+    def _path(self, key: Key) -> Path:
+        return self._folder / (key.name + SUFFIX)
 
     def _make_room(self) -> None:
-        files: list[tuple[float, int, Path]] = []
+        files: dict[str, list[tuple[float, int, Path]]] = {SUFFIX: [], NOTE: []}
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
                 if path.name.startswith(UNFINISHED):
                     if status.st_mtime < time.time() - UNFINISHED_S:
                         path.unlink()
-                elif path.suffix == SUFFIX:
-                    files.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files, key=lambda f: f[0])[:-1]:  # never the newest
+                elif path.suffix in files:
+                    files[path.suffix].append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in files[SUFFIX])
+        for _, size, path in sorted(files[SUFFIX])[:-1]:  # never the newest
             if total <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
             total -= size
+        for _, _, path in sorted(files[NOTE])[:-MOST_NOTES]:
+            path.unlink(missing_ok=True)
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether there is a file that only this user can have written; links are not followed."""
+    try:
+        return is_private(path.lstat()) and path.is_file() and not path.is_symlink()
+    except OSError:
+        return False

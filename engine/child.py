@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from engine.artifact import write_artifact
-from engine.compiler import compile_model
+from engine.artifact_compiler import compile_to_file
+from engine.device import CompileOptions
 from engine.errors import EngineError, InvalidModel, ResourceLimit
 from engine.isolate import enter_limits, error_to_json
 from engine.request_json import read_request
@@ -18,7 +18,9 @@ def main(source: Path, artifact: Path) -> int:
     order = json.load(sys.stdin)
     enter_limits(order["memory_bytes"], order["cpu_s"])
     try:
-        write_artifact(compile_model(source, read_request(order)), artifact)
+        request = read_request(order)
+        options = CompileOptions(request.limits, precision=order.get("precision", "fp32"))
+        compile_to_file(source, artifact, request, order.get("device", ""), options)
     except EngineError as error:
         return _report(error)
     except MemoryError:

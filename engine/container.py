@@ -17,6 +17,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,11 @@ class ContainerWriter:
             done = self._file.write(view) or 0
             self._position += done
             view = view[done:]
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Return whether only this user can have written a file or folder: what is read may be run."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def write_container(path: Path, header: Mapping[str, Any], blobs: Sequence[Buffer]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine.artifact import Artifact, map_artifact, write_artifact
-from engine.artifact_cache import ArtifactCache, cache_key
+from engine.artifact import Artifact, map_artifact, read_plan
+from engine.artifact_cache import ArtifactCache, Key
+from engine.artifact_compiler import compile_to_file
 from engine.compiler import CompileRequest, Outputs, Source, compile_model
-from engine.device import CompileOptions, get_device
+from engine.device import CompileOptions, Device, Plan, StoringDevice, get_device
+from engine.errors import InvalidModel
 from engine.isolate import ChildBudget, run_child
 from engine.limits import Limits
 from engine.ops.registry import REGISTRY, Operator
@@ -31,7 +35,7 @@ def load(
     ops: Sequence[Operator] = (),
     limits: Limits = DEFAULT_LIMITS,
     isolate: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load an ONNX model and make it ready to run.
 
@@ -46,7 +50,8 @@ def load(
         ops: Operators of your own, beside or instead of the engine's.
         limits: Bounds on loading and running.
         isolate: Parse and compile in a child process with limits of its own.
-        cache_dir: Folder that keeps artifacts; the same source, options and compiler load from it.
+        cache_dir: Folder that keeps compiled models; the same source, options and compiler load
+            from it. None keeps none. (Machine code of kernels is always kept for the user.)
 
     Raises:
         InvalidModel: The file is malformed; `UnsupportedOp` when it needs an operator we lack.
@@ -60,56 +65,106 @@ def load(
     target = get_device(device)  # first: a missing device is told before anything is compiled
     registry = REGISTRY.extended(ops) if ops else REGISTRY
     request = CompileRequest(outputs=outputs, keep=tuple(keep), limits=limits, registry=registry)
-    artifact = _artifact(source, request, isolate, None if ops else cache_dir)
     options = CompileOptions(
         limits=limits, operators=registry, precision=precision, threads=threads
     )
-    return Model(artifact, target.compile(artifact.graph, options), target.name, registry)
+    task = _Task(source, request, target, options, isolate)
+    if ops or not (cache_dir or isolate):
+        artifact, plan = task.in_memory()
+    elif cache_dir is None:
+        with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
+            path = Path(folder) / "artifact"
+            task.write(path)
+            artifact, plan = task.read(path)  # the mapping outlives the file
+    else:
+        artifact, plan = _cached(task, ArtifactCache(Path(cache_dir)))
+    return Model(artifact, plan, target.name, registry)
 
 
 def model_from_artifact(artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS) -> Model:
     """Make a compiled artifact ready to run."""
-    target = get_device(device)
-    return Model(artifact, target.compile(artifact.graph, CompileOptions(limits)), target.name)
+    target, options = get_device(device), CompileOptions(limits)
+    return Model(*_made_ready(artifact, target, options), target.name)
 
 
-def _artifact(
-    source: Source, request: CompileRequest, isolate: bool, cache_dir: Path | None
-) -> Artifact:
-    """Compile, or find what an earlier call compiled."""
-    if cache_dir is None:
-        return _isolated(source, request) if isolate else compile_model(source, request)
-    cache = ArtifactCache(Path(cache_dir))
-    limits = request.limits
-    key = cache_key(source, write_request(request), limits)
-    found = cache.find(key)
+@dataclass(frozen=True)
+class _Task:
+    """One model to be loaded."""
+
+    source: Source
+    request: CompileRequest
+    target: Device
+    options: CompileOptions
+    isolate: bool
+
+    @property
+    def device(self) -> str:
+        """Name of the device that stores what it makes of this model, or ""."""
+        return self.target.name if isinstance(self.target, StoringDevice) else ""
+
+    def in_memory(self) -> tuple[Artifact, Plan]:
+        """Compile in this process; nothing is written."""
+        return _made_ready(compile_model(self.source, self.request), self.target, self.options)
+
+    def write(self, path: Path) -> None:
+        """Compile into a new file, in a child if asked."""
+        if self.isolate:
+            self._write_in_child(path)
+        else:
+            compile_to_file(self.source, path, self.request, self.device, self.options)
+
+    def read(self, path: Path) -> tuple[Artifact, Plan]:
+        """Return what such a file holds; `InvalidModel` where that is of no use."""
+        return _made_ready(map_artifact(path), self.target, self.options)
+
+    def key(self, cache: ArtifactCache) -> Key:
+        """Return what the model is called in a cache."""
+        device = ""
+        if isinstance(self.target, StoringDevice):
+            device = self.target.fingerprint(self.options)
+        return cache.key(self.source, write_request(self.request), self.options.limits, device)
+
+    def _write_in_child(self, path: Path) -> None:
+        budget = ChildBudget.of_machine(self.request.limits.load_s)
+        order = {
+            **write_request(self.request),
+            "device": self.device,
+            "precision": self.options.precision,
+        }
+        if not isinstance(self.source, (bytes, bytearray, memoryview)):
+            run_child(Path(self.source).absolute(), path, order, budget)
+            return
+        with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
+            model = Path(folder) / "model.onnx"
+            model.write_bytes(self.source)
+            run_child(model, path, order, budget)
+
+
+def _cached(task: _Task, cache: ArtifactCache) -> tuple[Artifact, Plan]:
+    """Find what an earlier call compiled, or compile and keep it."""
+    key = task.key(cache)
+    found = cache.find(key, task.read)
     if found is not None:
         return found
     with cache.new_file() as path:
-        if isolate:
-            _compile_in_child(source, request, path)
-        else:
-            write_artifact(compile_model(source, request), path)
-        artifact = map_artifact(path)
+        task.write(path)
+        artifact, plan = task.read(path)
         # The key covers no other files than the model's own, and that one as it was before.
-        if not artifact.external and cache_key(source, write_request(request), limits) == key:
+        if not artifact.external and key.still_holds(lambda: task.key(cache)):
             cache.keep(path, key)
-    return artifact
+    return artifact, plan
 
 
-def _isolated(source: Source, request: CompileRequest) -> Artifact:
-    with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
-        path = Path(folder) / "artifact"
-        _compile_in_child(source, request, path)
-        return map_artifact(path)  # the mapping outlives the file
-
-
-def _compile_in_child(source: Source, request: CompileRequest, artifact: Path) -> None:
-    budget = ChildBudget.of_machine(request.limits.load_s)
-    if not isinstance(source, (bytes, bytearray, memoryview)):
-        run_child(Path(source).absolute(), artifact, write_request(request), budget)
-        return
-    with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(source)
-        run_child(path, artifact, write_request(request), budget)
+def _made_ready(
+    artifact: Artifact, target: Device, options: CompileOptions
+) -> tuple[Artifact, Plan]:
+    """Return the plan of an artifact, and the artifact without what the plan does not need."""
+    if artifact.plan is not None:
+        if not isinstance(target, StoringDevice):
+            raise InvalidModel(
+                f"the artifact was compiled for device {artifact.plan.device!r}; "
+                f"compile it again for {target.name!r}"
+            )
+        return artifact, read_plan(artifact, target, options)
+    plan = target.compile(artifact.graph, options)
+    return (artifact.light if isinstance(target, StoringDevice) else artifact), plan

@@ -28,9 +28,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation", "interpreter"),
         ("frontend", "passes"),
         ("lowering", "profiler"),
-        ("cpu", "cuda", "reference", "artifact"),
+        ("cpu", "cuda", "reference", "artifact", "artifact_source"),
         ("compiler", "description"),
-        ("session", "artifact_cache", "request_json"),
+        ("session", "artifact_cache", "artifact_compiler", "request_json"),
         ("loading", "random_feeds", "child", "comparison", "custom"),
         ("",),  # engine/__init__.py, the public surface
         ("cli",),

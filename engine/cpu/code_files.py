@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from engine.container import is_private
+
 MAX_BYTES: Final = 512 << 20
 SUFFIX: Final = ".kernel"
 UNFINISHED: Final = ".unfinished-"
@@ -23,7 +25,6 @@ UNFINISHED_S: Final = 3600.0  # older ones belong to a process that died
 FRESH_S: Final = 600.0  # a file used so lately need not be marked as used again
 _MAGIC: Final = b"MRKERNEL"
 _DIGEST_BYTES: Final = 32
-_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def default_folder() -> Path | None:
@@ -114,11 +115,6 @@ class CodeFiles:
                 elif path.suffix == SUFFIX:
                     files.append((status.st_mtime, status.st_size, path))
         return files
-
-
-def is_private(status: os.stat_result) -> bool:
-    """Return whether only this user can have written it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
 
 
 def _digest(code: bytes, key: str) -> bytes:

@@ -8,6 +8,7 @@ compared with the file before anything is allocated. Knows nothing of ONNX.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -16,11 +17,30 @@ from pathlib import Path
 
 from engine.errors import InvalidModel, ResourceLimit
 
+HASHED_AT_ONCE = 1 << 20
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # NONBLOCK: opening a FIFO must not hang
 
 
 def read_model_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of the model file; the path itself is the caller's and may be a link."""
+    with _opened_model(path, max_bytes) as (descriptor, size):
+        return _read_whole(descriptor, size, path.name)
+
+
+def hash_model_file(path: Path, max_bytes: int) -> str:
+    """Return the sha256 of the model file without holding it in memory."""
+    digest = hashlib.sha256()
+    with _opened_model(path, max_bytes) as (descriptor, size):
+        buffer, left = memoryview(bytearray(min(size, HASHED_AT_ONCE))), size
+        while left and (count := os.readv(descriptor, [buffer[:left]])) > 0:
+            digest.update(buffer[:count])
+            left -= count
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened_model(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
+    """Give descriptor and size of a model file."""
     try:
         descriptor = os.open(path, OPEN_FLAGS)
     except OSError as error:
@@ -31,7 +51,7 @@ def read_model_file(path: Path, max_bytes: int) -> bytes:
             raise ResourceLimit(
                 f"model file {path.name}", f"{size} bytes", f"model_bytes={max_bytes}"
             )
-        return _read_whole(descriptor, size, path.name)
+        yield descriptor, size
     finally:
         os.close(descriptor)
 

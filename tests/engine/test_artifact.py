@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import engine
-from engine import artifact_cache, loading
+from engine import artifact_cache, artifact_compiler
 from engine.artifact import Artifact, map_artifact, write_artifact
-from engine.artifact_cache import ArtifactCache, cache_key
+from engine.artifact_cache import ArtifactCache, Key
+from engine.artifact_source import SUFFIX as NOTE
 from engine.compiler import CompileRequest, compile_model
 from engine.container import MAGIC, is_container, map_container, parse_container, write_container
 from engine.dtypes import DType
@@ -187,24 +188,27 @@ def test_headers_that_lie_about_blobs_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ the cache
 
 
-def key_of(data: bytes | Path, request: dict[str, object] | None = None) -> str:
-    return cache_key(data, request or {"outputs": None}, Limits())
-
-
-def test_keys_cover_source_and_request(tmp_path: Path) -> None:
+def test_keys_cover_source_request_and_device(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(mlp())
-    assert key_of(mlp()) == key_of(tmp_path / "m") != key_of(convnet())
-    assert key_of(mlp()) != key_of(mlp(), {"outputs": ["h"]})
+    cache = ArtifactCache(tmp_path / "cache")
+
+    def name(data: bytes | Path, outputs: object = None, device: str = "") -> str:
+        return cache.key(data, {"outputs": outputs}, Limits(), device).name
+
+    assert name(mlp()) == name(tmp_path / "m") != name(convnet())
+    assert len({name(mlp()), name(mlp(), ["h"]), name(mlp(), None, "cpu")}) == 3
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    """Return the names of all artifacts that a cache holds."""
+    found = (p.name for p in (folder / artifact_cache.FOLDER).iterdir())
+    return sorted(name for name in found if not name.endswith(NOTE))
 
 
 def test_a_cache_keeps_what_was_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = engine.load(mlp(), cache_dir=tmp_path)
     assert len(entries(tmp_path)) == 1 and entries(tmp_path)[0].endswith(".artifact")
-    monkeypatch.setattr("engine.loading.compile_model", None)  # a second compilation would fail
+    monkeypatch.setattr("engine.artifact_compiler.compile_model", None)  # it would fail
     second = engine.load(mlp(), cache_dir=tmp_path)
     x = normal(2, 8)
     np.testing.assert_array_equal(first.run({"x": x})["y"], second.run({"x": x})["y"])
@@ -212,7 +216,7 @@ def test_a_cache_keeps_what_was_compiled(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_damage_in_the_cache_is_repaired(tmp_path: Path) -> None:
     engine.load(mlp(), cache_dir=tmp_path).close()
-    (entry,) = tmp_path.iterdir()
+    (entry,) = (tmp_path / artifact_cache.FOLDER).iterdir()
     data = bytearray(entry.read_bytes())
     data[-1] ^= 1
     entry.write_bytes(data)
@@ -250,13 +254,13 @@ def test_a_file_that_changes_while_it_compiles_is_not_kept(
     """Its artifact may be of either form; under the key of one it would pass for that one."""
     source, cache = tmp_path / "m.onnx", tmp_path / "cache"
     source.write_bytes(mlp())
-    compile_now = loading.compile_model
+    compile_now = artifact_compiler.compile_model
 
     def slowly(*given: Any, **options: Any) -> Artifact:
         source.write_bytes(mlp() + b"\x12\x01m")  # another producer's name
         return compile_now(*given, **options)
 
-    monkeypatch.setattr(loading, "compile_model", slowly)
+    monkeypatch.setattr(artifact_compiler, "compile_model", slowly)
     engine.load(source, cache_dir=cache).close()
     assert entries(cache) == []
     monkeypatch.undo()
@@ -267,16 +271,17 @@ def test_a_file_that_changes_while_it_compiles_is_not_kept(
 def test_the_cache_is_bounded_and_the_longest_unused_goes(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path, max_bytes=1)
     made = compile_model(mlp())
-    stale = tmp_path / f"{artifact_cache.UNFINISHED}1-a"
+    stale = tmp_path / artifact_cache.FOLDER / f"{artifact_cache.UNFINISHED}1-a"
     stale.write_bytes(b"")
     os.utime(stale, (1, 1))
     for age, key in enumerate("abc"):
         with cache.new_file() as path:
             write_artifact(made, path)
             os.utime(path, (1000 + age, 1000 + age))
-            cache.keep(path, key)
+            cache.keep(path, Key(key, None))
     assert entries(tmp_path) == ["c.artifact"]
-    assert cache.find("c") is not None and cache.find("a") is None
+    assert cache.find(Key("c", None), map_artifact) is not None
+    assert cache.find(Key("a", None), map_artifact) is None
 
 
 def test_levels_and_outputs_make_requests() -> None:
