@@ -166,7 +166,7 @@ def depth_to_space(ctx: Lowering, node: Node) -> None:
         raise NoKernel("its channels are not known")
     n, _, h, w = ctx.shape(deep)
     c = channels // block**2
-    if node.op == "DepthToSpace" and attributes["mode"] == "CRD":
+    if attributes["mode"] == "CRD":
         split, (at_c, at_y, at_x) = (n, c, block, block, h, w), (1, 2, 3)
     else:
         split, (at_c, at_y, at_x) = (n, block, block, c, h, w), (3, 1, 2)

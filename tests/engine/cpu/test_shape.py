@@ -256,10 +256,10 @@ def test_tile_and_pad() -> None:
 @pytest.mark.parametrize("op", ["DepthToSpace", "SpaceToDepth"])
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_depth_and_space(op: str, mode: str) -> None:
-    attributes = {"blocksize": 2, **({"mode": mode} if op == "DepthToSpace" else {})}
     out = [2, 3, 8, 20] if op == "DepthToSpace" else [2, 48, 2, 5]
-    nodes = [node(op, ["x"], ["y"], **attributes)]
-    check(nodes, {"x": normal(2, 12, 4, 10)}, [("y", out)], shapes={"x": ["N", 12, 4, 10]})
+    nodes = [node(op, ["x"], ["y"], blocksize=2, mode=mode)]
+    shapes = {"x": ["N", 12, 4, 10]}
+    check(nodes, {"x": normal(2, 12, 4, 10)}, [("y", out)], shapes=shapes, opset=28)
 
 
 def test_numbers_made_of_shapes() -> None:
