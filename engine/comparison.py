@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.artifact import Artifact
-from engine.device import RunControl
+from engine.device import PORTABLE, RunControl
 from engine.dtypes import DType
 from engine.ir.graph import Array, Node, Value
 from engine.session import Model
@@ -94,11 +94,11 @@ class _Recorder:
         seconds: float,
         inputs: Sequence[Array | None],
         outputs: Sequence[Array],
-        kernel: str = "portable",
+        kernel: str = PORTABLE,
     ) -> None:
         """Take notice of one executed node; nodes of bodies run many times and are left out."""
         self.nodes.update((name, node) for name in node.outputs if name in self._names)
-        if kernel != "portable":  # the contents come with the outputs of the run
+        if kernel != PORTABLE:  # the contents come with the outputs of the run
             return
         for name, value in zip(node.outputs, outputs, strict=False):
             if name in self._names:
@@ -120,7 +120,9 @@ def run_side(label: str, model: Model, feeds: Mapping[str, np.ndarray]) -> Side:
     results = model.run(feeds, control=RunControl(recorder))
     found = {**recorder.values, **results}
     ordered = [name for name in model.graph.producers if name in found]
-    return Side(label, {**{name: found[name] for name in ordered}, **found, **feeds}, recorder.nodes)
+    return Side(
+        label, {**{name: found[name] for name in ordered}, **found, **feeds}, recorder.nodes
+    )
 
 
 def compare_sides(left: Side, right: Side, tolerance: Tolerance = Tolerance()) -> Comparison:

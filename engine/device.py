@@ -17,6 +17,8 @@ from engine.errors import DeviceUnavailable
 from engine.ir.graph import Array, Graph, Node
 from engine.limits import Limits
 
+PORTABLE = "portable"  # what computes a node from its portable definition
+
 DEVICES: dict[str, str] = {
     "reference": "engine.reference.device:ReferenceDevice",
     "cpu": "engine.cpu.device:CpuDevice",
@@ -59,7 +61,7 @@ class Observer(Protocol):
         seconds: float,
         inputs: Sequence[Array | None],
         outputs: Sequence[Array],
-        kernel: str = "portable",
+        kernel: str = PORTABLE,
     ) -> None:
         """Take notice of one executed node.
 

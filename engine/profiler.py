@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from engine.device import Observer
+from engine.device import PORTABLE, Observer
 from engine.dtypes import DType
 from engine.ir.graph import Array, Node
 from engine.ir.types import TensorType
@@ -117,7 +117,7 @@ class _Row:
     flops: int | None = None
     bytes: int = 0
     times: int = 0
-    kernel: str = "portable"
+    kernel: str = PORTABLE
 
 
 class _Run:
@@ -127,13 +127,18 @@ class _Run:
         self.rows: dict[int, _Row] = {}  # by the node's identity: the plan keeps it alive
         self._ended: list[tuple[float, float]] = []  # moment and time of nodes no one else claimed
 
-    def add(self, node: Node, seconds: float, size: int) -> _Row:
-        """Take in a node that ended right now."""
+    def add(self, node: Node, seconds: float, size: int, kernel: str) -> _Row:
+        """Take in a node that ended right now.
+
+        Nodes of native code are all told of when their region ends, and have nothing inside.
+        """
         now = time.perf_counter()
         row = self.rows.get(id(node))
         if row is None:
             row = self.rows[id(node)] = _Row(node)
-        row.seconds += max(0.0, seconds - self._inside(now - seconds))
+        inside = self._inside(now - seconds) if kernel == PORTABLE else 0.0
+        row.seconds += max(0.0, seconds - inside)
+        row.kernel = kernel
         row.bytes += size
         row.times += 1
         self._ended.append((now, seconds))
@@ -164,11 +169,11 @@ class Recorder(Observer):
         seconds: float,
         inputs: Sequence[Array | None],
         outputs: Sequence[Array],
-        kernel: str = "portable",
+        kernel: str = PORTABLE,
     ) -> None:
         """Take notice of one executed node."""
-        row = self._runs[-1].add(node, seconds, sum(map(value_bytes, (*inputs, *outputs))))
-        row.kernel = kernel
+        size = sum(map(value_bytes, (*inputs, *outputs)))
+        row = self._runs[-1].add(node, seconds, size, kernel)
         if len(self._runs) == 1:  # the same for every run
             flops = count_flops(node, inputs[: len(node.inputs)], self._registry)
             row.flops = flops if row.flops is None or flops is None else row.flops + flops
@@ -203,7 +208,7 @@ class Recorder(Observer):
 
 def _least_seconds(row: _Row, first: _Row | None, least: LeastSeconds | None) -> float | None:
     flops = None if first is None else first.flops
-    if least is None or row.kernel == "portable" or not flops:
+    if least is None or row.kernel == PORTABLE or not flops:
         return None
     return least(flops, row.bytes)
 

@@ -17,7 +17,7 @@ from engine.cpu.region import CompiledRegion
 from engine.cpu.roofline import roofline
 from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
-from engine.device import Observer, RunControl
+from engine.device import PORTABLE, Observer, RunControl
 from engine.errors import ResourceLimit
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Array, Graph, Node
@@ -97,7 +97,7 @@ class CpuPlan:
             seconds: float,
             inputs: Sequence[Array | None],
             outputs: Sequence[Array],
-            kernel: str = "portable",
+            kernel: str = PORTABLE,
         ) -> None:
             if node.domain != REGION_DOMAIN:
                 observer(node, seconds, inputs, outputs, kernel)
