@@ -44,6 +44,8 @@ for _name, _function in {
     "log1p": vmath.log1p,
     "erf": vmath.erf,
     "tanh": vmath.tanh,
+    "sin": vmath.sin,
+    "cos": vmath.cos,
 }.items():
     _vector_function(_name, _function)
 
@@ -54,7 +56,7 @@ def _libm_function(name: str) -> None:
         return vmath.call_libm(f, name, x)
 
 
-for _name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"):
+for _name in ("tan", "asin", "acos", "atan", "sinh", "cosh"):
     _libm_function(_name)
 for _name in ("asinh", "acosh", "atanh"):
     _libm_function(_name)

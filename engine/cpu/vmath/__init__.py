@@ -11,9 +11,11 @@ from engine.cpu.vmath.exponential import exp, expm1, sigmoid, tanh
 from engine.cpu.vmath.libm import call_libm
 from engine.cpu.vmath.logarithm import log, log1p
 from engine.cpu.vmath.parts import maximum, minimum
+from engine.cpu.vmath.trigonometry import cos, sin
 
 __all__ = [
     "call_libm",
+    "cos",
     "erf",
     "exp",
     "expm1",
@@ -23,5 +25,6 @@ __all__ = [
     "maximum",
     "minimum",
     "sigmoid",
+    "sin",
     "tanh",
 ]

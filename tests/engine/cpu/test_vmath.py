@@ -32,6 +32,8 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     "tanh": (np.tanh, 2.0),
     "erf": (np.vectorize(math.erf), 2.0),
     "sigmoid": (sigmoid, 2.5),
+    "sin": (np.sin, 2.0),
+    "cos": (np.cos, 2.0),
 }
 
 
@@ -92,7 +94,7 @@ def test_every_width_gives_the_same_bits(name: str) -> None:
 
 def test_zero_keeps_its_sign() -> None:
     zero = np.array([-0.0, 0.0], np.float32)
-    for name in ("expm1", "log1p", "tanh", "erf"):
+    for name in ("expm1", "log1p", "tanh", "erf", "sin"):
         got = apply_native(getattr(e, name)(X), zero)
         assert_array_equal(np.signbit(got), [True, False], err_msg=name)
 
