@@ -8,6 +8,7 @@ to, nothing is looked for and nothing is kept.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -90,8 +91,7 @@ class ArtifactCache:
         else:
             state = FileState.of(Path(source))
             content = content_hash(Path(source), limits.model_bytes, self._hashes)
-        versions = [COMPILER_VERSION, np.__version__, metadata.version("onnx")]
-        text = json.dumps([request, versions, device, content], sort_keys=True)
+        text = json.dumps([request, _versions(), device, content], sort_keys=True)
         return Key(hashlib.sha256(text.encode()).hexdigest(), state)
 
     def find(self, key: Key, read: Callable[[Path], T]) -> T | None:
@@ -149,6 +149,19 @@ class ArtifactCache:
             total -= size
         for _, _, path in sorted(files[NOTE])[:-MOST_NOTES]:
             path.unlink(missing_ok=True)
+
+
+@cache
+def _versions() -> list[str]:
+    """Return versions of what takes part in compiling, without importing any of it.
+
+    The name of a package's metadata holds its version; reading the metadata would take longer than
+    all the rest of a key.
+    """
+    onnx = importlib.util.find_spec("onnx")
+    beside = Path(onnx.origin).parent.parent if onnx and onnx.origin else None
+    names = [entry.name for entry in os.scandir(beside)] if beside else []
+    return [str(COMPILER_VERSION), np.__version__, *(n for n in names if n.startswith("onnx-"))]
 
 
 def _is_own_file(path: Path) -> bool:

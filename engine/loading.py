@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +117,8 @@ class _Task:
 
     def read(self, path: Path) -> tuple[Artifact, Plan]:
         """Return what such a file holds; `InvalidModel` where that is of no use."""
-        return _made_ready(map_artifact(path), self.target, self.options)
+        with _uncollected():
+            return _made_ready(map_artifact(path), self.target, self.options)
 
     def key(self, cache: ArtifactCache) -> Key:
         """Return what the model is called in a cache."""
@@ -138,6 +141,20 @@ class _Task:
             model = Path(folder) / "model.onnx"
             model.write_bytes(self.source)
             run_child(model, path, order, budget)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking through a young process again and again: it takes
+    longer than reading an artifact does, which makes no garbage in circles.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _cached(task: _Task, cache: ArtifactCache) -> tuple[Artifact, Plan]:
