@@ -144,6 +144,10 @@ def _needed_symbols(trial: Lowering, node: Node) -> set[str]:
     for step in trial.program.steps:
         dims += [step.tasks, *step.numbers]
         dims += [b.root[0].size_bytes for b in (*step.writes, *step.reads)]
+    for view in trial.views:  # copied, or read as they lie, by others
+        dims += [*view.shape, *view.strides, view.first, view.buffer.root[0].size_bytes]
+    for rule in trial.program.requirements:
+        dims += [rule.left, rule.right]
     return {symbol for dim in dims for symbol in symbols_of(dim)}
 
 

@@ -307,6 +307,11 @@ class Lowering:
         layout = self._plain_layout(name)
         self._plain[name] = Buffer(name, layout, layout.size_bytes, source.place, source, offset)
 
+    @property
+    def views(self) -> tuple[StridedView, ...]:
+        """Values that are views so far."""
+        return tuple(self._strided.values())
+
     def output_view(self, name: str, view: StridedView) -> None:
         """Let a name be a view; it becomes a plain array when a reader wants one."""
         self._strided[name] = view
