@@ -1,0 +1,187 @@
+"""Puts every value of native code between pages that nobody may touch, and fills memory with NaN.
+
+A kernel that leaves its operands ends the process with SIGSEGV, so who fences runs in a process of
+its own; a kernel that reads what nobody wrote gets NaN. `python -m tests.engine.cpu.fences` runs
+networks so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import mmap
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+import engine.cpu.region as region
+from engine.cpu.memory_plan import ALIGNMENT, Tenant
+
+PAGE = mmap.PAGESIZE
+POISON = 0xFF  # NaN in every float type, -1 in every integer type
+
+Span = tuple[int, int]
+ROOMS: dict[int, list[Span]] = {}  # size of an arena -> the pages in it that have a tenant
+
+
+class FencedBlock:
+    """Memory of which only the rooms of tenants can be touched; all of it where none are known."""
+
+    def __init__(self, size_bytes: int, at_end: bool = True) -> None:
+        rooms = ROOMS.get(size_bytes)
+        inside = _pages(size_bytes)
+        self._map = mmap.mmap(-1, inside + 2 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        whole = np.frombuffer(self._map, np.uint8)
+        start = PAGE
+        if rooms is None:
+            rounded = -(-size_bytes // ALIGNMENT) * ALIGNMENT
+            start += inside - rounded if at_end else 0
+            rooms = [(0, inside)]
+        for begin, end in rooms:
+            whole[PAGE + begin : PAGE + end] = POISON
+        edges = [0, *(PAGE + edge for room in rooms for edge in room), inside + 2 * PAGE]
+        for low, high in zip(edges[::2], edges[1::2], strict=True):
+            _forbid(whole.ctypes.data + low, high - low)
+        self.array = whole[start : start + size_bytes]
+        self.address, self.size_bytes = whole.ctypes.data + start, size_bytes
+
+
+class FencedLanes:
+    """A new arena for every run."""
+
+    size_bytes = 0
+
+    def take(self, size_bytes: int) -> FencedBlock:
+        return FencedBlock(size_bytes)
+
+    def give_back(self, lane: FencedBlock) -> None:
+        """Forget it: the next run shall find nothing of this one."""
+
+
+def fenced_array(shape: Sequence[int], dtype: Any, at_end: bool = True) -> np.ndarray:
+    """Return an array whose last (or first) byte is the last (or first) of what may be touched."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    inside = _pages(size)
+    memory = mmap.mmap(-1, inside + 2 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = np.frombuffer(memory, np.uint8)
+    whole[PAGE : PAGE + inside] = POISON
+    for edge in (0, PAGE + inside):
+        _forbid(whole.ctypes.data + edge, PAGE)
+    start = PAGE + (inside - size if at_end else 0)
+    return whole[start : start + size].view(kind).reshape(tuple(shape))
+
+
+@contextmanager
+def fenced(at_end: bool = True) -> Iterator[None]:
+    """Fence what models use that are loaded inside: arenas, inputs, outputs, workers' memory."""
+
+    class Numpy:
+        """numpy, whose `empty` is fenced."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+        def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+            return fenced_array(shape, dtype, at_end)
+
+    original = region.CompiledRegion.run
+
+    def run(self: Any, inputs: Sequence[np.ndarray], *rest: Any, **named: Any) -> Any:
+        copies = []
+        for value in inputs:
+            copies.append(fenced_array(value.shape, value.dtype, at_end))
+            copies[-1][...] = value
+        return original(self, copies, *rest, **named)
+
+    def place_apart(tenants: Sequence[Tenant], sizes: Sequence[int]) -> tuple[list[int], int]:
+        return _place_apart(sizes, at_end)
+
+    def reserve(self: Any, scratch_bytes: int, local_bytes: int) -> None:
+        words = region_words()
+        self._scratch, self._local = FencedBlock(scratch_bytes), FencedBlock(local_bytes)
+        self._words[words.SCRATCH] = self._scratch.address
+        self._words[words.LOCAL] = self._local.address
+
+    with (
+        patch("engine.cpu.region.np", Numpy()),
+        patch("engine.cpu.region.CompiledRegion.run", run),
+        patch("engine.cpu.binding.place", place_apart),
+        patch("engine.cpu.plan.Lanes", FencedLanes),
+        patch("engine.cpu.runtime.pool.Slot.reserve", reserve),
+        patch("engine.cpu.weight_store.Block", _PoisonedBlock),
+    ):
+        yield
+
+
+def _place_apart(sizes: Sequence[int], at_end: bool) -> tuple[list[int], int]:
+    """Give every tenant pages of its own, with one between them that nobody may touch."""
+    offsets, rooms, cursor = [], [], PAGE
+    for size in sizes:
+        inside = _pages(size)
+        rounded = -(-size // ALIGNMENT) * ALIGNMENT
+        offsets.append(cursor + (inside - rounded if at_end else 0))
+        rooms.append((cursor, cursor + inside))
+        cursor += inside + PAGE
+    total = cursor
+    while total in ROOMS:  # a size tells which arena it is
+        total += PAGE
+    ROOMS[total] = rooms
+    return offsets, total
+
+
+class _PoisonedBlock:
+    """Memory for fixed values: what lies between them is NaN."""
+
+    def __init__(self, size_bytes: int) -> None:
+        memory = np.full(size_bytes + ALIGNMENT, POISON, np.uint8)
+        skip = -memory.ctypes.data % ALIGNMENT
+        self.array = memory[skip:]
+        self.address, self.size_bytes = memory.ctypes.data + skip, self.array.nbytes
+
+
+def _pages(size: int) -> int:
+    return -(-max(size, 1) // PAGE) * PAGE
+
+
+@cache
+def _mprotect() -> Callable[[int, int, int], int]:
+    function = ctypes.CDLL(None, use_errno=True).mprotect
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function  # type: ignore[no-any-return]
+
+
+def _forbid(address: int, size: int) -> None:
+    if size and _mprotect()(address, size, 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def region_words() -> Any:
+    from engine.cpu.runtime.layout import SlotWord
+
+    return SlotWord
+
+
+def main(names: Sequence[str]) -> None:
+    """Run networks of the fixtures, fenced at their ends and at their beginnings."""
+    from tests.networks.checking import check_network
+    from tests.networks.table import NETWORKS
+
+    faulthandler.enable()
+    folder = Path(__file__).parents[2] / "networks" / "fixtures"
+    for name in names or NETWORKS:
+        for at_end in (True, False):
+            print(name, "ends" if at_end else "beginnings", flush=True)
+            with fenced(at_end):
+                check_network(folder / f"{name}.onnx", NETWORKS[name], 2, "cpu")
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
