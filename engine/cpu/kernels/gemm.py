@@ -14,7 +14,6 @@ from engine.cpu.kernels.panels import Panels
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile
 from engine.cpu.target import Target
 
-
 FEW_ROWS: Final = 4  # tiles below this height read weights as fast as memory gives them
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from engine.cpu.buffers import Buffer
 from engine.cpu.kernels.gemm import Gemm
 from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels
 from engine.cpu.kernels.schedule import gemm_schedule
+from engine.cpu.lower.batched import lower_batched
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
 from engine.cpu.lower.rules import NoKernel, lowers
@@ -39,18 +41,13 @@ class FixedWeights:
 @lowers("MatMul")
 @lowers("MatMul", domain="millrace")
 def matmul(ctx: Lowering, node: Node) -> None:
-    """A product with a fixed matrix; rows are all leading dims together."""
+    """A product; with a fixed matrix, rows are all leading dims together."""
     left, right = contraction_inputs(ctx, node)
     value = ctx.constant(right)
-    if value is None:
-        raise NoKernel("both sides of the product are computed")
-    if (
-        value.ndim < 1
-        or any(d != 1 for d in value.shape[:-2])
-        or value.ndim > max(2, len(ctx.shape(left)))
-    ):
-        raise NoKernel(f"the fixed side has the shape {list(value.shape)}")
-    matrix = value.reshape(value.shape[-2:]) if value.ndim > 1 else value.reshape(-1, 1)
+    if value is None or value.ndim not in (1, 2):
+        lower_batched(ctx, node, left, right)
+        return
+    matrix = value if value.ndim > 1 else value.reshape(-1, 1)
     epilogue = epilogue_of(ctx, node, -1)
     if value.ndim == 1 and epilogue.extras:
         raise NoKernel("the product gives no columns that its epilogue could follow")
@@ -64,6 +61,9 @@ def gemm(ctx: Lowering, node: Node) -> None:
     attributes = ctx.attributes(node)
     left, right, *rest = contraction_inputs(ctx, node)
     value = ctx.constant(right)
+    if value is None and _is_plain_product(attributes, rest):
+        lower_batched(ctx, node, left, right)
+        return
     if value is None or attributes["transA"]:
         raise NoKernel("the right side is computed, or the left one is transposed")
     alpha, beta = np.float32(attributes["alpha"]), np.float32(attributes["beta"])
@@ -75,6 +75,12 @@ def gemm(ctx: Lowering, node: Node) -> None:
     key = f"{right}{'^T' if attributes['transB'] else ''}*{alpha}"
     fixed = FixedWeights(key, matrix if alpha == 1 else matrix * alpha, bias, bias_key)
     lower_product(ctx, node, left, fixed, epilogue_of(ctx, node, -1))
+
+
+def _is_plain_product(attributes: Mapping[str, Any], rest: Sequence[str]) -> bool:
+    """Whether a Gemm is nothing but the product of its operands as they are."""
+    adds = any(rest) and attributes["beta"] != 0
+    return attributes["alpha"] == 1 and not (adds or attributes["transA"] or attributes["transB"])
 
 
 def _bias_of(ctx: Lowering, name: str, columns: int) -> np.ndarray:

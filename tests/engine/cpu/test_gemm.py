@@ -7,11 +7,14 @@ import pytest
 from onnx import helper
 
 import engine
+from engine.cpu.device import CpuDevice
+from engine.cpu.kernels.batched import BatchedProduct
 from engine.cpu.kernels.gemm import Gemm, GemmSchedule, tile_heights
 from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels, to_bfloat16
 from engine.cpu.kernels.schedule import gemm_schedule
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
+from engine.device import CompileOptions
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.onnx_models import model
 
@@ -155,3 +158,55 @@ def test_a_long_epilogue_runs_in_a_loop() -> None:
     for rows in (1, 14, 31):
         y, expected = both(source, numbers(rows, rows, 20))
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "symbols"),
+    [
+        ((3, 5, 40), (3, 40, 70), ("B", "M", "K")),
+        ((2, 1, 17, 8), (1, 3, 8, 33), (2, 1, "M", 8)),
+        ((2, 3, 29, 7), (3, 7, 1), ("B", 3, "M", "K")),
+        ((2, 3, 5, 7), (7, 64), ("B", 3, "M", 7)),
+        ((0, 5, 7), (0, 7, 9), ("B", 5, 7)),
+        ((4, 5, 0), (4, 0, 9), ("B", 5, "K")),
+        ((7,), (4, 7, 9), (7,)),
+        ((4, 5, 7), (7,), (4, "M", 7)),
+    ],
+)
+def test_both_sides_computed(
+    left: tuple[int, ...], right: tuple[int, ...], symbols: tuple[int | str, ...]
+) -> None:
+    again = ("B" if symbols[0] == "B" and len(right) == len(left) else right[0], *right[1:])
+    nodes = [
+        helper.make_node("MatMul", ["x", "z"], ["a"]),
+        helper.make_node("Mul", ["a", "half"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    inputs = [("x", symbols), ("z", again)]
+    source = model(nodes, inputs, [("y", None)], {"half": np.array(0.5, np.float32)})
+    feeds = {"x": numbers(0, *left), "z": numbers(1, *right)}
+    (y,) = engine.load(source, device="cpu").run(feeds).values()
+    (expected,) = engine.load(source, device="reference").run(feeds).values()
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    coverage = CpuDevice().coverage(engine.load(source).graph, CompileOptions())
+    assert [c.reason for c in coverage] == [None] * len(coverage)
+
+
+def test_a_residual_after_a_product_of_computed_matrices() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "z"], ["a"]),
+        helper.make_node("Add", ["a", "r"], ["b"]),
+        helper.make_node("Add", ["b", "c"], ["y"]),
+    ]
+    inputs = [("x", ("B", 20, 6)), ("z", ("B", 6, 50)), ("r", ("B", 20, 50))]
+    source = model(nodes, inputs, [("y", ("B", 20, 50))], {"c": numbers(9, 50)})
+    feeds = {"x": numbers(0, 2, 20, 6), "z": numbers(1, 2, 6, 50), "r": numbers(2, 2, 20, 50)}
+    (y,) = engine.load(source, device="cpu").run(feeds).values()
+    expected = feeds["x"] @ feeds["z"] + feeds["r"] + numbers(9, 50)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_products_of_computed_matrices_for_every_instruction_set(isa: str) -> None:
+    assert compile_kernel(BatchedProduct(RESIDUAL, (True, False)), "kernel", target_for(isa))
