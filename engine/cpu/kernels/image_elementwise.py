@@ -15,6 +15,7 @@ from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.border import clear_border
 from engine.cpu.target import Target
+from engine.dtypes import DType
 from engine.ir.expr import Expr
 from engine.ir.expr_text import read_expr
 
@@ -39,6 +40,8 @@ class ImageOperand:
 @dataclass(frozen=True)
 class ImageElementwise(Kernel):
     """operands: picture, then the expression's arguments. Tasks: N times `parts`.
+
+    The expression is float32; pictures may be bfloat16.
 
     Attributes:
         expression: What to compute, as text.
@@ -67,10 +70,10 @@ class ImageElementwise(Kernel):
         bases = [f.operand(k) for k in range(1 + len(self.arguments))]
         with f.loop(f.low, f.high, unroll=False) as task:
             n, part = f.divmod(task.i, self.parts)
-            picture = f.at(bases[0], f.mul(n, layout.picture))
+            picture = f.at(bases[0], f.mul(n, layout.picture), layout.dtype)
             clear_border(f, picture, layout, part, self.parts)
             items = [
-                f.at(base, f.mul(n, kind.layout.picture)) if kind.layout else base
+                _picture(f, base, n, kind.layout) if kind.layout else base
                 for base, kind in zip(bases[1:], self.arguments, strict=True)
             ]
             top = f.mul(part, self.rows)
@@ -102,11 +105,11 @@ class ImageElementwise(Kernel):
             if kind.layout and self._is_picture(kind):
                 starts.append(self._start(f, item, kind.layout, y))
             else:
-                starts.append(item if kind.layout is None else f.at(item, kind.layout.at(0, 0)))
+                starts.append(item if kind.layout is None else _first_pixel(f, item, kind.layout))
         _Run(self, f, starts, count).emit()
 
     def _start(self, f: KernelBuilder, picture: Value, layout: ImageLayout, y: Value) -> Value:
-        return f.at(picture, f.add(f.mul(y, layout.row), layout.at(0, 0)))
+        return f.at(picture, f.add(f.mul(y, layout.row), layout.at(0, 0)), layout.dtype)
 
 
 class _Run:
@@ -139,7 +142,7 @@ class _Run:
         written = -(-layout.channels // lanes) * lanes
         if written < layout.held:
             with f.loop(0, self.count, unroll=False) as x:
-                pixel = f.at(self.out, f.add(f.mul(x.i, layout.pitch), written))
+                pixel = f.at(self.out, f.add(f.mul(x.i, layout.pitch), written), layout.dtype)
                 f.clear(pixel, (layout.held - written) * layout.dtype.itemsize)
 
     def _group(self, channel: Value, widths: list[int], meaning: int = 0) -> None:
@@ -158,7 +161,8 @@ class _Run:
                     mask = ir.Constant(vector(I1, lanes), [int(k < meaning) for k in range(lanes)])
                     value = f.b.select(mask, value, f.floats(0.0, lanes))
                 at = f.add(f.mul(x.i, kernel.target.pitch), place)
-                f.store(value, f.at(self.out, at))
+                dtype = kernel.target.dtype
+                f.store(value, f.at(self.out, at, dtype), dtype)
 
     def _fixed(self, k: int, places: list[Value], lanes: int) -> list[Value] | None:
         """Return the registers of an argument that is the same for every pixel."""
@@ -167,10 +171,19 @@ class _Run:
             return [f.load(self.starts[k], lanes=1)] * len(places)
         if self.kernel._is_picture(kind):
             return None
-        return [f.load(f.at(self.starts[k], place), lanes=lanes) for place in places]
+        dtype = kind.layout.dtype if kind.layout else DType.FLOAT32
+        return [f.load(f.at(self.starts[k], place, dtype), dtype, lanes) for place in places]
 
     def _read(self, k: int, x: Value, place: Value, lanes: int) -> Value:
         layout = self.kernel.arguments[k].layout
         assert layout is not None
         at = self.f.add(self.f.mul(x, layout.pitch), place)
-        return self.f.load(self.f.at(self.starts[k], at), lanes=lanes)
+        return self.f.load(self.f.at(self.starts[k], at, layout.dtype), layout.dtype, lanes)
+
+
+def _picture(f: KernelBuilder, base: Value, n: Value, layout: ImageLayout) -> Value:
+    return f.at(base, f.mul(n, layout.picture), layout.dtype)
+
+
+def _first_pixel(f: KernelBuilder, picture: Value, layout: ImageLayout) -> Value:
+    return f.at(picture, layout.at(0, 0), layout.dtype)

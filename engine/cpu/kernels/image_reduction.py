@@ -23,7 +23,7 @@ TASK = 1 << 13  # elements of one task
 class ImageReduce(Kernel):
     """operands: picture of one pixel (or a plain (N, C) array, which lies so), picture.
 
-    Tasks: N times `parts(target)`.
+    Tasks: N times `parts(target)`. Pictures may be bfloat16.
 
     Attributes:
         stages: What is computed, float32, without a peak.
@@ -54,14 +54,15 @@ class ImageReduce(Kernel):
         vectors, parts, lanes = self.vectors(target), self.parts(target), target.lanes
         with f.loop(f.low, f.high, unroll=False) as task:
             n, part = f.divmod(task.i, parts)
-            picture = f.at(f.operand(0), f.mul(n, to.picture))
+            picture = f.at(f.operand(0), f.mul(n, to.picture), to.dtype)
             clear_border(f, picture, to, part, parts)
-            out = f.at(picture, to.at(0, 0))
-            first = f.at(f.operand(1), f.add(f.mul(n, source.picture), source.at(0, 0)))
+            out = f.at(picture, to.at(0, 0), to.dtype)
+            place = f.add(f.mul(n, source.picture), source.at(0, 0))
+            first = f.at(f.operand(1), place, source.dtype)
             # The last task goes back over vectors that another has, too: both write the same.
             last = self._all(target) - vectors
             channel = f.mul(f.least(f.mul(part, vectors), last), lanes)
-            totals = self._totals(f, f.at(first, channel), vectors)
+            totals = self._totals(f, f.at(first, channel, source.dtype), vectors)
             pixels = I64(source.height * source.width)
             for k, total in enumerate(totals):
                 count = f.splat(pixels)
@@ -77,7 +78,7 @@ class ImageReduce(Kernel):
         if source.is_flat:
             rows, width = 1, rows * width
         with f.loop(0, rows, carry=empty, unroll=False) as y:
-            line = f.at(first, f.mul(y.i, source.row))
+            line = f.at(first, f.mul(y.i, source.row), source.dtype)
             many = width // chains * chains
             with f.loop(0, many, chains, y.values, unroll=False) as x:
                 x.next = [
@@ -97,22 +98,24 @@ class ImageReduce(Kernel):
 
     def _added(self, f: KernelBuilder, total: Value, line: Value, x: Value, vector: int) -> Value:
         at = f.add(f.mul(x, self.source.pitch), vector * f.lanes)
-        value = self.stages.mapped(f, f.load(f.at(line, at)), None, f.lanes)
+        dtype = self.source.dtype
+        x = f.load(f.at(line, at, dtype), dtype)
+        value = self.stages.mapped(f, x, None, f.lanes)
         return combine(f, self.stages.combine, DType.FLOAT32, total, value)
 
     def _store(self, f: KernelBuilder, value: Value, out: Value, channel: Value) -> None:
         """Write a vector of results; zeros behind the last channel, and no more than is held."""
         lanes, to = f.lanes, self.target
         if to.channels % lanes == 0:
-            f.store(value, f.at(out, channel))
+            f.store(value, f.at(out, channel, to.dtype), to.dtype)
             return
         numbers = ir.Constant(vector(I64, lanes), list(range(lanes)))
         left = f.splat(f.sub(to.channels, channel))
         mask = f.b.icmp_signed("<", numbers, left)
         value = f.b.select(mask, value, f.floats(0.0))
         if to.held % lanes == 0:
-            f.store(value, f.at(out, channel))
+            f.store(value, f.at(out, channel, to.dtype), to.dtype)
             return
         with f.loop(channel, f.least(f.add(channel, lanes), to.channels), unroll=False) as c:
             place = f.b.trunc(f.sub(c.i, channel), ir.IntType(32))
-            f.store(f.b.extract_element(value, place), f.at(out, c.i))
+            f.store(f.b.extract_element(value, place), f.at(out, c.i, to.dtype), to.dtype)

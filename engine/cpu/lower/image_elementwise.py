@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from engine.dtypes import DType
 from engine.ir.expr import Expr
 from engine.ir.expr_text import write_expr
 from engine.ir.graph import Node
+
+TYPES: Final = (DType.FLOAT32, DType.BFLOAT16)  # of the elements of pictures
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def lower_on_images(
         argument, buffer = _read(ctx, operand, node, held)
         arguments.append(argument)
         reads.append(buffer)
-    target = ctx.output_image(output)
+    layouts = [a.layout for a in arguments if a.layout]
+    narrow = all(layout.dtype is DType.BFLOAT16 for layout in layouts)
+    target = ctx.output_image(output, dtype=DType.BFLOAT16 if narrow else None)
     kernel = ImageElementwise(write_expr(expr), target.image, tuple(arguments))
     tasks = ctx.shape(output)[0] * kernel.parts
-    in_place = all(_is_aligned(a.layout, target.image) for a in arguments if a.layout)
+    in_place = all(_is_aligned(layout, target.image) for layout in layouts)
     ctx.step(kernel, (target,), reads, tasks=tasks, node=node, in_place=in_place)
     return True
 
@@ -79,7 +84,7 @@ def _fits(ctx: Lowering, operand: _Operand, node: Node, held: int) -> bool:
     if not ctx.is_image(operand.name):
         return True  # it is made so
     layout = ctx.image(operand.name, node).image
-    return layout.held >= held and layout.dtype is DType.FLOAT32
+    return layout.held >= held and layout.dtype in TYPES
 
 
 def _read(ctx: Lowering, operand: _Operand, node: Node, held: int) -> tuple[ImageOperand, Buffer]:
@@ -101,4 +106,4 @@ def _read(ctx: Lowering, operand: _Operand, node: Node, held: int) -> tuple[Imag
 
 def _is_aligned(layout: ImageLayout, target: ImageLayout) -> bool:
     """Whether results lie where operands do, if the operand's memory could be taken at all."""
-    return layout == target or layout.picture != target.picture
+    return layout == target or layout.picture_bytes != target.picture_bytes

@@ -127,12 +127,13 @@ def grouped(shape: Shape, axes: Sequence[int]) -> list[Group]:
 
 
 def _is_over_pixels(ctx: Lowering, node: Node, axes: tuple[int, ...]) -> bool:
-    """Whether the axes are those of the pixels, and the input a float32 picture in vectors."""
+    """Whether the axes are those of the pixels, and the input a picture in whole vectors."""
     x = node.inputs[0]
     if axes != PIXELS or not ctx.is_image(x):
         return False
     layout = ctx.image(x, node).image
-    return layout.dtype is DType.FLOAT32 and layout.held % ctx.target.lanes == 0
+    is_float = layout.dtype in (DType.FLOAT32, DType.BFLOAT16)
+    return is_float and layout.held % ctx.target.lanes == 0
 
 
 def _reduce_picture(ctx: Lowering, node: Node, stages: Stages) -> None:

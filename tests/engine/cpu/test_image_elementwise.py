@@ -10,6 +10,7 @@ from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.image_elementwise import ImageElementwise, ImageOperand
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
+from engine.dtypes import DType
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.cpu.pictures import empty_picture, from_picture, to_picture
 from tests.engine.cpu.programs import check
@@ -100,6 +101,21 @@ def test_parts_of_wider_pictures() -> None:
             pieces=pieces,
         )
         np.testing.assert_array_equal(from_picture(got, wide), a / b)
+
+
+def test_pictures_of_bfloat16() -> None:
+    """Arithmetic is float32; the result rounds to what the target holds."""
+    narrow = ImageLayout(6, 5, 20, 32, 32, 1, DType.BFLOAT16)
+    wide = ImageLayout(6, 5, 20, 32, 32)
+    kernel = ImageElementwise(
+        "x0:float32; x1:float32; mul #0 #1", narrow, (ImageOperand(narrow), ImageOperand(wide))
+    )
+    a, b = normal(2, 20, 6, 5).astype(DType.BFLOAT16.numpy).astype(np.float32), normal(2, 20, 6, 5)
+    source = to_picture(a, narrow, 0.0).astype(DType.BFLOAT16.numpy)
+    out = empty_picture(2, narrow).astype(DType.BFLOAT16.numpy)
+    (got,) = run_kernel(kernel, [out, source, to_picture(b, wide)], tasks=2 * kernel.parts)
+    wanted = (a * b).astype(DType.BFLOAT16.numpy).astype(np.float32)
+    np.testing.assert_array_equal(from_picture(got.astype(np.float32), narrow), wanted)
 
 
 def test_dead_pictures_are_worked_on_in_place() -> None:
