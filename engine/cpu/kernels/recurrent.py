@@ -141,7 +141,7 @@ class _Sequences:
                 t = back if all(backwards) else f.choose(f.equals(self.direction, 1), back, t)
             old = turn.values[0]
             new = f.sub(1, old)
-            self._step(t, self._state(old), self._state(new))
+            self._step(t, old, self._state(old), self._state(new))
             self._write(t, self._state(new))
             turn.next = [new]
         self._end(self._state(turn.result[0]))
@@ -204,8 +204,12 @@ class _Sequences:
 
     # ------------------------------------------------------------------ one step
 
-    def _step(self, t: Value, old: Value, new: Value) -> None:
-        """All units, a vector at a time."""
+    def _step(self, t: Value, odd: Value, old: Value, new: Value) -> None:
+        """All units, a vector at a time; every other step from the last to the first.
+
+        Weights that are a little too many for the cache are then found there for the most part:
+        what was read last is read first.
+        """
         f, kernel, number = self.f, self.kernel, self.number
         wide = self.gates_per_unit * (self.units // f.lanes)  # gates of one direction
         inputs = []
@@ -214,16 +218,18 @@ class _Sequences:
             place = f.add(f.mul(t, number["x_step"]), row)
             inputs.append(f.at(self.inputs, f.add(place, f.mul(self.direction, wide))))
         weights = f.at(self.weights, f.mul(self.direction, wide * kernel.hidden))
-        with f.loop(0, self.units, f.lanes, unroll=False) as unit:
-            panel = f.at(weights, f.mul(unit.i, kernel.gates * kernel.hidden))
-            offset = f.mul(unit.i, kernel.gates)
+        with f.loop(0, self.units, f.lanes, unroll=False) as turn:
+            back = f.sub(self.units - f.lanes, turn.i)
+            unit = f.choose(f.equals(odd, 0), turn.i, back)
+            panel = f.at(weights, f.mul(unit, kernel.gates * kernel.hidden))
+            offset = f.mul(unit, kernel.gates)
             given = [
                 [f.load(f.at(row, f.add(offset, g * f.lanes))) for g in range(kernel.gates)]
                 for row in inputs
             ]
-            gates = self._sums(panel, old, self._firsts(given, unit.i))
+            gates = self._sums(panel, old, self._firsts(given, unit))
             for r in range(self.rows):
-                self._cell(t, r, unit.i, given[r], gates[r], old, new)
+                self._cell(t, r, unit, given[r], gates[r], old, new)
 
     def _firsts(self, given: list[list[Value]], unit: Value) -> list[list[Value]]:
         """Return what the sums begin with: of a GRU's last gate only the state's bias."""
