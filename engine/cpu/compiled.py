@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from engine.cpu.code_store import Handle
 from engine.cpu.lanes import Lanes
 from engine.cpu.region import CompiledRegion
 from engine.ir.graph import Graph, Node
 from engine.ir.value_types import ValueType
+
+# The operator of the nodes that stand for regions.
+REGION_DOMAIN: Final = "millrace.cpu"
+REGION: Final = "Region"
 
 
 @dataclass(frozen=True)

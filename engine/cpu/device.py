@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from engine.container import ContainerWriter
 from engine.cpu.compiled import CompiledGraph, Coverage
-from engine.cpu.native_artifact import fingerprint, read_native
+from engine.cpu.native_artifact import fingerprint, read_native, read_whole
 from engine.cpu.plan import CpuPlan
 from engine.cpu.runtime.cores import allowed_cores
 from engine.cpu.specializing import SpecializingPlan, open_symbols, specialized
@@ -36,14 +36,7 @@ class CpuDevice:
         """
         plan = _compile(graph, options)
         symbols = open_symbols(graph, plan.coverage)
-        if not symbols:
-            return plan
-        registry, limits = registry_of(options.operators), options.limits
-
-        def compile_sizes(sizes: Mapping[str, int]) -> Plan:
-            return _compile(specialized(graph, sizes, registry, limits), options)
-
-        return SpecializingPlan(graph, plan, symbols, compile_sizes)
+        return _specializing(graph, plan, symbols, options) if symbols else plan
 
     def coverage(self, graph: Graph, options: CompileOptions) -> tuple[Coverage, ...]:
         """Return for every node, bodies included, whether it would be native code, or why not."""
@@ -75,7 +68,23 @@ class CpuDevice:
             limits=options.limits,
             threads=_threads(options),
         )
-        return _plan(compiled, options)
+        plan = _plan(compiled, options)
+        whole = read_whole(data, blobs)
+        if whole is None:
+            return plan
+        return _specializing(whole, plan, open_symbols(whole, plan.coverage), options)
+
+
+def _specializing(
+    graph: Graph, plan: CpuPlan, symbols: Sequence[str], options: CompileOptions
+) -> Plan:
+    """Return a plan that serves with `plan`, and compiles the graph for sizes that come."""
+    registry, limits = registry_of(options.operators), options.limits
+
+    def compile_sizes(sizes: Mapping[str, int]) -> Plan:
+        return _compile(specialized(graph, sizes, registry, limits), options)
+
+    return SpecializingPlan(graph, plan, symbols, compile_sizes)
 
 
 def _compile(graph: Graph, options: CompileOptions) -> CpuPlan:

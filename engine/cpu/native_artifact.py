@@ -91,6 +91,13 @@ def read_native(
     )
 
 
+def read_whole(data: Json, blobs: Sequence[memoryview]) -> Graph | None:
+    """Return the graph with all its fixed values, where they were kept for later compilations."""
+    first, count = data["arrays"]
+    whole = data["whole"]
+    return None if whole is None else GraphLoader(blobs[first : first + count]).graph(whole)
+
+
 def _place(array: np.ndarray) -> tuple[int, int]:
     """Return address and bytes of an array."""
     return int(array.ctypes.data), array.nbytes

@@ -13,6 +13,7 @@ from engine.cpu.compiling import GraphCompiler, Lowered, kernels_of
 from engine.cpu.hosted import hosted_kernels
 from engine.cpu.program_json import ProgramWriter
 from engine.cpu.runtime.walker import Walker
+from engine.cpu.specializing import open_symbols
 from engine.cpu.target import Target
 from engine.graph_json import GraphWriter
 from engine.ir.graph import Graph, Node
@@ -44,11 +45,13 @@ def write_native(
     codes = (store or CodeStore()).codes(list(needed), target, progress)
     writer, nodes, packed = GraphWriter(), _Nodes(graph), _PackedWeights(into)
     programs = ProgramWriter({k: number for number, k in enumerate(kernels)}, nodes.number)
+    open_sizes = open_symbols(graph, compiler.coverage)
     return {
         "regions": [_region(each, programs, packed) for each in compiler.lowered],
         "coverage": [[nodes.number(c.node), c.reason, c.graph] for c in compiler.coverage],
         "nodes": [writer.node(node) for node in nodes.others],
         "graph": writer.graph(rewritten.replace(types={})),
+        "whole": writer.graph(graph) if open_sizes else None,
         "kernels": [[k.label, k.scratch_bytes(target), kernel_key(k, target)] for k in kernels],
         "code": {kernel_key(k, target): into.add(code) for k, code in codes.items()},
         "weights": packed.blobs,

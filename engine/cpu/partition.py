@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.cpu.compiled import REGION, REGION_DOMAIN
 from engine.cpu.survey import Survey
 from engine.ir.graph import Graph, Node
-
-REGION_DOMAIN = "millrace.cpu"
-REGION = "Region"
 
 
 @dataclass(frozen=True)

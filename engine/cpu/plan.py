@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from engine.cpu.code_store import CodeStore
-from engine.cpu.compiled import CompiledGraph
+from engine.cpu.compiled import REGION, REGION_DOMAIN, CompiledGraph
 from engine.cpu.hosted import hosted_operators
-from engine.cpu.partition import REGION, REGION_DOMAIN
 from engine.cpu.region import CompiledRegion
 from engine.cpu.roofline import roofline
 from engine.cpu.runtime.program import CancelFlag

@@ -19,7 +19,8 @@ from typing import Final
 
 import numpy as np
 
-from engine.cpu.code_files import default_folder, is_private
+from engine.container import is_private
+from engine.cpu.code_files import default_folder
 from engine.cpu.code_store import CodeStore, kernel_key
 from engine.cpu.kernel import Kernel
 from engine.cpu.kernels.gauge import BLOCK_BYTES, MultiplyAdd, ReadMemory
