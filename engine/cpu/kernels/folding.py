@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import llvmlite.ir as ir
 
-from engine.cpu.builder import I32, REGISTER, Builder, Number, Value, lanes_of, vector
+from engine.cpu.builder import I1, I32, REGISTER, Builder, Number, Value, lanes_of, vector
 from engine.cpu.expression_operations import OPERATIONS
 from engine.cpu.kernels.rows import Part, first_lanes, has_masks
 from engine.dtypes import DType
@@ -40,56 +41,109 @@ def combine(f: Builder, how: str, dtype: DType, x: Value, y: Value) -> Value:
     return OPERATIONS[how](f, dtype, x, y)
 
 
-def fold_lanes(f: Builder, how: str, dtype: DType, value: Value) -> Value:
+def is_extreme(how: str, dtype: DType) -> bool:
+    """Whether what is no number needs care: comparisons pass over it."""
+    return dtype.is_float and how in ("max", "min")
+
+
+def passing(f: Builder, how: str, dtype: DType, total: Value, x: Value) -> Value:
+    """Return a partial result with one term more; extremes pass over what is no number.
+
+    One instruction, where remembering it in the total itself would be a chain of several.
+    """
+    if not is_extreme(how, dtype):
+        return combine(f, how, dtype, total, x)
+    wins = f.b.fcmp_ordered(">" if how == "max" else "<", x, total)
+    return f.b.select(wins, x, total)
+
+
+def noted(f: Builder, flag: Value, x: Value) -> Value:
+    """Return a flag per lane, set where a term is no number."""
+    return f.b.or_(flag, f.b.fcmp_unordered("uno", x, x))
+
+
+def flagged(f: Builder, flag: Value, total: Value) -> Value:
+    """Return the total, NaN where the flag is set."""
+    lanes = lanes_of(total)
+    nan = ir.Constant(total.type, math.nan if lanes == 1 else [math.nan] * lanes)
+    return f.b.select(flag, nan, total)
+
+
+def no_flag(lanes: int) -> Value:
+    """Return a flag per lane, none of them set."""
+    return ir.Constant(vector(I1, lanes), None)
+
+
+def _any_lane(f: Builder, flag: Value) -> Value:
+    lanes = lanes_of(flag)
+    if lanes == 1:
+        return flag
+    bits = f.b.bitcast(flag, ir.IntType(lanes))
+    return f.b.icmp_unsigned("!=", bits, bits.type(0))
+
+
+def fold_row(
+    f: Builder, count: Number, how: str, dtype: DType, term: Term, *, skips_nan: bool = False
+) -> Value:
+    """Return the terms of elements [0, count) as one number, in an order of their own.
+
+    `term` gives the register of a part, in this type; each part is asked for once. With
+    `skips_nan`, extremes pass over what is no number; else it is the result.
+    """
+    notes = is_extreme(how, dtype) and not skips_nan
+    lanes, empty = f.lanes, start(f, how, dtype, f.lanes)
+    many, whole = _whole(f, count, UNROLLED * lanes), _whole(f, count, lanes)
+
+    def added(carried: list[Value], parts: list[Part]) -> list[Value]:
+        terms = [term(part) for part in parts]
+        result = [passing(f, how, dtype, x, y) for x, y in zip(carried, terms, strict=False)]
+        if notes:
+            flag = carried[-1]
+            for each in terms:
+                flag = noted(f, flag, each)
+            result.append(flag)
+        return result
+
+    flags = [no_flag(lanes)] if notes else []
+    with f.loop(0, many, UNROLLED * lanes, [empty] * UNROLLED + flags, unroll=False) as loop:
+        parts = [Part(f.add(loop.i, k * lanes), lanes) for k in range(UNROLLED)]
+        loop.next = added(loop.values, parts)
+    totals = loop.result[:UNROLLED]
+    while len(totals) > 1:
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        totals = [passing(f, how, dtype, x, y) for x, y in pairs]
+    with f.loop(many, whole, lanes, totals + loop.result[UNROLLED:], unroll=False) as last:
+        last.next = added(last.values, [Part(last.i, lanes)])
+    total, *flags = last.result
+    if isinstance(count, int) and count == whole:
+        single = _over_lanes(f, how, dtype, total)
+    elif has_masks(f):
+        mask = first_lanes(f, f.sub(count, whole))
+        rest = f.b.select(mask, term(Part(f.add(whole), lanes, mask)), empty)
+        flags = [noted(f, flag, rest) for flag in flags]
+        single = _over_lanes(f, how, dtype, passing(f, how, dtype, total, rest))
+    else:
+        carry = [start(f, how, dtype, 1), *([no_flag(1)] if notes else [])]
+        with f.loop(whole, count, 1, carry, unroll=False) as each:
+            each.next = added(each.values, [Part(each.i, 1)])
+        single = passing(f, how, dtype, _over_lanes(f, how, dtype, total), each.result[0])
+        flags = [f.b.or_(_any_lane(f, flag), each.result[1]) for flag in flags]
+    return flagged(f, _any_lane(f, flags[0]), single) if flags else single
+
+
+def _over_lanes(f: Builder, how: str, dtype: DType, value: Value) -> Value:
     """Return all lanes as one number, halves onto halves."""
     lanes = lanes_of(value)
     while lanes > 1:
         lanes //= 2
         halves = []
         for first in (0, lanes):
-            picks = ir.Constant(vector_of_picks(lanes), list(range(first, first + lanes)))
+            picks = ir.Constant(ir.VectorType(I32, lanes), list(range(first, first + lanes)))
             halves.append(f.b.shuffle_vector(value, value, picks))
-        value = combine(f, how, dtype, halves[0], halves[1])
+        value = passing(f, how, dtype, halves[0], halves[1])
     if isinstance(value.type, ir.VectorType):
         value = f.b.extract_element(value, I32(0))
     return value
-
-
-def vector_of_picks(lanes: int) -> ir.Type:
-    """Return the type of a shuffle's picks; one lane stays a vector there."""
-    return ir.VectorType(I32, lanes)
-
-
-def fold_row(f: Builder, count: Number, how: str, dtype: DType, term: Term) -> Value:
-    """Return the terms of elements [0, count) as one number, in an order of their own.
-
-    `term` gives the register of a part, in this type; each part is asked for once.
-    """
-    lanes, empty = f.lanes, start(f, how, dtype, f.lanes)
-    many = _whole(f, count, UNROLLED * lanes)
-    whole = _whole(f, count, lanes)
-    with f.loop(0, many, UNROLLED * lanes, [empty] * UNROLLED, unroll=False) as loop:
-        loop.next = [
-            combine(f, how, dtype, value, term(Part(f.add(loop.i, k * lanes), lanes)))
-            for k, value in enumerate(loop.values)
-        ]
-    while len(loop.result) > 1:
-        pairs = zip(loop.result[::2], loop.result[1::2], strict=True)
-        loop.result = [combine(f, how, dtype, x, y) for x, y in pairs]
-    with f.loop(many, whole, lanes, loop.result, unroll=False) as last:
-        last.next = [combine(f, how, dtype, last.values[0], term(Part(last.i, lanes)))]
-    total = last.result[0]
-    if isinstance(count, int) and count == whole:
-        return fold_lanes(f, how, dtype, total)
-    if has_masks(f):
-        mask = first_lanes(f, f.sub(count, whole))
-        rest = term(Part(f.add(whole), lanes, mask))
-        rest = f.b.select(mask, rest, empty)
-        return fold_lanes(f, how, dtype, combine(f, how, dtype, total, rest))
-    scalar = start(f, how, dtype, 1)
-    with f.loop(whole, count, 1, [scalar], unroll=False) as single:
-        single.next = [combine(f, how, dtype, single.values[0], term(Part(single.i, 1)))]
-    return combine(f, how, dtype, fold_lanes(f, how, dtype, total), single.result[0])
 
 
 def _whole(f: Builder, count: Number, step: int) -> Number:

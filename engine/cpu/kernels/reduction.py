@@ -15,7 +15,16 @@ from engine.cpu.builder import Builder, Number, Value
 from engine.cpu.expression_casts import emit_cast
 from engine.cpu.expressions import emit_expr
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.folding import combine, fold_row, start
+from engine.cpu.kernels.folding import (
+    combine,
+    flagged,
+    fold_row,
+    is_extreme,
+    no_flag,
+    noted,
+    passing,
+    start,
+)
 from engine.cpu.kernels.rows import Part, each_part
 from engine.cpu.target import Target
 from engine.dtypes import DType
@@ -223,12 +232,22 @@ class _Fold:
     ) -> list[Value]:
         """Return the totals of some columns; of the elements themselves where `peaks` is None."""
         f, stages = self.f, self.stages
-        first = start(f, how, dtype, parts[0].lanes)
-        with f.loop(0, self.count, carry=[first] * len(parts), unroll=False) as j:
+        count, lanes = len(parts), parts[0].lanes
+        carry = [start(f, how, dtype, lanes)] * count
+        notes = is_extreme(how, dtype)
+        if notes:
+            carry += [no_flag(lanes)] * count
+        with f.loop(0, self.count, carry=carry, unroll=False) as j:
             line = f.at(source, offset_of(f, j.i, self.reduced), stages.dtype)
-            j.next = []
-            for k, (part, total) in enumerate(zip(parts, j.values, strict=True)):
+            totals, flags = [], []
+            for k, part in enumerate(parts):
                 x = part.load(f, line, stages.dtype)
                 value = x if peaks is None else stages.mapped(f, x, peaks[k], part.lanes)
-                j.next.append(combine(f, how, dtype, total, value))
-        return j.result
+                totals.append(passing(f, how, dtype, j.values[k], value))
+                if notes:
+                    flags.append(noted(f, j.values[count + k], value))
+            j.next = totals + flags
+        if not notes:
+            return j.result
+        pairs = zip(j.result[count:], j.result[:count], strict=True)
+        return [flagged(f, flag, total) for flag, total in pairs]

@@ -119,8 +119,12 @@ class Softmax(Kernel):
 
 
 def _largest(f: KernelBuilder, source: Value, width: Number, dtype: DType) -> Value:
-    """Return the largest element of a row."""
-    return fold_row(f, width, "max", DType.FLOAT32, lambda part: part.load(f, source, dtype))
+    """Return the largest element of a row; what is no number is passed over."""
+
+    def term(part: Part) -> Value:
+        return part.load(f, source, dtype)
+
+    return fold_row(f, width, "max", DType.FLOAT32, term, skips_nan=True)
 
 
 def _larger(f: KernelBuilder, x: Value, y: Value) -> Value:
