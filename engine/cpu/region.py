@@ -49,7 +49,10 @@ class CompiledRegion:
         Raises `RunCancelled` soon after `cancel` was set.
         """
         arrays = [
-            x if x.flags.c_contiguous and x.dtype == dtype else np.ascontiguousarray(x, dtype)
+            # Portable nodes may give numpy's scalars, which are no arrays.
+            x
+            if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype == dtype
+            else np.asarray(x, dtype, order="C")
             for x, dtype in zip(inputs, self._dtypes, strict=True)
         ]
         key = tuple([x.shape for x in arrays])

@@ -1,8 +1,10 @@
 """Puts every value of native code between pages that nobody may touch, and fills memory with NaN.
 
 A kernel that leaves its operands ends the process with SIGSEGV, so who fences runs in a process of
-its own; a kernel that reads what nobody wrote gets NaN. `python -m tests.engine.cpu.fences` runs
-networks so.
+its own; a kernel that reads what nobody wrote gets NaN.
+
+    python -m tests.engine.cpu.fences resnet bert      # networks of tests/networks, or all
+    python -m tests.engine.cpu.fences --generated 50   # generated graphs
 """
 
 from __future__ import annotations
@@ -19,9 +21,15 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from hypothesis import HealthCheck, given, settings
 
 import engine.cpu.region as region
 from engine.cpu.memory_plan import ALIGNMENT, Tenant
+from engine.cpu.runtime.layout import SlotWord
+from tests.engine.cpu.test_generated import check
+from tests.engine.passes.generated_graphs import Generated, graphs
+from tests.networks.checking import check_network
+from tests.networks.table import NETWORKS
 
 PAGE = mmap.PAGESIZE
 POISON = 0xFF  # NaN in every float type, -1 in every integer type
@@ -75,7 +83,8 @@ def fenced_array(shape: Sequence[int], dtype: Any, at_end: bool = True) -> np.nd
     for edge in (0, PAGE + inside):
         _forbid(whole.ctypes.data + edge, PAGE)
     start = PAGE + (inside - size if at_end else 0)
-    return whole[start : start + size].view(kind).reshape(tuple(shape))
+    inner: np.ndarray = whole[start : start + size].view(kind).reshape(tuple(shape))
+    return inner
 
 
 @contextmanager
@@ -104,16 +113,15 @@ def fenced(at_end: bool = True) -> Iterator[None]:
         return _place_apart(sizes, at_end)
 
     def reserve(self: Any, scratch_bytes: int, local_bytes: int) -> None:
-        words = region_words()
         self._scratch, self._local = FencedBlock(scratch_bytes), FencedBlock(local_bytes)
-        self._words[words.SCRATCH] = self._scratch.address
-        self._words[words.LOCAL] = self._local.address
+        self._words[SlotWord.SCRATCH] = self._scratch.address
+        self._words[SlotWord.LOCAL] = self._local.address
 
     with (
         patch("engine.cpu.region.np", Numpy()),
         patch("engine.cpu.region.CompiledRegion.run", run),
         patch("engine.cpu.binding.place", place_apart),
-        patch("engine.cpu.plan.Lanes", FencedLanes),
+        patch("engine.cpu.compiling.Lanes", FencedLanes),
         patch("engine.cpu.runtime.pool.Slot.reserve", reserve),
         patch("engine.cpu.weight_store.Block", _PoisonedBlock),
     ):
@@ -154,7 +162,7 @@ def _pages(size: int) -> int:
 def _mprotect() -> Callable[[int, int, int], int]:
     function = ctypes.CDLL(None, use_errno=True).mprotect
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _forbid(address: int, size: int) -> None:
@@ -162,25 +170,36 @@ def _forbid(address: int, size: int) -> None:
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
-def region_words() -> Any:
-    from engine.cpu.runtime.layout import SlotWord
-
-    return SlotWord
-
-
-def main(names: Sequence[str]) -> None:
-    """Run networks of the fixtures, fenced at their ends and at their beginnings."""
-    from tests.networks.checking import check_network
-    from tests.networks.table import NETWORKS
-
+def main(arguments: Sequence[str]) -> None:
+    """Run networks or generated graphs, fenced at their ends and at their beginnings."""
     faulthandler.enable()
+    generated = arguments[:1] == ["--generated"]
+    for at_end in (True, False):
+        with fenced(at_end):
+            if generated:
+                run_generated(int(arguments[1]))
+            else:
+                run_networks(arguments)
+    print("done", flush=True)
+
+
+def run_networks(names: Sequence[str]) -> None:
+    """Hold networks to their recorded answers."""
     folder = Path(__file__).parents[2] / "networks" / "fixtures"
     for name in names or NETWORKS:
-        for at_end in (True, False):
-            print(name, "ends" if at_end else "beginnings", flush=True)
-            with fenced(at_end):
-                check_network(folder / f"{name}.onnx", NETWORKS[name], 2, "cpu")
-    print("done", flush=True)
+        print(name, flush=True)
+        check_network(folder / f"{name}.onnx", NETWORKS[name], 2, "cpu")
+
+
+def run_generated(count: int) -> None:
+    """Hold generated graphs to the reference device."""
+
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(graphs())
+    def run(case: Generated) -> None:
+        check(case)
+
+    run()
 
 
 if __name__ == "__main__":
