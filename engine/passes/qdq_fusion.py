@@ -3,7 +3,7 @@ QuantizeLinear becomes arithmetic on the small integers themselves.
 
 Two passes. `fuse_quantized_products`, first of all, before fixed weights are folded to floats,
 makes `ConvInteger` or `MatMulInteger` of a Conv, MatMul or Gemm whose operands are dequantized, and
-an expression that scales the sums; of QLinearConv and QLinearMatMul, too; and brings
+an expression that scales the sums; of QLinearConv and the like, too; and brings
 QuantizeLinear in front of what only moves data, where a pair that undoes itself goes.
 `write_out_quantization`, after the recognisers, makes an expression of what QuantizeLinear and
 DequantizeLinear remain, which then join the elementwise chains around them.
@@ -19,12 +19,14 @@ from engine.passes.qdq_expressions import expressions_of_quantization
 from engine.passes.qdq_moves import move_quantization
 from engine.passes.qdq_operators import integer_operators
 from engine.passes.qdq_products import integer_products
+from engine.passes.qdq_unfolding import unfold_quantized_operators
 
 ROUNDS = 8  # a value passes through few views on its way
 
 
 def fuse_quantized_products(graph: Graph, ctx: PassContext) -> Graph:
     """Sum products of the integers themselves."""
+    graph = unfold_quantized_operators(graph, ctx)
     for _ in range(ROUNDS):
         moved = move_quantization(graph, ctx)
         if moved is graph:

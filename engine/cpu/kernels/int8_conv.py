@@ -30,13 +30,15 @@ class IntegerConv(ImageConv):
     quads in the packed weights, pixel by pixel.
 
     Attributes:
-        operands: What the epilogue takes after the sum: "column", "counts", "scalar" or "picture".
-            `extras` has an entry for each that is no scalar.
+        operands: What the epilogue takes after the sum: "column", "counts", "scalar", "number" or
+            "picture". `extras` has an entry for each that is no scalar.
         signed: Whether x is signed.
+        parts: How many matrices of weights are summed, one behind the other in each panel.
     """
 
     operands: tuple[str, ...] = ()
     signed: bool = False
+    parts: int = 1
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Like convolutions of floats, with another tile."""
@@ -95,13 +97,14 @@ class _IntegerEmitter(ConvEmitter):
             sum=spec.sum,
             epilogue=spec.epilogue,
             signed=spec.signed,
+            parts=spec.parts,
         )
         return emit_integer_tile(self.module, label, self.target, tile)
 
     @property
     def bytes_per_column(self) -> int:
         """Bytes of packed weights for one column of a panel."""
-        return self.spec.sum.terms * packed_row_bytes(self.target)
+        return self.spec.parts * self.spec.sum.terms * packed_row_bytes(self.target)
 
     def arguments(
         self, f: KernelBuilder, operands: Sequence[Value], w: Value, bias: Value, ahead: Value
@@ -109,6 +112,10 @@ class _IntegerEmitter(ConvEmitter):
         """Return what a tile is called with."""
         x, y, *extras = operands
         scalars = f.operand(4 + len(self.spec.extras))
+        kinds = (kind for kind in self.spec.operands if kind != "scalar")
+        for i, kind in enumerate(kinds):
+            if kind == "number":
+                extras[i] = f.operand(4 + i)
         return (x, y, w, bias, scalars, *extras)
 
     def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:

@@ -32,8 +32,8 @@ class IntegerDepthwise(DepthwiseConv):
     the result.
 
     Attributes:
-        operands: What the epilogue takes after the sum: "column", "counts", "scalar" or "picture".
-            `extras` has an entry for each that is no scalar.
+        operands: What the epilogue takes after the sum: "column", "counts", "scalar", "number" or
+            "picture". `extras` has an entry for each that is no scalar.
     """
 
     operands: tuple[str, ...] = ()
@@ -59,13 +59,18 @@ class _IntegerEmitter(DepthwiseEmitter):
         clear_border(f, picture, self.spec.y, block, row_blocks, byte)
 
     def shared(self, f: KernelBuilder) -> list[Value]:
-        """The block of numbers."""
-        return [f.operand(4 + len(self.spec.extras))]
+        """The block of numbers, and numbers elsewhere."""
+        return [f.operand(4 + len(self.spec.extras)), *(f.operand(4 + i) for i in self._numbers)]
 
     @property
     def shared_names(self) -> list[tuple[str, ir.Type]]:
-        """The block of numbers."""
-        return [("scalars", PTR)]
+        """Pointers."""
+        return [("scalars", PTR), *((f"n{i}", PTR) for i in self._numbers)]
+
+    @property
+    def _numbers(self) -> list[int]:
+        kinds = [kind for kind in self.spec.operands if kind != "scalar"]
+        return [i for i, kind in enumerate(kinds) if kind == "number"]
 
     def begin(self, f: Builder, pointer: Value) -> Value:
         """Integers."""
@@ -95,6 +100,9 @@ class _IntegerEmitter(DepthwiseEmitter):
                 scalars += 1
                 continue
             i, layout = next(extras)
+            if kind == "number":
+                operands.append(f.splat(f.load(f.parameter(f"n{i}"), lanes=1)))
+                continue
             dtype = DType.FLOAT32 if layout is None else layout.dtype
             at = f.at(f.parameter(f"e{i}"), channel, dtype)
             if layout is not None:

@@ -95,7 +95,8 @@ class IntegerGemm(Kernel):
             operands=tuple(self._operand(o, places) for o in self.operands),
             vectors=vectors,
             last_lanes=last_lanes,
-            sum=Sum(self.terms, self.parts),
+            sum=Sum(self.terms),
+            parts=self.parts,
             epilogue=self.epilogue,
             signed=self.signed,
         )

@@ -25,16 +25,23 @@ UNROLLED: Final = 16  # taps of a window up to which it is unrolled
 
 @dataclass(frozen=True)
 class BytesToImage(Kernel):
-    """operands: picture, bytes (N, C, H, W). numbers: byte of the border. Tasks: N times H."""
+    """operands: picture, bytes (N, C, H, W). numbers: byte of the border. Tasks: N times H.
+
+    Attributes:
+        layout: Of the picture.
+        framed: Whether the byte of the border is a further operand instead.
+    """
 
     computes: ClassVar[bool] = False
     layout: ImageLayout
+    framed: bool = False
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One row of pixels per task."""
         f, layout = KernelBuilder(module, name, target), self.layout
         pictures, planes = f.operand(0), f.operand(1)
-        around = f.b.trunc(f.number(0), I8)
+        read = self.framed
+        around = f.load(f.operand(2), DType.UINT8, 1) if read else f.b.trunc(f.number(0), I8)
         plane = layout.height * layout.width
         with f.loop(f.low, f.high) as task:
             n, y = f.divmod(task.i, layout.height)

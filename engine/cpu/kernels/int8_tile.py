@@ -70,6 +70,7 @@ class IntegerTile:
         sum: What is summed; runs are whole quads.
         epilogue: The expression; "" for the sum.
         signed: Whether the left operand is signed.
+        parts: How many times the sum is done, over as many matrices of weights.
     """
 
     x_rows: tuple[int, ...]
@@ -80,6 +81,7 @@ class IntegerTile:
     sum: Sum
     epilogue: str = ""
     signed: bool = False
+    parts: int = 1
 
     @property
     def height(self) -> int:
@@ -109,12 +111,21 @@ def emit_integer_tile(
 
 
 def _sums(f: Builder, tile: IntegerTile, begin: list[Value]) -> list[Value]:
-    """Return the accumulators after the loops over the runs."""
+    """Return the accumulators after all parts of the sum."""
+    carry = [f.parameter("w"), *begin]
+    if tile.parts == 1:
+        return _sums_of_part(f, tile, carry)[1:]
+    with f.loop(0, tile.parts, carry=carry, unroll=False) as part:
+        part.next = _sums_of_part(f, tile, part.values)
+    return part.result[1:]
+
+
+def _sums_of_part(f: Builder, tile: IntegerTile, carry: list[Value]) -> list[Value]:
+    """Return the place in the weights and the accumulators after the loops over the runs."""
     whole, group = tile.sum, terms_per_step(f.target)
     steps, w_step = whole.run // group, tile.vectors * f.lanes * COLUMN_BYTES
     budget = 28 // (tile.height * tile.vectors)
     unroll = next((u for u in (8, 4, 2) if steps % u == 0 and u <= budget), 1)
-    carry = [f.parameter("w"), *begin]
     with f.loop(0, whole.rows, carry=carry) as row:
         x_row = f.at_bytes(f.parameter("x"), f.mul(row.i, whole.row_step))
         with f.loop(0, whole.columns, carry=row.values) as column:
@@ -128,7 +139,7 @@ def _sums(f: Builder, tile: IntegerTile, begin: list[Value]) -> list[Value]:
                 k.next = [f.at_bytes(w, unroll * w_step), *sums]
             column.next = k.result
         row.next = column.result
-    return row.result[1:]
+    return row.result
 
 
 def _step(f: Builder, tile: IntegerTile, x: Value, w: Value, sums: Sequence[Value]) -> list[Value]:

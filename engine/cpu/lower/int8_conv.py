@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,8 @@ from engine.cpu.kernels.conv import ConvSchedule
 from engine.cpu.kernels.depthwise import DepthwiseSchedule
 from engine.cpu.kernels.int8_conv import IntegerConv, quads
 from engine.cpu.kernels.int8_depthwise import IntegerDepthwise, pack_integer_depthwise
+from engine.cpu.kernels.int8_dynamic import SumsTimesZero
+from engine.cpu.kernels.int8_pictures import BytesToImage
 from engine.cpu.kernels.int8_products import pack_integer_panels
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.kernels.schedule import schedule_depthwise
@@ -69,10 +72,6 @@ def fill_of(graph: Graph, node: Node) -> dict[str, int]:
 
 def _read(ctx: Lowering, node: Node) -> IntegerConvolution:
     sides = sides_of(ctx, node, 0)
-    if len(sides.parts) > 1:
-        raise NoKernel("weights without their zero points take more than 8 bits")
-    if sides.zero is None:
-        raise NoKernel("the zero point of the pictures is computed")
     try:
         found = geometry(ctx.attributes(node), ctx.shape(sides.x), sides.weights)
     except ValueError as error:
@@ -83,8 +82,6 @@ def _read(ctx: Lowering, node: Node) -> IntegerConvolution:
     if tuple(shape[1:]) != (sides.weights.shape[0], *found.outputs):
         raise NoKernel("the node's shape does not follow from its attributes")
     operands = operands_of(ctx, node, -3)
-    if "number" in operands.kinds:
-        raise NoKernel("the epilogue reads a computed number")
     for name, kind in zip(operands.names, _moving(operands), strict=True):
         if kind == "value" and ctx.dtype(name) not in (*BYTES, DType.FLOAT32):
             raise NoKernel(f"the epilogue reads pictures of {ctx.dtype(name)}")
@@ -104,7 +101,13 @@ def _moving(operands: Operands) -> list[str]:
 def source_picture(ctx: Lowering, whole: IntegerConvolution, *, thin: bool = False) -> Buffer:
     """Return the input as a picture with its zero point around it."""
     sides, border = whole.sides, whole.found.border
-    assert sides.zero is not None
+    if sides.zero is None:
+        layout = ctx.image_layout(sides.x, border=border, thin=thin, dtype=ctx.dtype(sides.x))
+        own = ctx.temporary_image(f"{sides.x}.framed", ctx.shape(sides.x)[0], layout)
+        operands = [ctx.plain(sides.x, whole.node), ctx.plain(sides.zero_name, whole.node)]
+        tasks = ctx.shape(sides.x)[0] * layout.height
+        ctx.step(BytesToImage(layout, True), [own], operands, tasks=tasks, node=whole.node)
+        return own
     x = ctx.image(sides.x, whole.node, thin=thin, border=border, dtype=ctx.dtype(sides.x))
     byte = sides.zero & 0xFF
     if border and ctx.fill(sides.x) != byte:
@@ -123,8 +126,9 @@ def operand_buffers(
     buffers: list[Buffer] = []
     layouts: list[ImageLayout | None] = []
     for name, kind in zip(whole.operands.names, _moving(whole.operands), strict=True):
-        if kind in ("column", "counts"):
-            buffers.append(per_filter[name])
+        if kind != "value":
+            fixed = kind in ("column", "counts")
+            buffers.append(per_filter[name] if fixed else ctx.plain(name, whole.node))
             layouts.append(None)
             continue
         picture = ctx.image(name, whole.node, dtype=ctx.dtype(name))
@@ -141,42 +145,63 @@ def scalars_of(ctx: Lowering, whole_operands: Operands) -> Buffer:
     return ctx.weights(f"scalars|{values.tobytes().hex()}", lambda: values)
 
 
+def started_at(
+    ctx: Lowering,
+    whole: IntegerConvolution,
+    lift: int,
+    label: str,
+    padded: int,
+    sums: Callable[[int], np.ndarray],
+) -> Buffer:
+    """Return what the sums of each filter begin at: minus the zero point times its weights."""
+    sides, node = whole.sides, whole.node
+    if sides.zero is not None:
+        factor = -(sides.zero + lift)
+        return ctx.weights(f"{sides.key}|begin {factor}|{label}", partial(sums, factor), sides.key)
+    ones = ctx.weights(f"{sides.key}|sums|{label}", partial(sums, 1), sides.key)
+    begin = ctx.temporary(f"{node.outputs[0]}.begin", 4 * padded)
+    zero = ctx.plain(sides.zero_name, node)
+    kernel = SumsTimesZero(sides.signed, lift)
+    ctx.step(kernel, [begin], [ones, zero], tasks=1, numbers=[padded], node=node)
+    return begin
+
+
 # ---------------------------------------------------------------------- dense
 
 
 def _dense(ctx: Lowering, whole: IntegerConvolution) -> None:
     """Add the step of a convolution whose groups are few and wide, or made so."""
     sides, target, window = whole.sides, ctx.target, whole.found.window
-    weights, groups = merged_groups(sides.weights, whole.found.groups, target.lanes)
-    channels = weights.shape[1]
+    merged = [merged_groups(part, whole.found.groups, target.lanes) for part in sides.parts]
+    weights, groups = [part for part, _ in merged], merged[0][1]
+    filters, channels = weights[0].shape[:2]
     if groups > 1 and channels % 4:
         raise NoKernel("groups of channels are no whole quads")
     if whole.y_dtype is DType.INT32:
         raise NoKernel("sums that nothing scales have no pictures")
     panels = Panels.of(
-        target.whole_vectors(weights.shape[0]) if groups == 1 else weights.shape[0] // groups,
+        target.whole_vectors(filters) if groups == 1 else filters // groups,
         target,
     )
-    label = f"{weights.shape[0]}|{groups}|{panels}"
+    label = f"{filters}|{groups}|{panels}"
+
+    def matrices_of(part: np.ndarray) -> np.ndarray:
+        padded = np.pad(part, ((0, 0), (0, quads(channels) - channels), (0, 0), (0, 0)))
+        by_group = padded.reshape(groups, -1, *padded.shape[1:])
+        found = by_group.transpose(0, 3, 4, 2, 1).reshape(groups, -1, filters // groups)
+        return np.pad(found, ((0, 0), (0, 0), (0, panels.columns - filters // groups)))
 
     def pack() -> np.ndarray:
-        filters = weights.shape[0] // groups
-        padded = np.pad(weights, ((0, 0), (0, quads(channels) - channels), (0, 0), (0, 0)))
-        parts = padded.reshape(groups, filters, *padded.shape[1:])
-        matrices = parts.transpose(0, 3, 4, 2, 1).reshape(groups, -1, filters)
-        matrices = np.pad(matrices, ((0, 0), (0, 0), (0, panels.columns - filters)))
+        matrices = np.concatenate([matrices_of(part) for part in weights], axis=1)
         return np.concatenate([pack_integer_panels(m, panels, target) for m in matrices])
 
     def columns(values: np.ndarray) -> np.ndarray:
         rows = values.reshape(groups, -1)
         return np.pad(rows, ((0, 0), (0, panels.padded - rows.shape[1]))).reshape(-1)
 
-    assert sides.zero is not None
-    zero = sides.zero + sides.lift
-
-    def begin() -> np.ndarray:
-        sums = weights.astype(np.int32).sum(axis=(1, 2, 3))
-        return columns((-zero * sums).astype(np.int32))
+    def sums(factor: int) -> np.ndarray:
+        total = sides.weights.sum(axis=(1, 2, 3), dtype=np.int32)
+        return columns(total * np.int32(factor))
 
     per_filter = {
         name: ctx.weights(f"{name}|filters|{label}", partial(columns, values), name)
@@ -200,10 +225,11 @@ def _dense(ctx: Lowering, whole: IntegerConvolution) -> None:
         layouts,
         operands=kinds,
         signed=sides.signed,
+        parts=len(weights),
     )
     kernel = replace(kernel, schedule=integer_conv_schedule(kernel, target))
     packed = ctx.weights(f"{sides.key}|integer window|{label}", pack, sides.key)
-    started = ctx.weights(f"{sides.key}|begin {zero}|{label}", begin, sides.key)
+    started = started_at(ctx, whole, sides.lift, label, groups * panels.padded, sums)
     pictures = ctx.shape(sides.x)[0]
     ctx.step(
         kernel,
@@ -230,12 +256,9 @@ def _depthwise(ctx: Lowering, whole: IntegerConvolution) -> None:
     def channels(values: np.ndarray) -> np.ndarray:
         return np.pad(values, (0, -values.size % lanes))
 
-    zero = sides.zero
-    assert zero is not None
-
-    def begin() -> np.ndarray:
-        sums = sides.weights.astype(np.int32).sum(axis=(1, 2, 3))
-        return channels((-zero * sums).astype(np.int32))
+    def sums(factor: int) -> np.ndarray:
+        total = sides.weights.sum(axis=(1, 2, 3), dtype=np.int32)
+        return channels(total * np.int32(factor))
 
     per_filter = {
         name: ctx.weights(f"{name}|channels|{label}", partial(channels, values), name)
@@ -265,7 +288,8 @@ def _depthwise(ctx: Lowering, whole: IntegerConvolution) -> None:
         lambda: pack_integer_depthwise(sides.weights, lanes),
         sides.key,
     )
-    started = ctx.weights(f"{sides.key}|begin {zero}|{label}", begin, sides.key)
+    padded = ctx.target.whole_vectors(sides.weights.shape[0])
+    started = started_at(ctx, whole, 0, label, padded, sums)
     pictures = ctx.shape(sides.x)[0]
     ctx.step(
         kernel,

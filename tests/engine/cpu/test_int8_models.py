@@ -56,6 +56,27 @@ def convolution(
     return q.build([("x", ["N", channels, 11, 13])], [(y, None)])
 
 
+def dynamic_convolution(channels: int, filters: int, group: int, zero: int) -> bytes:
+    """As dynamic quantizers write it."""
+    rng = np.random.default_rng(group)
+    weights = {
+        "w": rng.integers(0, 256, (filters, channels // group, 3, 3), np.uint8),
+        "wz": np.array(zero, np.uint8),
+        "ws": np.float32(0.02),
+        "b": rng.standard_normal((filters, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("ConvInteger", ["q", "w", "z", "wz"], ["sums"], pads=[1, 1, 1, 1], group=group),
+        node("Cast", ["sums"], ["floats"], to=1),
+        node("Mul", ["s", "ws"], ["factor"]),
+        node("Mul", ["floats", "factor"], ["scaled"]),
+        node("Add", ["scaled", "b"], ["y"]),
+    ]
+    shape = ["N", channels, 7, 6]
+    return model(nodes, [("x", shape)], [("y", ["N", filters, 7, 6])], weights)
+
+
 PADDED = {"pads": [1, 1, 1, 1]}
 CONVOLUTIONS = [
     (6, 40, 3, PADDED),
@@ -192,3 +213,9 @@ def test_dynamic_quantization(bias: bool) -> None:
     data = model(nodes, [("x", ["M", 21])], [("y", ["M", 18])], weights, domains=domains)
     for rows, scale in ((5, 1.0), (900, 30.0), (1, 0.0)):
         check(data, {"x": normal(rows, 21, seed=rows) * np.float32(scale) + np.float32(scale)})
+
+
+@pytest.mark.parametrize("group", [1, 20])
+@pytest.mark.parametrize("zero", [128, 90])
+def test_dynamic_convolutions(group: int, zero: int) -> None:
+    check(dynamic_convolution(20, 20, group, zero), {"x": normal(2, 20, 7, 6, seed=zero) + 1})

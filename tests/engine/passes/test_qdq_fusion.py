@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.engine.onnx_models import normal
+from tests.engine.onnx_models import model, normal
 from tests.engine.passes.comparing import compiled, ops, run
 from tests.engine.quantized_models import INT8, UINT8, Qdq, conv_net, transformer_block
 
@@ -100,3 +100,40 @@ def test_a_value_that_is_kept_is_not_swallowed() -> None:
     want, got = run(compiled(data, 0), feeds), run(compiled(data, 2), feeds)
     np.testing.assert_allclose(got[y], want[y], rtol=1e-5, atol=1e-5)
     assert np.abs(got[z].astype(int) - want[z]).max() <= 1
+
+
+def operator_net() -> bytes:
+    """A net of quantized operators, as quantizers without QDQ write it."""
+    q = Qdq(11)
+
+    def parameters(scale: float, zero: int) -> tuple[str, str]:
+        return q.parameters(scale, zero, np.uint8)
+
+    first, second, third = parameters(0.1, 120), parameters(0.2, 101), parameters(0.05, 9)
+    microsoft = {"domain": "com.microsoft"}
+    x = q.add("QuantizeLinear", "x", *first)
+    y = q.add("QLinearSigmoid", x, *first, *third, **microsoft)
+    x = q.add("QLinearAdd", x, *first, y, *third, *second, **microsoft)
+    z = q.add("QLinearLeakyRelu", x, *second, *first, alpha=0.2, **microsoft)
+    x = q.add("QLinearMul", x, *second, z, *first, *second, **microsoft)
+    x = q.add("QLinearConcat", *second, x, *second, z, *first, axis=1, **microsoft)
+    x = q.add("QLinearAveragePool", x, *second, *second, kernel_shape=[2, 2], **microsoft)
+    x = q.add("QLinearGlobalAveragePool", x, *second, *third, **microsoft)
+    x = q.add("Flatten", x)
+    weights = [
+        q.constant("w", q.rng.integers(-128, 128, (5, 8), np.int8)),
+        q.constant("s", q.rng.random(5, np.float32) / 50),
+        q.constant("z", np.zeros(5, np.int8)),
+        q.constant("c", q.rng.integers(-900, 900, 5, dtype=np.int32)),
+    ]
+    x = q.add("QGemm", x, *third, *weights, *first, transB=1, **microsoft)
+    domains = {"com.microsoft": 1}
+    inputs, outputs = [("x", ["N", 4, 5, 6])], [(x, ["N", 5], UINT8)]
+    return model(q.nodes, inputs, outputs, q.weights, opset=17, domains=domains)
+
+
+def test_quantized_operators_are_unfolded() -> None:
+    data = operator_net()
+    found = ops(compiled(data, 2))
+    assert not any(op.startswith("Q") for op in found) and "MatMulInteger*" in found
+    assert steps_apart(data, {"x": normal(3, 4, 5, 6) * 4}, 1.0).max() <= 1
