@@ -13,6 +13,8 @@ from engine.cpu.kernels.rows import Part, each_part
 from engine.cpu.target import Target
 from engine.dtypes import DType
 
+ABREAST = 4  # vectors that are computed in one turn
+
 
 @dataclass(frozen=True)
 class Running(Kernel):
@@ -52,18 +54,35 @@ class Running(Kernel):
     def _columns(
         self, f: KernelBuilder, line: Value, source: Value, axis: Value, inner: Value, count: Value
     ) -> None:
-        total = self.dtype.compute
+        step = f.lanes * ABREAST
+        many = f.sub(count, f.rem(count, step))
+        with f.loop(0, many, step, unroll=False) as i:
+            parts = [Part(f.add(i.i, k * f.lanes), f.lanes) for k in range(ABREAST)]
+            self._column(f, parts, (line, source), axis, inner)
+        rest = f.at(line, many, self.dtype), f.at(source, many, self.dtype)
 
         def column(part: Part, _: list[Value]) -> list[Value]:
-            nothing = start(f, self.combine, total, part.lanes)
-            with f.loop(0, axis, carry=[nothing], unroll=False) as turn:
-                k = f.sub(f.sub(axis, 1), turn.i) if self.is_reverse else turn.i
-                place = f.mul(k, inner)
-                x = part.load(f, f.at(source, place, self.dtype), self.dtype)
-                after = combine(f, self.combine, total, turn.values[0], x)
-                result = turn.values[0] if self.is_exclusive else after
-                part.store(f, result, f.at(line, place, self.dtype), self.dtype)
-                turn.next = [after]
+            self._column(f, [part], rest, axis, inner)
             return []
 
-        each_part(f, count, (), column)
+        each_part(f, f.sub(count, many), (), column)
+
+    def _column(
+        self,
+        f: KernelBuilder,
+        parts: list[Part],
+        lines: tuple[Value, Value],
+        axis: Value,
+        inner: Value,
+    ) -> None:
+        total = self.dtype.compute
+        nothing = start(f, self.combine, total, parts[0].lanes)
+        with f.loop(0, axis, carry=[nothing] * len(parts), unroll=False) as turn:
+            k = f.sub(f.sub(axis, 1), turn.i) if self.is_reverse else turn.i
+            out, source = (f.at(line, f.mul(k, inner), self.dtype) for line in lines)
+            turn.next = []
+            for part, before in zip(parts, turn.values, strict=True):
+                x = part.load(f, source, self.dtype)
+                after = combine(f, self.combine, total, before, x)
+                part.store(f, before if self.is_exclusive else after, out, self.dtype)
+                turn.next.append(after)

@@ -165,7 +165,8 @@ def extreme(ctx: Lowering, node: Node) -> None:
     if size == 0:
         raise NoKernel("there is nothing to choose from")
     height = dim_max(1, floordiv(TASK, dim_max(size, 1) * dim_max(inner, 1)))
-    kernel = ArgExtreme(dtype, node.op == "ArgMax", bool(attributes["select_last_index"]))
+    is_last = bool(attributes["select_last_index"])
+    kernel = ArgExtreme(dtype, node.op == "ArgMax", is_last, has_rows=inner == 1)
     source = ctx.plain(x, node)
     ctx.require_equal(size, dim_max(size, 1), node, "there is nothing to choose from")
     ctx.step(

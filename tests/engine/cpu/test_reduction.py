@@ -110,6 +110,24 @@ def test_places_of_extremes(op: str, last: int) -> None:
                 check(nodes, {"x": values}, [("y", None, 7)], shapes=shapes, opset=13)
 
 
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_places_of_extremes_in_rows(op: str, isa: str) -> None:
+    """Ties and NaN anywhere: in any lane, any partial result, and the rest."""
+    if isa != host_target().isa and (isa, host_target().isa) != ("avx2", "avx512"):
+        pytest.skip("the machine lacks these instructions")
+    rng = np.random.default_rng(7)
+    for width in (1, 3, LANES, 4 * LANES, 9 * LANES + 5):
+        x = rng.integers(-4, 5, (40, width)).astype(np.float32)
+        for row in range(0, 40, 3):
+            x[row, rng.integers(0, width, 1 + row % 4)] = np.nan
+        x[1], x[4] = -np.inf, np.inf
+        for last in (0, 1):
+            for values in (x, np.clip(np.nan_to_num(x), -9, 9).astype(np.int64)):
+                nodes = [node(op, ["x"], ["y"], axis=1, select_last_index=last)]
+                check(nodes, {"x": values}, [("y", [40, 1], 7)], opset=13, target=target_for(isa))
+
+
 @pytest.mark.parametrize("channels", [1, 5, LANES, 3 * LANES + 2, 9 * LANES])
 @pytest.mark.parametrize("border", [0, 1])
 def test_over_pixels(channels: int, border: int) -> None:
@@ -157,6 +175,7 @@ def test_code_for_every_processor(isa: str) -> None:
         Reduce(MEAN, False, 2, 1),
         ImageReduce(MEAN, one, layout),
         ArgExtreme(DType.FLOAT64, True, True),
+        ArgExtreme(DType.INT8, True, False, has_rows=True),
     ]
     for kernel in kernels:
         assert compile_kernel(kernel, "kernel", target)
@@ -176,6 +195,10 @@ def test_running_totals(exclusive: int, reverse: int) -> None:
             out = [("y", ["A", "B", "C"], helper.np_dtype_to_tensor_dtype(x.dtype))]
             tolerance = 2e-3 if x.dtype == np.float16 else 1e-6
             check(nodes, {"x": x}, out, weights, shapes=shapes, tolerance=tolerance)
+    weights = {"axis": np.array(1, np.int64)}
+    nodes = [node("CumSum", ["x", "axis"], ["y"], **attributes)]
+    wide = normal(2, 6, 5 * LANES + 1)
+    check(nodes, {"x": wide}, [("y", wide.shape)], weights, tolerance=1e-6)
     nodes = [node("CumProd", ["x", "axis"], ["y"], **attributes)]
     weights = {"axis": np.array([1], np.int32)}
     check(nodes, {"x": normal(3, 6)}, [("y", [3, 6])], weights, opset=26, tolerance=1e-6)
