@@ -116,9 +116,12 @@ def _how(options: CompileOptions) -> dict[str, Any]:
 
 
 def _precision(options: CompileOptions) -> str:
-    if options.precision not in ("fp32", "auto"):
-        raise DeviceUnavailable(
-            f"device 'cpu' has no kernels for precision {options.precision!r} yet; "
-            "expected 'fp32' or 'auto'"
-        )
-    return "fp32"
+    if options.precision in ("fp32", "auto"):
+        return "fp32"
+    if options.precision == "bf16" and host_target().has_bf16_dot:
+        return "bf16"
+    offered = "'fp32', 'bf16' or 'auto'" if host_target().has_bf16_dot else "'fp32' or 'auto'"
+    raise DeviceUnavailable(
+        f"device 'cpu' has no kernels for precision {options.precision!r} on this processor; "
+        f"expected {offered}"
+    )

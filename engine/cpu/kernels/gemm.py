@@ -11,8 +11,9 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I64, Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.panels import Panels
-from engine.cpu.kernels.tile import Sum, Tile, emit_tile
+from engine.cpu.kernels.tile import Sum, Tile, emit_tile, load_lanes
 from engine.cpu.target import Target
+from engine.dtypes import DType
 
 FEW_ROWS: Final = 4  # tiles below this height read weights as fast as memory gives them
 
@@ -50,6 +51,8 @@ class Gemm(Kernel):
         epilogue: Expression as text, or "".
         extras: For each further operand the elements from one of its rows to the next, or None for
             a number per column. Such operands, and the bias, are padded to whole panels.
+        dtype: What is multiplied: FLOAT32, or BFLOAT16, to which x is rounded block by block and
+            in which the weights are packed; sums are float32 in either case.
     """
 
     k: int
@@ -59,6 +62,7 @@ class Gemm(Kernel):
     schedule: GemmSchedule
     epilogue: str = ""
     extras: tuple[int | None, ...] = ()
+    dtype: DType = DType.FLOAT32
 
     @property
     def k_block(self) -> int:
@@ -66,11 +70,26 @@ class Gemm(Kernel):
         return -(-self.k // self.schedule.k_blocks)
 
     def scratch_bytes(self, target: Target) -> int:
-        """Sums that are not finished yet: a block of rows by a group of panels."""
+        """Sums that are not finished yet, and a block of rows rounded to bfloat16."""
+        copy = self.schedule.block_rows * self.copy_pitch(target) * self.dtype.itemsize
+        return self.state_bytes(target) + (copy if self.rounds else 0)
+
+    def state_bytes(self, target: Target) -> int:
+        """Return the bytes of sums that are not finished: a block of rows by a group of panels."""
         if self.schedule.k_blocks == 1:
             return 0
         columns = self.schedule.group * target.tile_columns
         return self.schedule.block_rows * columns * 4
+
+    @property
+    def rounds(self) -> bool:
+        """Whether x is rounded to the type that is multiplied."""
+        return self.dtype is not DType.FLOAT32
+
+    def copy_pitch(self, target: Target) -> int:
+        """Return the elements from one rounded row to the next; not a multiple of a page."""
+        pitch = target.whole_vectors(self.k_block)
+        return pitch + (2 * target.lanes if pitch * self.dtype.itemsize % 4096 == 0 else 0)
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and rows."""
@@ -96,6 +115,7 @@ class _GemmEmitter:
         self.panels = Panels.of(spec.n, target)
         self.heights = tile_heights(target)
         self.lengths = _lengths(spec)
+        self.x_pitch = spec.copy_pitch(target) if spec.rounds else spec.x_pitch
         self.whole = self._tiles(target.tile_vectors, target.lanes) if self.panels.whole else None
         self.tail = None
         if self.panels.tail_vectors:
@@ -107,12 +127,13 @@ class _GemmEmitter:
         for length in dict.fromkeys(self.lengths):
             for height in self.heights:
                 tile = Tile(
-                    x_rows=_rows(height, spec.x_pitch),
+                    x_rows=_rows(height, self.x_pitch),
                     y_rows=_rows(height, spec.y_pitch),
                     extras=tuple(None if p is None else _rows(height, p) for p in spec.extras),
                     vectors=vectors,
                     last_lanes=last_lanes,
-                    sum=Sum(length),
+                    sum=Sum(whole_pairs(length, spec.dtype)),
+                    dtype=spec.dtype,
                     epilogue=spec.epilogue,
                     blocked=spec.schedule.k_blocks > 1,
                     ahead=spec.schedule.ahead if height >= FEW_ROWS else 0,
@@ -136,6 +157,8 @@ class _GemmEmitter:
             done = 0
             for part, length in enumerate(self.lengths):
                 place = (part, done, length)
+                if self.spec.rounds:
+                    self._round(f, pointers["x"], (first, last), place)
                 if self.whole is not None:
                     with f.loop(panel, whole_end) as p:
                         self._sweep(f, pointers, self.whole, p.i, panel, (first, last), place)
@@ -146,6 +169,30 @@ class _GemmEmitter:
                         )
                 done += length
         f.ret()
+
+    def _round(
+        self,
+        f: KernelBuilder,
+        x: Value,
+        rows: tuple[Value, Value],
+        place: tuple[int, int, int],
+    ) -> None:
+        """Round a block of rows, for one part of the sum, into scratch memory."""
+        _, done, length = place
+        spec, whole = self.spec, length // f.lanes * f.lanes
+        with f.loop(*rows) as row:
+            source = f.at(x, f.add(f.mul(row.i, spec.x_pitch), done))
+            copy = self._rounded(f, f.sub(row.i, rows[0]))
+            with f.loop(0, whole, f.lanes) as k:
+                f.store(f.load(f.at(source, k.i)), f.at(copy, k.i, spec.dtype), spec.dtype)
+            if length > whole:
+                rest = load_lanes(f, f.at(source, whole), length - whole)
+                f.store(rest, f.at(copy, whole, spec.dtype), spec.dtype)
+
+    def _rounded(self, f: KernelBuilder, row: Value) -> Value:
+        """Return where a row of the block lies once it is rounded."""
+        copies = f.at_bytes(f.scratch, self.spec.state_bytes(self.target))
+        return f.at(copies, f.mul(row, self.x_pitch), self.spec.dtype)
 
     def _pointers(self, f: KernelBuilder) -> dict[str, Value]:
         fixed = ["y", "x", "w", "bias"]
@@ -169,9 +216,11 @@ class _GemmEmitter:
         part, done, length = place
         vectors = self.target.tile_vectors if tiles is self.whole else self.panels.tail_vectors
         column = f.mul(panel, width)
-        w = f.at(pointers["w"], f.mul(panel, width * spec.k))
-        w = f.at(w, done * vectors * f.lanes)
-        following = f.at(w, width * spec.k)  # the next panel; each tile asks for its share
+        panel_size = width * whole_pairs(spec.k, spec.dtype)
+        w = f.at(pointers["w"], f.mul(panel, panel_size), spec.dtype)
+        w = f.at(w, done * vectors * f.lanes, spec.dtype)
+        following = f.at(w, panel_size, spec.dtype)  # the next panel; each tile asks for its share
+        steps = whole_pairs(length, spec.dtype) * spec.dtype.itemsize // 4
         bias = f.at(pointers["bias"], column)
         blocked = spec.schedule.k_blocks > 1
         state_panel = f.mul(f.sub(panel, first_panel), spec.schedule.block_rows * width)
@@ -181,15 +230,19 @@ class _GemmEmitter:
             if blocked:
                 at = f.mul(f.sub(row, rows[0]), vectors * f.lanes)
                 state = f.at(f.scratch, f.add(state_panel, at))
-            share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), spec.schedule.ahead * length)
+            share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), spec.schedule.ahead * steps)
             begin, step = (bias, 0) if part == 0 else (state, vectors * f.lanes * 4)
             extras = [
                 f.at(pointers[f"e{i}"], column if p is None else f.add(f.mul(row, p), column))
                 for i, p in enumerate(spec.extras)
             ]
+            if spec.rounds:
+                x = self._rounded(f, f.sub(row, rows[0]))
+            else:
+                x = f.at(pointers["x"], f.add(f.mul(row, spec.x_pitch), done))
             f.call(
                 tiles[height, length],
-                f.at(pointers["x"], f.add(f.mul(row, spec.x_pitch), done)),
+                x,
                 f.at(pointers["y"], f.add(f.mul(row, spec.y_pitch), column)),
                 w,
                 begin,
@@ -225,6 +278,11 @@ def cut_rows(
         with f.if_(fits):
             call(height, position)
         position = f.choose(fits, f.add(position, height), position)
+
+
+def whole_pairs(terms: int, dtype: DType) -> int:
+    """Return how many terms are multiplied: bfloat16 comes in pairs."""
+    return terms + terms % 2 if dtype is DType.BFLOAT16 else terms
 
 
 def _rows(height: int, pitch: int) -> tuple[int, ...]:

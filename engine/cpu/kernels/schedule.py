@@ -29,27 +29,27 @@ LEAST_WINOGRAD_TILES: Final = 32  # of one picture
 LONG_SUM: Final = 1536  # terms above which a block of many rows leaves the cache
 
 
-def gemm_schedule(k: int, n: int, target: Target) -> GemmSchedule:
+def gemm_schedule(k: int, n: int, target: Target, dtype: DType = DType.FLOAT32) -> GemmSchedule:
     """Return the schedule of a product with K x N weights and any number of rows."""
-    rows, panels = target.tile_rows, Panels.of(n, target)
-    k_blocks = _parts(k, target) if k >= LONG_SUM else 1
-    fit = target.l2_bytes // 2 // (-(-k // k_blocks) * 4) // rows
+    rows, panels, size = target.tile_rows, Panels.of(n, target), dtype.itemsize
+    k_blocks = _parts(k, target, size) if k >= LONG_SUM else 1
+    fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
-    group = -(-WEIGHTS_PER_TASK // (k * panels.width * 4))
-    if k_blocks > 1:  # a block of rows is read once per group
+    group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))
+    if k_blocks > 1 or dtype is not DType.FLOAT32:  # a block of rows is read once per group
         group = max(group, 4)
     flops = 2 * tiles * rows * panels.width * k
     group = max(group, TASK_FLOPS // flops)
     ahead = 0
-    if k * panels.padded * 4 > target.l2_bytes // 2:  # eight tiles ask for the next panel
+    if k * panels.padded * size > target.l2_bytes // 2:  # eight tiles ask for the next panel
         ahead = -(-panels.width * 4 // 8)
     return GemmSchedule(tiles * rows, max(1, min(group, panels.count)), k_blocks, ahead)
 
 
-def _parts(k: int, target: Target) -> int:
-    """Return in how many equal parts to do a long sum; 1 if none divide it."""
-    wanted = -(-k * 4 * 9 * target.tile_rows // (target.l2_bytes // 2))
-    return next((p for p in range(wanted, 2 * wanted + 1) if k % p == 0), 1)
+def _parts(k: int, target: Target, size: int) -> int:
+    """Return in how many equal parts of whole pairs to do a long sum; 1 if none divide it."""
+    wanted = -(-k * size * 9 * target.tile_rows // (target.l2_bytes // 2))
+    return next((p for p in range(wanted, 2 * wanted + 1) if k % (2 * p) == 0), 1)
 
 
 def _tasks(flops: int) -> int:

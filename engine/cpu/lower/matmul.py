@@ -137,11 +137,14 @@ def add_product(
         extras: Its operands: arrays like y, or fixed numbers per column.
     """
     k, n = fixed.matrix.shape
-    schedule = gemm_schedule(k, n, ctx.target)
+    dtype = product_type(ctx)
+    schedule = gemm_schedule(k, n, ctx.target, dtype)
     panels = Panels.of(n, ctx.target)
     pitches = tuple(n if isinstance(e, Buffer) else None for e in extras)
     weights = ctx.weights(
-        f"{fixed.key}|{panels}", lambda: pack_panels(fixed.matrix, panels), fixed.key
+        f"{fixed.key}|{panels}|{dtype}",
+        lambda: pack_panels(fixed.matrix, panels, dtype),
+        fixed.key,
     )
     bias = np.zeros(n, np.float32) if fixed.bias is None else fixed.bias
     others = [
@@ -149,13 +152,19 @@ def add_product(
         for name, extra in zip(epilogue.extras, extras, strict=True)
     ]
     ctx.step(
-        Gemm(k, n, k, n, schedule, epilogue.text, pitches),
+        Gemm(k, n, k, n, schedule, epilogue.text, pitches, dtype),
         [y],
         [x, weights, _columns(ctx, fixed.bias_key, bias, panels), *others],
         tasks=ceildiv(rows, schedule.block_rows) * -(-panels.count // schedule.group),
         numbers=[rows],
         node=node,
     )
+
+
+def product_type(ctx: Lowering) -> DType:
+    """Return the type to which both sides of products are rounded."""
+    is_half = ctx.precision == "bf16" and ctx.target.has_bf16_dot
+    return DType.BFLOAT16 if is_half else DType.FLOAT32
 
 
 def _columns(ctx: Lowering, key: str, values: np.ndarray, panels: Panels) -> Buffer:

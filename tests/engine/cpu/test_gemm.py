@@ -15,6 +15,7 @@ from engine.cpu.kernels.schedule import gemm_schedule
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from engine.device import CompileOptions
+from engine.dtypes import DType
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.onnx_models import model
 
@@ -210,3 +211,46 @@ def test_a_residual_after_a_product_of_computed_matrices() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_products_of_computed_matrices_for_every_instruction_set(isa: str) -> None:
     assert compile_kernel(BatchedProduct(RESIDUAL, (True, False)), "kernel", target_for(isa))
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    """Float32 rounded to bfloat16."""
+    return (to_bfloat16(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not host_target().has_bf16_dot, reason="this processor has no dot products of bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("k", "parts"), [(1, 1), (7, 1), (64, 2), (33, 1), (96, 4)])
+def test_bfloat16(k: int, parts: int) -> None:
+    target = host_target()
+    for rows, n in ((1, 33), (45, 64), (45, 70)):
+        panels, schedule = Panels.of(n, target), GemmSchedule(28, 2, parts, 16)
+        x, w, bias = numbers(1, rows, k), numbers(2, k, n), numbers(3, n)
+        kernel = Gemm(k, n, k, n, schedule, dtype=DType.BFLOAT16)
+        operands = [
+            np.full((rows, n), 7, np.float32),
+            x,
+            pack_panels(w, panels, DType.BFLOAT16),
+            pack_columns(bias, panels),
+        ]
+        tasks = -(-rows // schedule.block_rows) * -(-panels.count // schedule.group)
+        (y,) = run_kernel(kernel, operands, numbers=[rows], tasks=tasks, pieces=2)
+        expected = rounded(x).astype(np.float64) @ rounded(w) + bias
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_bfloat16
+def test_a_model_in_bfloat16() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    w, x = numbers(0, 50, 64), numbers(1, 20, 50)
+    source = model(nodes, [("x", ("N", 50))], [("y", ("N", 64))], {"w": w})
+    (y,) = engine.load(source, device="cpu", precision="bf16").run({"x": x}).values()
+    expected = np.maximum(rounded(x).astype(np.float64) @ rounded(w), 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
