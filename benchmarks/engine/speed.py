@@ -104,7 +104,10 @@ def _agreement(
         path = settings.path(key.network, key.precision)
         with our_side.opened(path, 1, "fp32", "reference") as model:
             expected = model.run(feeds)
-        return {"within_step": within_one_step(path, got, expected)}
+        return {
+            "within_step": within_one_step(path, got, expected),
+            "ort_within_step": within_one_step(path, both.theirs[SAME, True](feeds), expected),
+        }
     expected = both.theirs[SAME, True](feeds)
     found = compare(got, expected, NETWORKS[key.network].rows_named_by)
     return {"error": found.error, "cosine": found.cosine, "unequal": found.unequal}
