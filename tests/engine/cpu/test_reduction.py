@@ -30,13 +30,13 @@ MEAN = Stages(DType.FLOAT32, "x0:float32", "add", "x0:float32; x1:float32; div #
 def test_operators_and_types(op: Operator) -> None:
     rng = np.random.default_rng(len(op.name))
     types = [d for d in MEMORY if d in op.definition.types]
-    for k, dtype in enumerate(dict.fromkeys([DType.FLOAT32, *rng.permutation(types)[:3]])):
+    for k, dtype in enumerate(dict.fromkeys([DType.FLOAT32, *rng.permutation(types)[:1]])):
         x = tensor(dtype, (3, 41), rng, special=False)
         if dtype.is_float or "Log" in op.name:
             x = (np.abs(x) + 1).astype(dtype.numpy)
         out = [("y", [3, 1], helper.np_dtype_to_tensor_dtype(dtype.numpy))]
         nodes = [node(op.name, ["x"], ["y"], axes=[1])]
-        if k % 2:
+        if k or len(op.name) % 2:
             nodes, x = [node(op.name, ["x"], ["y"], axes=[0])], np.ascontiguousarray(x.T)
             out = [("y", [1, 3], out[0][2])]
         narrow = {DType.FLOAT16: 2e-3, DType.BFLOAT16: 1e-2}
@@ -62,9 +62,8 @@ SHAPES: list[tuple[tuple[int, ...], list[int]]] = [
 
 
 @pytest.mark.parametrize(("shape", "axes"), SHAPES, ids=str)
-@pytest.mark.parametrize("keep", [0, 1])
-def test_axes(shape: tuple[int, ...], axes: list[int], keep: int) -> None:
-    x = normal(*shape)
+def test_axes(shape: tuple[int, ...], axes: list[int]) -> None:
+    x, keep = normal(*shape), len(shape) % 2
     out = [("y", None)]
     for op in ("ReduceSum", "ReduceMax", "ReduceLogSumExp"):
         if op == "ReduceSum":

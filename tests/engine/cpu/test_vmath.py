@@ -40,8 +40,8 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 def samples() -> np.ndarray:
     """Any bits, dense ranges, and where something happens."""
     rng = np.random.default_rng(0)
-    anything = rng.integers(0, 2**32, 60_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    ranges = [np.linspace(-110, 100, 60_001), np.linspace(-5, 5, 80_001)]
+    anything = rng.integers(0, 2**32, 30_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    ranges = [np.linspace(-110, 100, 30_001), np.linspace(-5, 5, 40_001)]
     edges = np.array(
         [
             *(0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.625, -0.625, 1e-45, -1e-45),
