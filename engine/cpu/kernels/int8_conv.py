@@ -98,6 +98,7 @@ class _IntegerEmitter(ConvEmitter):
             epilogue=spec.epilogue,
             signed=spec.signed,
             parts=spec.parts,
+            ahead=spec.schedule.ahead,
         )
         return emit_integer_tile(self.module, label, self.target, tile)
 
@@ -116,7 +117,7 @@ class _IntegerEmitter(ConvEmitter):
         for i, kind in enumerate(kinds):
             if kind == "number":
                 extras[i] = f.operand(4 + i)
-        return (x, y, w, bias, scalars, *extras)
+        return (x, y, w, bias, scalars, ahead, *extras)
 
     def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:
         """Write the zero point around all pictures, a task's share of it."""

@@ -8,7 +8,7 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.gemm import cut_rows, tile_heights
+from engine.cpu.kernels.gemm import FEW_ROWS, cut_rows, tile_heights
 from engine.cpu.kernels.int8_products import QUAD, packed_row_bytes
 from engine.cpu.kernels.int8_tile import IntegerTile, Rows, emit_integer_tile
 from engine.cpu.kernels.panels import Panels
@@ -37,6 +37,7 @@ class IntegerGemm(Kernel):
         y_dtype: Type of the result.
         signed: Whether x is signed.
         parts: How many matrices of weights are summed, one behind the other in each panel.
+        ahead: Bytes of the next panel to ask for per term of the sum.
     """
 
     k: int
@@ -49,6 +50,7 @@ class IntegerGemm(Kernel):
     y_dtype: DType = DType.INT32
     signed: bool = False
     parts: int = 1
+    ahead: int = 0
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and rows."""
@@ -97,6 +99,7 @@ class IntegerGemm(Kernel):
             last_lanes=last_lanes,
             sum=Sum(self.terms),
             parts=self.parts,
+            ahead=self.ahead if height >= FEW_ROWS else 0,
             epilogue=self.epilogue,
             signed=self.signed,
         )
@@ -131,6 +134,8 @@ class IntegerGemm(Kernel):
                 f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts.get(o, 0))
                 for pointer, o in zip(others, moved, strict=True)
             ]
+            done = f.div(f.sub(row, rows[0]), f.target.tile_rows)
+            share = f.mul(done, self.ahead * self.parts * self.terms)
             f.call(
                 tiles[kind, height],
                 f.at_bytes(x, f.mul(row, self.x_pitch)),
@@ -138,6 +143,7 @@ class IntegerGemm(Kernel):
                 w,
                 begin,
                 scalars,
+                f.at_bytes(w, f.add(share, panel_bytes)),
                 *extras,
             )
 

@@ -71,6 +71,7 @@ class IntegerTile:
         epilogue: The expression; "" for the sum.
         signed: Whether the left operand is signed.
         parts: How many times the sum is done, over as many matrices of weights.
+        ahead: Bytes of the next weights to ask for per term of the sum.
     """
 
     x_rows: tuple[int, ...]
@@ -82,6 +83,7 @@ class IntegerTile:
     epilogue: str = ""
     signed: bool = False
     parts: int = 1
+    ahead: int = 0
 
     @property
     def height(self) -> int:
@@ -92,11 +94,11 @@ class IntegerTile:
     def pointers(self) -> list[tuple[str, ir.Type]]:
         """Parameters of the tile's function.
 
-        `begin`: the int32 that each column's sum begins at; `scalars`: the block of numbers; then
-        one per operand that is no scalar.
+        `begin`: the int32 that each column's sum begins at; `scalars`: the block of numbers;
+        `next`: the weights to ask for ahead of their use; then one per operand that is no scalar.
         """
         own = [f"e{i}" for i, each in enumerate(self.operands) if each != "scalar"]
-        return [(name, PTR) for name in ("x", "y", "w", "begin", "scalars", *own)]
+        return [(name, PTR) for name in ("x", "y", "w", "begin", "scalars", "next", *own)]
 
 
 def emit_integer_tile(
@@ -112,16 +114,16 @@ def emit_integer_tile(
 
 def _sums(f: Builder, tile: IntegerTile, begin: list[Value]) -> list[Value]:
     """Return the accumulators after all parts of the sum."""
-    carry = [f.parameter("w"), *begin]
+    carry = [f.parameter("w"), f.parameter("next"), *begin]
     if tile.parts == 1:
-        return _sums_of_part(f, tile, carry)[1:]
+        return _sums_of_part(f, tile, carry)[2:]
     with f.loop(0, tile.parts, carry=carry, unroll=False) as part:
         part.next = _sums_of_part(f, tile, part.values)
-    return part.result[1:]
+    return part.result[2:]
 
 
 def _sums_of_part(f: Builder, tile: IntegerTile, carry: list[Value]) -> list[Value]:
-    """Return the place in the weights and the accumulators after the loops over the runs."""
+    """Return the places in the weights and the accumulators after the loops over the runs."""
     whole, group = tile.sum, terms_per_step(f.target)
     steps, w_step = whole.run // group, tile.vectors * f.lanes * COLUMN_BYTES
     budget = 28 // (tile.height * tile.vectors)
@@ -131,12 +133,15 @@ def _sums_of_part(f: Builder, tile: IntegerTile, carry: list[Value]) -> list[Val
         with f.loop(0, whole.columns, carry=row.values) as column:
             x_run = f.at_bytes(x_row, f.mul(column.i, whole.column_step))
             with f.loop(0, steps, unroll, carry=column.values, unroll=False) as k:
-                w, *sums = k.values
+                w, ahead, *sums = k.values
+                asked = tile.ahead * group * unroll
+                for line in range(0, asked, 64):
+                    f.prefetch(f.at_bytes(ahead, line))
                 x = f.at_bytes(x_run, f.mul(k.i, group))
                 for u in range(unroll):
                     at = f.at_bytes(x, u * group)
                     sums = _step(f, tile, at, f.at_bytes(w, u * w_step), sums)
-                k.next = [f.at_bytes(w, unroll * w_step), *sums]
+                k.next = [f.at_bytes(w, unroll * w_step), f.at_bytes(ahead, asked), *sums]
             column.next = k.result
         row.next = column.result
     return row.result

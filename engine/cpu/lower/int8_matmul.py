@@ -52,7 +52,7 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
     parts = [part.reshape(k, n) for part in sides.parts]
     panels = Panels.of(n, target)
     rows: Dim = element_count(ctx.shape(sides.x)[:-1])
-    block, group = integer_gemm_schedule(k, n, target)
+    block, group, ahead = integer_gemm_schedule(k, n, target)
 
     def pack() -> np.ndarray:
         padded = [np.pad(part, ((0, -k % QUAD), (0, 0))) for part in parts]
@@ -72,6 +72,7 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
         ctx.dtype(node.outputs[0]),
         sides.signed,
         len(parts),
+        ahead,
     )
     packed = ctx.weights(f"{sides.key}|integer|{panels}", pack, sides.key)
     started = _begin(ctx, node, sides, panels)

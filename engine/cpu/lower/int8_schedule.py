@@ -17,17 +17,23 @@ from engine.cpu.target import Target
 TASKS: Final = 32  # of one picture, if the work is enough
 TASK_FLOPS: Final = 1 << 22  # about six microseconds
 WEIGHTS_PER_TASK: Final = 64 << 10
+ASKING_TILES: Final = 8  # tiles of a block of rows that ask for the next panel together
+MOST_SHARES: Final = 16  # tiles of a picture that do
 
 
-def integer_gemm_schedule(k: int, n: int, target: Target) -> tuple[int, int]:
-    """Return the rows and the panels of one task of a product with K x N weights."""
+def integer_gemm_schedule(k: int, n: int, target: Target) -> tuple[int, int, int]:
+    """Return the rows and the panels of one task of a product with K x N weights, and the bytes of
+    the next panel to ask for per term.
+    """
     rows, panels = target.tile_rows, Panels.of(n, target)
     tiles = max(1, min(target.l2_bytes // 2 // k // rows, 12))
     panel_bytes = k * panels.width * packed_row_bytes(target)
     group = max(
         -(-WEIGHTS_PER_TASK // panel_bytes), TASK_FLOPS // (2 * tiles * rows * panels.width * k)
     )
-    return tiles * rows, max(1, min(group, panels.count))
+    width = panels.width * packed_row_bytes(target)
+    ahead = -(-width // ASKING_TILES) if k * width * panels.count > target.l2_bytes // 2 else 0
+    return tiles * rows, max(1, min(group, panels.count)), ahead
 
 
 def integer_conv_schedule(kernel: IntegerConv, target: Target) -> ConvSchedule:
@@ -48,4 +54,6 @@ def integer_conv_schedule(kernel: IntegerConv, target: Target) -> ConvSchedule:
         return ConvSchedule(block, max(1, min(group, panels.count)))
     block = min(fit, tiles)
     shares = -(-wanted * block // (tiles * kernel.groups))
-    return ConvSchedule(block, max(1, panels.count // shares), weights_first=True)
+    width = panels.width * packed_row_bytes(target)
+    ahead = -(-width // tiles) if tiles <= MOST_SHARES else 0
+    return ConvSchedule(block, max(1, panels.count // shares), ahead, weights_first=True)
