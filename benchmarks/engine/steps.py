@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,18 @@ def _nearest_scale(
     return None
 
 
-def within_one_step(path: Path, got: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+@lru_cache(maxsize=1)
+def steps_of_file(path: Path) -> Mapping[str, float]:
+    """Return the outputs' steps of a model file, which is read once."""
+    return output_steps(onnx.load(path))
+
+
+def within_one_step(
+    steps: Mapping[str, float], got: Mapping[str, Array], expected: Mapping[str, Array]
+) -> float:
     """Return the share of values that are at most one step apart, of the worst output."""
     worst = 1.0
-    for name, step in output_steps(onnx.load(path)).items():
+    for name, step in steps.items():
         apart = np.abs(got[name].astype(np.float64) - expected[name].astype(np.float64))
         if apart.size:
             # The products before the comparison are rounded to float32.

@@ -31,7 +31,7 @@ from benchmarks.engine.rows import Key, Row, holds, merged, row_from_dict
 from benchmarks.engine.runner import Runner
 from benchmarks.engine.selection import Selection, all_keys, oldest_first, selected
 from benchmarks.engine.settings import Settings
-from benchmarks.engine.steps import output_steps, within_one_step
+from benchmarks.engine.steps import output_steps, steps_of_file, within_one_step
 from benchmarks.engine.store import Store
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "packages": {"numpy": "2"}, "commit": "abc"}
@@ -221,7 +221,7 @@ def test_steps_are_those_of_the_nearest_quantized_activation(tmp_path: Path) -> 
     onnx.save(model, path)
     expected = {"y": np.array([0.0, 1.0, 2.0, 3.0], np.float32)}
     got = {"y": np.array([0.5, 1.0, 1.5, 4.0], np.float32)}
-    assert within_one_step(path, got, expected) == 0.75
+    assert within_one_step(steps_of_file(path), got, expected) == 0.75
 
 
 def test_a_plain_model_has_no_steps() -> None:
