@@ -3,6 +3,8 @@
 A value that several nodes dequantize, or whose floats several read, is dequantized by each of them:
 that costs less than floats in memory. What a computed value is divided by is multiplied in as a
 reciprocal, which may decide a tie the other way; an input of the graph is divided, as it stands.
+The sum of two dequantized values that is quantized again, as residual nets have it, is a weighted
+sum of the integers.
 """
 
 from __future__ import annotations
@@ -12,15 +14,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.dtypes import DType
-from engine.ir.expr import argument
+from engine.ir.expr import argument, cast
 from engine.ir.graph import Array, Graph, Node
 from engine.ir.types import TensorType
 from engine.passes import qdq_formulas as formulas
 from engine.passes.context import PassContext
-from engine.passes.qdq_parameters import Quantization, quantization_of
-from engine.passes.rewriting import fresh_name, shape_of, with_constants, with_nodes
+from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.qdq_parameters import (
+    Quantization,
+    dequantized,
+    onnx_node,
+    quantization_of,
+)
+from engine.passes.rewriting import (
+    fresh_name,
+    is_single_use,
+    shape_of,
+    with_constants,
+    with_nodes,
+)
 from engine.renaming import rename_node
 
+LARGEST_FACTOR = 1e30  # of two scales: beyond, products would overflow
 NARROW = (DType.INT8, DType.UINT8, DType.INT16, DType.UINT16)
 
 
@@ -29,7 +44,7 @@ def expressions_of_quantization(graph: Graph, ctx: PassContext) -> Graph:
     work = _Rewrite(graph, ctx)
     for node in graph.nodes:
         work.add(node)
-    return work.result()
+    return eliminate_dead_code(work.result(), ctx) if work.changed else graph
 
 
 @dataclass
@@ -62,6 +77,8 @@ class _Rewrite:
         self.nodes.append(rename_node(node, own) if own else node)
 
     def _quantize(self, node: Node, found: Quantization) -> None:
+        if found.axis is None and self._quantize_sum(node, found):
+            return
         rank = len(shape_of(self.graph, node.outputs[0]) or ())
         steps, zero = formulas.float_argument(1), formulas.float_argument(2)
         x = formulas.float_argument(0)
@@ -80,6 +97,42 @@ class _Rewrite:
         self.nodes.append(
             formulas.expression_node(expr, inputs, node.outputs[0], node.name or node.outputs[0])
         )
+
+    def _quantize_sum(self, node: Node, found: Quantization) -> bool:
+        """Write round(a * factor + b * factor + rest) + zero point; whether it is such a sum."""
+        total = onnx_node(self.graph, node.inputs[0], "Add")
+        if total is None or not is_single_use(self.graph, node.inputs[0]):
+            return False
+        sides = [dequantized(self.graph, name, self.ctx) for name in total.inputs]
+        if any(s is None or s[1].axis is not None or s[1].dtype not in NARROW for s in sides):
+            return False
+        names: list[str] = []
+        value, rest = None, 0.0
+        for k, side in enumerate(sides):
+            assert side is not None
+            integers, own = side
+            factor = own.scale.astype(np.float64) / found.scale.astype(np.float64)
+            if factor > LARGEST_FACTOR:
+                return False
+            rest -= float(own.zero_point * factor)
+            names += [integers, self._number(f"{integers}/factor", factor)]
+            term = cast(argument(2 * k, own.dtype), DType.FLOAT32)
+            term = term * formulas.float_argument(2 * k + 1)
+            value = term if value is None else value + term
+        assert value is not None
+        names += [
+            self._number(f"{node.outputs[0]}/rest", np.float64(rest)),
+            self._number(f"{node.outputs[0]}/zero", found.zero_point),
+        ]
+        steps = value + formulas.float_argument(4)
+        expr = formulas.quantized(steps, formulas.float_argument(5), found.dtype)
+        self.nodes.append(formulas.expression_node(expr, names, node.outputs[0], node.name))
+        return True
+
+    def _number(self, hint: str, value: np.ndarray | np.float64) -> str:
+        name = self._fresh(hint)
+        self.constants[name] = np.asarray(value).astype(np.float32).reshape(())
+        return name
 
     def _dequantize(self, node: Node, found: Quantization) -> None:
         name = node.outputs[0]
@@ -116,9 +169,7 @@ class _Rewrite:
         return name
 
     def result(self) -> Graph:
-        """Return the graph."""
-        if not self.changed:
-            return self.graph
+        """Return the graph, with what nobody reads any more."""
         graph = with_constants(self.graph, self.constants)
         graph = graph.replace(types={**graph.types, **self.types})
         return with_nodes(graph, self.nodes)
