@@ -26,6 +26,7 @@ from engine.cpu.kernels.attention_parts import (
     Heads,
     Operand,
     Scratch,
+    has_weights,
     rows_of,
     vector_parts,
     width_of,
@@ -49,13 +50,14 @@ class Attention(Kernel):
         heads: How the operands lie.
         scores: Expression of the product (x0) and the operands of the scores.
         operands: Those of the scores.
-        safe: Whether a query that may look nowhere gives zeros, not NaN.
+        zeros: Which queries give zeros, not NaN: "" for none, "blind" for those that may look
+            nowhere, "none" for those too whose scores are NaN.
     """
 
     heads: Heads
     scores: str
     operands: tuple[Operand, ...]
-    safe: bool
+    zeros: str
 
     def scratch_bytes(self, target: Target) -> int:
         """Queries, scores, results and what is carried between blocks of keys."""
@@ -81,7 +83,7 @@ class Attention(Kernel):
                     ).run()
                 with few:
                     FewQueries(
-                        f, self.heads, self.scores, self.operands, self.safe, places, steps
+                        f, self.heads, self.scores, self.operands, self.zeros, places, steps
                     ).run(queries, keys)
         f.ret()
 
@@ -356,16 +358,14 @@ class _Block:
         with f.loop(0, self.valid, unroll=False) as q:
             total = f.load(f.at(self.sums, q.i), lanes=1)
             inverse = f.b.fdiv(F32(1.0), total)
-            if self.kernel.safe:
-                inverse = f.choose(f.b.fcmp_ordered(">", total, F32(0.0)), inverse, F32(0.0))
+            good = has_weights(f, self.kernel.zeros, total)
+            inverse = f.choose(good, inverse, F32(0.0))
             inverse = f.choose(f.equals(self.keys, 0), F32(0.0), inverse)  # a sum of nothing
             factor = f.splat(inverse)
             source = f.at(self.y, f.mul(q.i, self.layout.value_pitch))
             to = f.at(self.places[0], f.mul(f.add(self.first, q.i), heads.y_row))
             for k, lanes in enumerate(vector_parts(heads.value_size, f.lanes)):
                 value = f.b.fmul(f.load(f.at(source, k * f.lanes)), factor)
-                if self.kernel.safe:
-                    value = f.choose(
-                        f.b.fcmp_ordered("==", factor, f.floats(0.0)), f.floats(0.0), value
-                    )
+                if self.kernel.zeros:
+                    value = f.choose(good, value, f.floats(0.0))
                 store_lanes(f, value, f.at(to, k * f.lanes), lanes)

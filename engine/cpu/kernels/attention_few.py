@@ -10,7 +10,7 @@ from typing import Final
 from engine.cpu.builder import F32, Value
 from engine.cpu.expressions import emit_expr
 from engine.cpu.kernel import KernelBuilder
-from engine.cpu.kernels.attention_parts import Heads, Operand, vector_parts
+from engine.cpu.kernels.attention_parts import Heads, Operand, has_weights, vector_parts
 from engine.cpu.kernels.tile import load_lanes, store_lanes
 from engine.cpu.vmath import exp
 from engine.ir.expr_text import read_expr
@@ -26,7 +26,7 @@ class FewQueries:
     heads: Heads
     scores: str
     operands: tuple[Operand, ...]
-    safe: bool
+    zeros: str
     places: Sequence[Value]
     steps: Sequence[Value]
 
@@ -155,9 +155,9 @@ class FewQueries:
         inverse = f.b.fdiv(F32(1.0), total)
         inverse = f.choose(f.equals(keys, 0), F32(0.0), inverse)  # a sum of nothing
         to = f.at(self.places[0], f.mul(query, self.heads.y_row))
-        good = f.b.fcmp_ordered(">", total, F32(0.0))
+        good = has_weights(f, self.zeros, total)
         for k, lanes in enumerate(self.value_parts):
             value = f.b.fmul(results[k], f.splat(inverse))
-            if self.safe:
+            if self.zeros:
                 value = f.choose(good, value, f.floats(0.0))
             store_lanes(f, value, f.at(to, k * f.lanes), lanes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from engine.cpu.builder import F32, I1, Builder, Value
 from engine.cpu.target import Target
 from engine.dtypes import DType
 
@@ -100,3 +101,12 @@ def rows_of(target: Target) -> int:
 def vector_parts(size: int, lanes: int) -> list[int]:
     """Return how many lanes of each vector of a row there are."""
     return [min(lanes, size - k) for k in range(0, size, lanes)]
+
+
+def has_weights(f: Builder, zeros: str, total: Value) -> Value:
+    """Return whether a query with this sum of weights gives its sum of values, not zeros."""
+    if zeros == "blind":
+        return f.b.fcmp_unordered("!=", total, F32(0.0))
+    if zeros == "none":
+        return f.b.fcmp_ordered(">", total, F32(0.0))
+    return I1(1)

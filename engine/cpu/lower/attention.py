@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from engine.cpu.buffers import Buffer
+from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.expressions import unsupported
 from engine.cpu.kernels.attention import Attention
 from engine.cpu.kernels.attention_parts import Heads, Operand, width_of
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
-from engine.cpu.lower.strided import Axis, strided_copy, strides_of
+from engine.cpu.lower.strided import copy_view, strides_of
 from engine.dtypes import DType
 from engine.ir.expr import Expr, argument
 from engine.ir.expr_text import arguments_of, substitute, write_expr
@@ -66,33 +66,60 @@ def attention(ctx: Lowering, node: Node) -> None:
     shapes = [
         _permuted(ctx.shape(n), attributes[f"perm_{p}"]) for n, p in zip(names, "qkv", strict=True)
     ]
-    lead, queries, keys = _check_shapes(ctx, node, shapes)
-    operands = [_extra(ctx, node, name, (*lead, queries, keys)) for name in extras]
-    views = [
+    lead, queries, keys = check_shapes(ctx, node, shapes)
+    operands = [score_operand(ctx, node, name, (*lead, queries, keys)) for name in extras]
+    q, k, v = (
         _view(ctx, node, n, attributes[f"perm_{p}"]) for n, p in zip(names, "qkv", strict=True)
-    ]
-    y = _result(ctx, node, (*lead, queries, shapes[2][-1]))
-    size, value_size = shapes[0][-1], shapes[2][-1]
-    assert isinstance(size, int) and isinstance(value_size, int)
-    q_row, k_row, v_row = (view.row for view in views)
-    heads = Heads(len(lead), size, value_size, q_row, k_row, v_row, y.row)
-    kernel = Attention(
-        heads,
-        write_expr(expr),
-        tuple(e.operand for e in operands),
-        bool(attributes["safe"]),
     )
-    numbers: list[Dim] = [queries, keys, *lead]
-    for view in (y, *views):
-        numbers += _aligned(view.shape[:-2], view.strides[:-2], len(lead))
-    for extra in operands:
+    y = _result(ctx, node, (*lead, queries, shapes[2][-1]))
+    zeros = "none" if attributes["safe"] else ""
+    launch(ctx, node, Parts(lead, queries, keys, q, k, v, y), expr, operands, zeros)
+
+
+@dataclass
+class Parts:
+    """What attention is over.
+
+    Attributes:
+        lead: Sizes of the leading axes.
+        queries: How many there are.
+        keys: How many there are.
+        q: Queries, leading axes in front.
+        k: Keys.
+        v: Values.
+        y: Results.
+    """
+
+    lead: Shape
+    queries: Dim
+    keys: Dim
+    q: View
+    k: View
+    v: View
+    y: View
+
+
+def launch(
+    ctx: Lowering, node: Node, parts: Parts, expr: Expr, extras: Sequence[Extra], zeros: str
+) -> None:
+    """Add the step of attention; `zeros` says for which queries the kernel gives zeros."""
+    size, value_size = parts.q.shape[-1], parts.v.shape[-1]
+    assert isinstance(size, int) and isinstance(value_size, int)
+    reads, rank = (parts.q, parts.k, parts.v), len(parts.lead)
+    q_row, k_row, v_row = (view.row for view in reads)
+    heads = Heads(rank, size, value_size, q_row, k_row, v_row, parts.y.row)
+    kernel = Attention(heads, write_expr(expr), tuple(e.operand for e in extras), zeros)
+    numbers: list[Dim] = [parts.queries, parts.keys, *parts.lead]
+    for view in (parts.y, *reads):
+        numbers += _aligned(view.shape[:-2], view.strides[:-2], rank)
+    for extra in extras:
         numbers += extra.lead
-    numbers += [extra.step for extra in operands]
+    numbers += [extra.step for extra in extras]
     ctx.step(
         kernel,
-        (y.buffer,),
-        [*(v.buffer for v in views), *(e.buffer for e in operands)],
-        tasks=element_count(lead) * ceildiv(queries, width_of(ctx.target)),
+        (parts.y.buffer,),
+        [*(v.buffer for v in reads), *(e.buffer for e in extras)],
+        tasks=element_count(parts.lead) * ceildiv(parts.queries, width_of(ctx.target)),
         numbers=numbers,
         node=node,
     )
@@ -123,7 +150,7 @@ def _permuted(shape: Shape, perm: Sequence[int]) -> Shape:
     return tuple(shape[k] for k in perm) if len(perm) else shape
 
 
-def _check_shapes(ctx: Lowering, node: Node, shapes: Sequence[Shape]) -> tuple[Shape, Dim, Dim]:
+def check_shapes(ctx: Lowering, node: Node, shapes: Sequence[Shape]) -> tuple[Shape, Dim, Dim]:
     """Return the leading axes, the queries and the keys; all sizes must fit."""
     q, k, v = shapes
     if any(len(s) != len(q) for s in shapes) or len(q) < 2:
@@ -144,21 +171,23 @@ def _check_shapes(ctx: Lowering, node: Node, shapes: Sequence[Shape]) -> tuple[S
 
 
 def _view(ctx: Lowering, node: Node, name: str, perm: Sequence[int]) -> View:
-    """Return an operand; it is copied if its rows are not what the kernel takes."""
     source = ctx.strided(name, node)
     axes, moved = _permuted(source.shape, perm), _permuted(source.strides, perm)
-    buffer = source.buffer
+    return in_rows(ctx, node, replace(source, shape=axes, strides=moved))
+
+
+def in_rows(ctx: Lowering, node: Node, source: StridedView) -> View:
+    """Return a view in rows that the kernel can take; it is copied if it has no such rows."""
+    buffer, moved = source.buffer, source.strides
     if moved[-1] == 1 and isinstance(moved[-2], int) and isinstance(source.first, int):
         if source.first:
             offset = source.first * DType.FLOAT32.itemsize
             layout, size = buffer.layout, buffer.size_bytes - offset
-            buffer = Buffer(name, layout, size, buffer.place, buffer, offset)
-        return View(buffer, axes, moved)
-    dense = tuple(strides_of(axes))
-    copy = ctx.temporary_plain(f"{name} in rows", axes, DType.FLOAT32)
-    steps = [Axis(d, to, source) for d, to, source in zip(axes, dense, moved, strict=True)]
-    strided_copy(ctx, copy, buffer, steps, DType.FLOAT32, node, first_from=source.first)
-    return View(copy, axes, dense)
+            buffer = Buffer(buffer.name, layout, size, buffer.place, buffer, offset)
+        return View(buffer, source.shape, moved)
+    copy = ctx.temporary_plain(f"{buffer.name} in rows", source.shape, DType.FLOAT32)
+    copy_view(ctx, copy, source, node)
+    return View(copy, source.shape, tuple(strides_of(source.shape)))
 
 
 def _result(ctx: Lowering, node: Node, shape: Shape) -> View:
@@ -181,7 +210,7 @@ def _aligned(shape: Shape, strides: Sequence[Dim], rank: int) -> list[Dim]:
     return [*found, *(0 if d == 1 else s for d, s in zip(shape, strides, strict=True))]
 
 
-def _extra(ctx: Lowering, node: Node, name: str, scores: Shape) -> Extra:
+def score_operand(ctx: Lowering, node: Node, name: str, scores: Shape) -> Extra:
     """Return an operand of the scores with its strides along the leading axes and the queries."""
     own = ctx.shape(name)
     if len(own) > len(scores):

@@ -1,0 +1,34 @@
+"""Which keys a query may look at when none may look ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import llvmlite.ir as ir
+
+from engine.cpu.builder import I8
+from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.target import Target
+
+ROWS: Final = 64  # queries of one task
+
+
+@dataclass(frozen=True)
+class Triangle(Kernel):
+    """operands: (queries, keys) of bytes, 1 where key <= query + past. numbers: queries, keys,
+    past. Tasks: one per `ROWS` queries.
+    """
+
+    def emit(self, module: ir.Module, name: str, target: Target) -> None:
+        """A run of ones, then zeros."""
+        f = KernelBuilder(module, name, target)
+        queries, keys = f.number(0), f.number(1)
+        low, high = f.mul(f.low, ROWS), f.least(f.mul(f.high, ROWS), queries)
+        with f.loop(low, high, unroll=False) as query:
+            row = f.at_bytes(f.operand(0), f.mul(query.i, keys))
+            seen = f.least(f.add(query.i, 1, f.number(2)), keys)
+            f.clear(row, keys)
+            with f.loop(0, seen, unroll=False) as key:
+                f.b.store(I8(1), f.at_bytes(row, key.i), align=1)
+        f.ret()
