@@ -27,7 +27,7 @@ from engine.cpu.buffers import (
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel
 from engine.cpu.kernels.numbers import WriteNumbers
-from engine.cpu.lower.rules import RULES, NoKernel
+from engine.cpu.lower.rules import DEFINED, RULES, NoKernel
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.graph import Graph, Node
@@ -49,6 +49,7 @@ class Lowering:
         target: The processor.
         precision: "fp32" or "bf16": how contractions may compute.
         program: What has been lowered so far.
+        rounded: Pictures rounded to bfloat16, by what they are rounded from.
         winograd: Whether 3 x 3 convolutions may take fewer products than they have. Off only where
             one wants to count them.
     """
@@ -90,6 +91,7 @@ class Lowering:
         self.program = Program()
         self._registry = registry
         self._symbolic = symbolic or {}
+        self.rounded: dict[Buffer, Buffer] = {}
         self._plain: dict[str, Buffer] = {}
         self._image: dict[str, Buffer] = {}
         self._strided: dict[str, StridedView] = {}
@@ -165,6 +167,10 @@ class Lowering:
     def is_image(self, name: str) -> bool:
         """Whether the value lies as a picture now, so that reading it as one costs nothing."""
         return name in self._image
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether others than the nodes of this region read the value."""
+        return name in self._wanted
 
     def can_be_image(self, name: str) -> bool:
         """Whether a value has four dims, of which all but the first are numbers."""
@@ -360,7 +366,9 @@ class Lowering:
         """Add the steps of a node, by its rule."""
         if self._lower_symbolic(node):
             return
-        rule = RULES.get((node.domain, node.op))
+        rule = RULES.get((node.domain, node.op)) or DEFINED.get(
+            type(self.operator(node).definition)
+        )
         if rule is None:
             raise NoKernel(f"no rule for {node.domain or 'ai.onnx'}.{node.op}")
         try:

@@ -10,18 +10,18 @@ from engine.cpu.expressions import unsupported
 from engine.cpu.lower.broadcasting import View, broadcast_step, loop_nest
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.image_elementwise import lower_on_images
-from engine.cpu.lower.rules import RULES, NoKernel, lowers
+from engine.cpu.lower.rules import NoKernel, lowers, lowers_definitions
 from engine.dtypes import DType
 from engine.ir.expr import Expr, argument, constant
 from engine.ir.expr_text import substitute
 from engine.ir.graph import Node
 from engine.ops import casting
 from engine.ops.define import Elementwise
-from engine.ops.registry import REGISTRY
 
 LARGEST_WRITTEN_IN: Final = 16  # numbers up to this, in eighths, become part of the code
 
 
+@lowers_definitions(Elementwise)
 def elementwise(ctx: Lowering, node: Node) -> None:
     """Lower an operator that is defined as an expression."""
     operator = ctx.operator(node)
@@ -119,9 +119,3 @@ def _renumbered(expr: Expr, operands: Sequence[str]) -> tuple[Expr, list[str]]:
         for i in range(last + 1)
     ]
     return substitute(expr, values), [operands[i] for i in used]
-
-
-for _operator in REGISTRY.operators():
-    if isinstance(_operator.definition, Elementwise):
-        key = (_operator.domain, _operator.name)
-        RULES.setdefault(key, elementwise)

@@ -13,7 +13,7 @@ from engine.cpu.kernels.extremes import ArgExtreme
 from engine.cpu.kernels.image_reduction import ImageReduce
 from engine.cpu.kernels.reduction import Reduce, Stages
 from engine.cpu.lower.context import Lowering
-from engine.cpu.lower.rules import RULES, NoKernel, lowers
+from engine.cpu.lower.rules import NoKernel, lowers, lowers_definitions
 from engine.cpu.lower.strided import strides_of
 from engine.dtypes import DType
 from engine.ir.expr_text import write_expr
@@ -36,6 +36,7 @@ class Group:
     is_reduced: bool
 
 
+@lowers_definitions(Reduction)
 def reduce(ctx: Lowering, node: Node) -> None:
     """Lower an operator that is defined as a reduction."""
     operator = ctx.operator(node)
@@ -177,8 +178,3 @@ def extreme(ctx: Lowering, node: Node) -> None:
         numbers=[size, inner, rows, height, COLUMNS],
         node=node,
     )
-
-
-for _operator in REGISTRY.operators():
-    if isinstance(_operator.definition, Reduction):
-        RULES.setdefault((_operator.domain, _operator.name), reduce)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Rule = Callable[["Lowering", Node], None]
 RULES: dict[tuple[str, str], Rule] = {}
+# Rules of operators that are defined as expressions, by the definition's type: for those without a
+# rule of their own, whoever brought them.
+DEFINED: dict[type, Rule] = {}
 
 
 class NoKernel(Exception):
@@ -26,6 +29,18 @@ def lowers(*names: str, domain: str = "") -> Callable[[Rule], Rule]:
             if (domain, name) in RULES:
                 raise ValueError(f"{domain}.{name} has a rule already")
             RULES[domain, name] = rule
+        return rule
+
+    return register
+
+
+def lowers_definitions(kind: type) -> Callable[[Rule], Rule]:
+    """Register the rule of all operators with a definition of this type."""
+
+    def register(rule: Rule) -> Rule:
+        if kind in DEFINED:
+            raise ValueError(f"definitions of type {kind.__name__} have a rule already")
+        DEFINED[kind] = rule
         return rule
 
     return register

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+import engine
 from engine.cpu.kernels.elementwise import Elementwise, Operand
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
-from engine.dtypes import DType
+from engine.dtypes import FLOATS, DType
+from engine.ir import expr
 from tests.engine.cpu.programs import check
-from tests.engine.onnx_models import node, normal
+from tests.engine.cpu.test_plan import plan_of
+from tests.engine.onnx_models import model, node, normal
 
 LANES = host_target().lanes
 
@@ -121,3 +124,16 @@ def test_code_for_every_processor(isa: str) -> None:
         text = f"x0:{dtype}; float32 #0; exp #1; {dtype} #2"
         kernel = Elementwise(text, (Operand(dtype, False),), 2)
         assert compile_kernel(kernel, "kernel", target_for(isa))
+
+
+def test_an_expression_that_a_user_brings_is_native() -> None:
+    def soft_clip(x: expr.Expr, *, bound: float = 1.0) -> expr.Expr:
+        return expr.tanh(x / bound) * bound
+
+    mine = engine.make_elementwise(soft_clip, "SoftClip", 1, types=FLOATS, domain="my.domain")
+    nodes = [node("SoftClip", ["x"], ["y"], domain="my.domain", bound=2.0)]
+    data = model(nodes, [("x", ["N", 20])], [("y", ["N", 20])], domains={"my.domain": 1})
+    x = normal(300, 20)
+    with engine.load(data, device="cpu", ops=(mine,)) as net:
+        np.testing.assert_allclose(net.run({"x": x})["y"], np.tanh(x / 2) * 2, rtol=1e-6)
+        assert [c.reason for c in plan_of(net).coverage] == [None]
