@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from engine.cpu.buffers import Buffer, PlainLayout
+from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.int8_pictures import BytePool
 from engine.cpu.kernels.pooling import Pool, Taps
-from engine.cpu.lower.context import BYTES, Lowering
+from engine.cpu.lower.context import BYTES, CONVERTERS, Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -20,25 +22,48 @@ def pool(ctx: Lowering, node: Node) -> None:
     if ctx.dtype(x) in BYTES and node.op == "MaxPool":
         pool_bytes(ctx, node, _window(ctx, node))
         return
-    if ctx.dtype(x) is not DType.FLOAT32 or not (ctx.can_be_image(x) and ctx.can_be_image(y)):
-        raise NoKernel("pools work on float32 pictures of known size")
+    if ctx.dtype(x) is not DType.FLOAT32:
+        raise NoKernel(f"pools of {ctx.dtype(x)} have no kernel")
     window = _window(ctx, node)
     if min((*window.begins, *window.ends)) < 0:
         raise NoKernel("its padding is negative")
-    rows, columns = _taps(window)
-    source = ctx.image(x, node)
-    target = ctx.output_image(y)
+    is_signal = len(ctx.shape(x)) == 3
+    if not is_signal and not (ctx.can_be_image(x) and ctx.can_be_image(y)):
+        raise NoKernel("pools work on signals and pictures of known size")
+    source = signal_picture(ctx, node) if is_signal else ctx.image(x, node)
+    target = _result(ctx, y) if is_signal else ctx.output_image(y)
     mean = node.op == "AveragePool"
-    kernel = Pool(
-        target.image,
-        source.image,
-        rows,
-        columns,
-        mean,
-        mean and bool(attributes["count_include_pad"]),
-    )
+    counts_padding = mean and bool(attributes["count_include_pad"])
+    kernel = Pool(target.image, source.image, *_taps(window), mean, counts_padding)
     tasks = ctx.shape(y)[0] * target.image.height
     ctx.step(kernel, (target,), (source,), tasks=tasks, node=node)
+    if is_signal:
+        CONVERTERS["to_plain"](ctx, seen_as_picture(ctx.output(y)), target, node)
+
+
+def signal_picture(ctx: Lowering, node: Node) -> Buffer:
+    """Return a signal (N, C, L) as a picture of one row."""
+    x = node.inputs[0]
+    picture = _result(ctx, x)
+    CONVERTERS["to_image"](ctx, picture, seen_as_picture(ctx.plain(x, node)), node)
+    return picture
+
+
+def seen_as_picture(plain: Buffer) -> Buffer:
+    """Return the memory of a signal (N, C, L) as (N, C, 1, L)."""
+    batch, channels, length = plain.plain.shape
+    layout = PlainLayout((batch, channels, 1, length), plain.plain.dtype)
+    return Buffer(plain.name, layout, plain.size_bytes, plain.place, plain)
+
+
+def _result(ctx: Lowering, name: str) -> Buffer:
+    """Return the new picture, of one row, of a signal."""
+    batch, channels, length = ctx.shape(name)
+    if not isinstance(channels, int) or not isinstance(length, int):
+        raise NoKernel(f"the size of {name!r} is not known")
+    held = ctx.target.whole_vectors(channels)
+    layout = ImageLayout(1, length, channels, held, held)
+    return ctx.temporary_image(f"{name} as a picture", batch, layout)
 
 
 def pool_bytes(ctx: Lowering, node: Node, window: Window) -> None:
@@ -58,18 +83,22 @@ def pool_bytes(ctx: Lowering, node: Node, window: Window) -> None:
 
 
 def _taps(window: Window) -> tuple[Taps, Taps]:
-    rows, columns = (
+    """Return the windows along height and width; a signal has a height of one."""
+    found = tuple(
         Taps(*each)
         for each in zip(
             window.kernel, window.strides, window.dilations, window.begins, window.ends, strict=True
         )
     )
+    rows, columns = (Taps(1, 1, 1, 0, 0), *found)[-2:]
     return rows, columns
 
 
 def _window(ctx: Lowering, node: Node) -> Window:
     attributes = ctx.attributes(node)
     sizes = [d for d in ctx.shape(node.inputs[0])[2:] if isinstance(d, int)]
+    if len(sizes) != len(attributes["kernel_shape"]) or len(sizes) not in (1, 2):
+        raise NoKernel("pools work on signals and pictures of known size")
     return resolve_window(
         sizes,
         attributes["kernel_shape"],

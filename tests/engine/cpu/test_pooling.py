@@ -7,6 +7,7 @@ import pytest
 
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.pooling import Pool, Taps
+from engine.cpu.lower.rules import NoKernel
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from tests.engine.cpu.programs import check
@@ -50,6 +51,24 @@ def test_windows_on_windows() -> None:
         node("AveragePool", ["m"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     ]
     check(nodes, {"x": normal(1, 5, 6, 6)}, [("y", [1, 5, 5, 5])], borders={"m": 2}, tolerance=1e-6)
+
+
+def test_signals() -> None:
+    nodes = [
+        node("MaxPool", ["x"], ["m"], kernel_shape=[3], strides=[2], pads=[1, 0], dilations=[2]),
+        node("AveragePool", ["m"], ["y"], kernel_shape=[2], auto_pad="SAME_UPPER"),
+    ]
+    shapes = {"x": ["N", 20, 33]}
+    check(nodes, {"x": normal(2, 20, 33)}, [("y", ["N", 20, "l"])], shapes=shapes, tolerance=1e-6)
+
+
+def test_what_has_no_kernel() -> None:
+    pool = {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}
+    for kind, x in ((2, np.zeros((1, 3, 4, 5), np.uint8)), (1, normal(1, 3, 4, 5))):
+        out = [("y", [1, 3, "h", "w"], kind)]
+        with pytest.raises(NoKernel, match="known size"):
+            nodes = [node("MaxPool", ["x"], ["y"], **pool)]
+            check(nodes, {"x": x}, out, shapes={"x": [1, 3, "H", "W"]})
 
 
 @pytest.mark.parametrize("isa", ISAS)
