@@ -310,7 +310,8 @@ class ConvEmitter:
         with f.loop(*tiles) as tile:
             picture, place = f.divmod(tile.i, per_picture)
             corner, kind = self._place(f, place)
-            share = f.mul(place, spec.schedule.ahead * spec.sum.terms)
+            steps = spec.sum.terms * spec.x.dtype.itemsize // 4
+            share = f.mul(place, spec.schedule.ahead * steps)
             operands = []
             for i, layout in enumerate(self.pictures):
                 pointer = pointers[(1, 0)[i] if i < 2 else i + 2]

@@ -106,7 +106,7 @@ def schedule_depthwise(kernel: DepthwiseConv, target: Target) -> DepthwiseConv:
 def winograd_of(kernel: ImageConv, target: Target) -> Winograd | None:
     """Return the same convolution after Winograd, scheduled, where that is faster; else None."""
     x, y = kernel.x, kernel.y
-    plain = kernel.groups == 1 and kernel.pixels is None and x.dtype is y.dtype is DType.FLOAT32
+    plain = kernel.groups == 1 and kernel.pixels is None and x.dtype is DType.FLOAT32
     window = kernel.kernel, kernel.strides, kernel.dilations, kernel.begins
     if not plain or window != ((3, 3), (1, 1), (1, 1), (1, 1)):
         return None

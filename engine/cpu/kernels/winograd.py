@@ -23,6 +23,7 @@ from engine.cpu.kernels.border import clear_border
 from engine.cpu.kernels.panels import Panels, pack_panels
 from engine.cpu.kernels.tile import Sum, Tile, emit_epilogue, emit_tile
 from engine.cpu.target import Target
+from engine.dtypes import DType
 from engine.ir.types import Dim, ceildiv
 
 # How weights are transformed: G g G^T.
@@ -303,7 +304,7 @@ class _WinogradEmitter:
         spec, size = self.spec, self.spec.m + 2
         first, count = columns
         picture, top, left = self._place(f, tile)
-        outs = []
+        outs: list[Value] = []
         for pointer, layout in zip(
             (pointers[0], *pointers[4:]), (spec.y, *spec.extras), strict=True
         ):
@@ -316,7 +317,7 @@ class _WinogradEmitter:
                     f.mul(left, layout.pitch),
                     layout.at(0, 0),
                 )
-            outs.append(f.at(pointer, at))
+            outs.append(f.at(pointer, at, DType.FLOAT32 if outs else spec.y.dtype))
         source = f.at(m, f.mul(index, self.y_pitch))
         bias = f.at(pointers[3], first)
         with f.loop(0, count, f.lanes, unroll=False) as channel:
@@ -329,7 +330,10 @@ class _WinogradEmitter:
             ]
             done = _both_ways(f, sums, RESULTS[spec.m])
             added = f.load(f.at(bias, channel.i))
-            here = [f.at(out, channel.i) for out in outs]
+            here = [
+                f.at(outs[0], channel.i, spec.y.dtype),
+                *(f.at(out, channel.i) for out in outs[1:]),
+            ]
             for i, row in enumerate(done):
                 for j, value in enumerate(row):
                     with self._inside(f, f.add(top, i), f.add(left, j), i, j):
@@ -355,7 +359,8 @@ class _WinogradEmitter:
             at = 0 if layout is None else i * layout.row + j * layout.pitch
             operands.append(f.load(f.at(pointer, at)))
         value = emit_epilogue(f, spec.epilogue, operands)
-        f.store(value, f.at(here[0], i * spec.y.row + j * spec.y.pitch))
+        place = f.at(here[0], i * spec.y.row + j * spec.y.pitch, spec.y.dtype)
+        f.store(value, place, spec.y.dtype)
 
 
 Transform = Callable[[Builder, Sequence[Value]], list[Value]]

@@ -14,7 +14,7 @@ from engine.cpu.kernels.panels import pack_columns, pack_panels
 from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise, winograd_of
 from engine.cpu.kernels.winograd import Winograd, pack_winograd
 from engine.cpu.lower.context import Lowering
-from engine.cpu.lower.conv_geometry import border_of, geometry
+from engine.cpu.lower.conv_geometry import border_of, geometry, two
 from engine.cpu.lower.conv_operands import (
     Convolution,
     add_step,
@@ -25,6 +25,7 @@ from engine.cpu.lower.conv_operands import (
     read_operands,
     result_picture,
 )
+from engine.cpu.lower.half import rounded, takes_half
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.ir.graph import Node
 from engine.ops.cores.windows import Window
@@ -109,25 +110,12 @@ def lower_dense(
 ) -> None:
     """Add the step of a convolution whose groups are few and wide, or made so."""
     weights, groups = merged_groups(part.weights, whole.groups, ctx.target.lanes)
-    window = part.window
-    kernel = schedule_conv(
-        ImageConv(
-            x.image,
-            y.image,
-            _two(window.kernel),
-            _two(window.strides),
-            _two(window.dilations),
-            _two(window.begins),
-            ConvSchedule(1, 1),
-            groups,
-            whole.epilogue.text,
-            tuple(None if e is None else e.image for e in extras),
-            part.pixels,
-            part.spacing,
-            clears,
-        ),
-        ctx.target,
-    )
+    kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
+    wino = winograd_of(kernel, ctx.target) if ctx.winograd else None
+    if wino is None and groups == 1 and takes_half(ctx, weights, x.image):
+        x = rounded(ctx, whole.node, x, ctx.shape(whole.x)[0])
+        kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
+    dtype = x.image.dtype
     panels = kernel.panels(ctx.target)
 
     def pack() -> np.ndarray:
@@ -136,7 +124,7 @@ def lower_dense(
         matrices = parts.transpose(0, 3, 4, 2, 1).reshape(groups, -1, filters)
         missing = panels.columns - filters
         matrices = np.pad(matrices, ((0, 0), (0, 0), (0, missing)))
-        return np.concatenate([pack_panels(m, panels) for m in matrices])
+        return np.concatenate([pack_panels(m, panels, dtype) for m in matrices])
 
     def per_filter(values: np.ndarray) -> Callable[[], np.ndarray]:
         rows = values.reshape(groups, -1)
@@ -147,14 +135,44 @@ def lower_dense(
         ctx.weights(f"{name}|filters|{label}", per_filter(values), name)
         for name, values in whole.per_filter
     ]
-    wino = winograd_of(kernel, ctx.target) if ctx.winograd else None
     if wino is not None:
         _lower_winograd(ctx, whole, wino, y, x, extras, numbers)
         return
-    packed = ctx.weights(f"{whole.key}|window{part.key}|{label}", pack, whole.key)
+    packed = ctx.weights(f"{whole.key}|window{part.key}|{label}|{dtype}", pack, whole.key)
     moved = [e if e is None else _from_pixel(e, part.first) for e in extras]
     target = _from_pixel(y, part.first)
     add_step(ctx, whole, kernel, target, [x, packed], moved, numbers, kernel.tasks)
+
+
+def _kernel(
+    ctx: Lowering,
+    whole: Convolution,
+    part: Part,
+    y: Buffer,
+    x: Buffer,
+    extras: list[Buffer | None],
+    groups: int,
+    *,
+    clears: bool,
+) -> ImageConv:
+    """Return the kernel of a part for pictures that lie like these, scheduled."""
+    window = part.window
+    kernel = ImageConv(
+        x.image,
+        y.image,
+        two(window.kernel),
+        two(window.strides),
+        two(window.dilations),
+        two(window.begins),
+        ConvSchedule(1, 1),
+        groups,
+        whole.epilogue.text,
+        tuple(None if e is None else e.image for e in extras),
+        part.pixels,
+        part.spacing,
+        clears,
+    )
+    return schedule_conv(kernel, ctx.target)
 
 
 def _lower_winograd(
@@ -221,10 +239,10 @@ def _lower_depthwise(
         DepthwiseConv(
             x.image,
             y.image,
-            _two(window.kernel),
-            _two(window.strides),
-            _two(window.dilations),
-            _two(window.begins),
+            two(window.kernel),
+            two(window.strides),
+            two(window.dilations),
+            two(window.begins),
             DepthwiseSchedule(1, 1),
             whole.epilogue.text,
             tuple(None if e is None else e.image for e in extras),
@@ -243,8 +261,3 @@ def _lower_depthwise(
         f"{whole.key}|depthwise|{lanes}", lambda: pack_depthwise(whole.weights, lanes), whole.key
     )
     add_step(ctx, whole, kernel, y, [x, weights], extras, numbers, kernel.tasks)
-
-
-def _two(pair: tuple[int, ...]) -> tuple[int, int]:
-    first, second = pair
-    return first, second

@@ -90,12 +90,13 @@ def geometry(attributes: Mapping[str, Any], x_shape: Any, weights: np.ndarray) -
     groups = int(attributes.get("group", 1))
     if x_shape[1] != weights.shape[1] * groups or weights.shape[0] % groups:
         raise NoKernel("channels do not divide into the groups")
-    return Geometry(window, _two(sizes), _two(outputs), groups, rank)
+    return Geometry(window, two(sizes), two(outputs), groups, rank)
 
 
-def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
-    height, width = sizes
-    return height, width
+def two(pair: tuple[int, ...]) -> tuple[int, int]:
+    """Return the numbers of two axes."""
+    rows, columns = pair
+    return rows, columns
 
 
 def border_of(graph: Graph, node: Node) -> dict[str, int]:

@@ -1,6 +1,4 @@
-"""What convolutions of every kind share when they are lowered: reading a node, operands as pictures,
-the step itself.
-"""
+"""What convolutions of every kind share when they are lowered: reading a node, pictures, steps."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel
 from engine.cpu.lower.context import CONVERTERS, Lowering
 from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
+from engine.cpu.lower.half import result_type
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.target import Target
 from engine.dtypes import DType
@@ -122,7 +121,7 @@ def _picture(
     thin: bool = False,
     whole_vectors: bool = False,
 ) -> Buffer:
-    """Return a value as a picture of float32."""
+    """Return a value as a picture."""
     if whole.rank == 2:
         found = ctx.image(name, whole.node, thin=thin, border=border)
         if not whole_vectors or found.image.held % ctx.target.lanes == 0:
@@ -151,7 +150,7 @@ def result_picture(ctx: Lowering, whole: Convolution) -> Buffer:
     """Return the picture that the convolution writes."""
     name = whole.node.outputs[0]
     if whole.rank == 2:
-        return ctx.output_image(name)
+        return ctx.output_image(name, dtype=result_type(ctx, name))
     channels = whole.weights.shape[0]
     held = ctx.target.whole_vectors(channels)
     layout = ImageLayout(*whole.outputs, channels, held, held)
