@@ -271,12 +271,14 @@ def pad(ctx: Lowering, node: Node) -> None:
         if given is None:
             raise NoKernel("its value is computed")
         value = given
+    if value.size != 1:
+        raise NoKernel(f"its value is {value.size} numbers")
     inner, outer = strides_of(shape), strides_of(ctx.shape(y))
     axes: list[Axis] = []
     to: Dim = 0
     source: Dim = 0
     for k, size in enumerate(shape):
-        kept = size + min(begins[k], 0) + min(ends[k], 0)
+        kept = dim_max(size + min(begins[k], 0) + min(ends[k], 0), 0)
         axes.append(Axis(kept, outer[k], inner[k]))
         to = to + outer[k] * max(begins[k], 0)
         source = source + inner[k] * max(-begins[k], 0)

@@ -64,6 +64,8 @@ def _heads(ctx: Lowering, node: Node) -> tuple[StridedView, StridedView, Strided
     many, few = q.shape[1], k.shape[1]
     if not isinstance(many, int) or not isinstance(few, int) or not few or many % few:
         raise NoKernel(f"{many} heads of queries, {few} of keys")
+    if v.shape[1] != few:
+        raise NoKernel(f"{few} heads of keys, {v.shape[1]} of values")
     names, past = [*node.inputs, *[""] * 6], 0 * k.shape[2]
     if names[PAST[0]]:
         past = ctx.shape(names[PAST[0]])[2]

@@ -116,8 +116,10 @@ def recurrent(ctx: Lowering, node: Node) -> None:
 def _layer(ctx: Lowering, node: Node) -> Layer:
     attributes: Any = ctx.attributes(node)
     names = (*node.inputs, *("",) * (INPUTS - len(node.inputs)))
-    backwards = BACKWARDS[attributes["direction"]]
+    backwards = BACKWARDS.get(attributes["direction"], ())
     w, r = _fixed(ctx, names[1]), _fixed(ctx, names[2])
+    if not backwards or r.ndim != 3:
+        raise NoKernel(f"direction {attributes['direction']!r}, weights of the state {r.shape}")
     gates, hidden = GATES[node.op], r.shape[-1]
     shape = ctx.shape(names[0])
     if len(shape) != 3 or not hidden or r.shape != (len(backwards), gates * hidden, hidden):
@@ -131,6 +133,8 @@ def _layer(ctx: Lowering, node: Node) -> Layer:
     bias = np.zeros((len(backwards), 2 * gates * hidden), np.float32)
     if names[3]:
         bias = _fixed(ctx, names[3])
+    if bias.shape != (len(backwards), 2 * gates * hidden):
+        raise NoKernel(f"biases are {bias.shape}")
     given = Given(bool(names[4]), bool(names[5]), bool(names[6]), bool(names[7]))
     functions = _functions(node.op, attributes, len(backwards))
     kernel = Recurrent(node.op, hidden, functions, backwards, given)
@@ -160,10 +164,11 @@ def _reads(ctx: Lowering, node: Node, layer: Layer, batch: Dim) -> list[Buffer]:
     if kernel.cell == "GRU":
         found.append(ctx.weights(f"{key}|state bias", layer.state_bias))
     if names[4]:
-        if ctx.dtype(names[4]) is not DType.INT32:
-            raise NoKernel(f"lengths of type {ctx.dtype(names[4])}")
-        (count,) = ctx.shape(names[4])
-        ctx.require_equal(count, batch, node, "there is not one length per sequence")
+        if ctx.dtype(names[4]) is not DType.INT32 or len(ctx.shape(names[4])) != 1:
+            raise NoKernel(f"{names[4]!r} is no vector of int32")
+        ctx.require_equal(
+            ctx.shape(names[4])[0], batch, node, "there is not one length per sequence"
+        )
         found.append(ctx.plain(names[4], node))
     batch_first = bool(ctx.attributes(node)["layout"])
     for name in names[5:7]:
@@ -176,7 +181,10 @@ def _reads(ctx: Lowering, node: Node, layer: Layer, batch: Dim) -> list[Buffer]:
                 ctx.require_equal(mine, right, node, f"the first state {name!r} does not fit")
             found.append(ctx.plain(name, node))
     if names[7]:
-        looks = _fixed(ctx, names[7]).reshape(len(kernel.backwards), 3, kernel.hidden)
+        looks = _fixed(ctx, names[7])
+        if looks.size != len(kernel.backwards) * 3 * kernel.hidden:
+            raise NoKernel(f"peepholes are {looks.shape}")
+        looks = looks.reshape(len(kernel.backwards), 3, kernel.hidden)
         found.append(ctx.weights(f"{names[7]}|{layer.lanes}", lambda: layer.padded(looks)))
     return found
 

@@ -120,7 +120,11 @@ def _table(before: object, after: object, scale: float, how: Interpolation) -> T
         raise NoKernel("an axis is empty")
     if before * after > TABLE:
         raise NoKernel(f"a table of {before} x {after}")
-    matrix = resize(np, np.eye(before, dtype=np.float32), [AxisPlan(0, before, after, scale)], how)
+    plan = AxisPlan(0, before, after, scale)
+    try:
+        matrix = resize(np, np.eye(before, dtype=np.float32), [plan], how)
+    except ValueError as error:  # a run tells of it
+        raise NoKernel(str(error)) from error
     used = matrix != 0
     taps = max(int(used.sum(axis=1).max()), 1)
     # Places with weights come first, others fill up with weights of zero.

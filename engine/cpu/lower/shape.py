@@ -127,7 +127,9 @@ def constant_of_shape(ctx: Lowering, node: Node) -> None:
     """One number everywhere; the shape is known, so its operand is not read."""
     y = node.outputs[0]
     value = ctx.attributes(node)["value"]
-    number = np.zeros(1, np.float32) if value is None else np.asarray(value).reshape(1)
+    number = np.zeros(1, np.float32) if value is None else np.asarray(value).reshape(-1)
+    if number.size != 1:
+        raise NoKernel(f"its value is {number.size} numbers")
     if number.dtype != ctx.dtype(y).numpy:
         raise NoKernel(f"its value is {number.dtype}")
     filled(ctx, ctx.output(y), number, node)
@@ -161,10 +163,11 @@ def depth_to_space(ctx: Lowering, node: Node) -> None:
     x, y, attributes = node.inputs[0], node.outputs[0], ctx.attributes(node)
     block = int(attributes["blocksize"])
     deep = x if node.op == "DepthToSpace" else y
-    channels = ctx.shape(deep)[1]
-    if len(ctx.shape(deep)) != 4 or not isinstance(channels, int) or channels % block**2:
+    if len(ctx.shape(deep)) != 4 or block < 1:
+        raise NoKernel(f"blocks of {block} in an array of rank {len(ctx.shape(deep))}")
+    n, channels, h, w = ctx.shape(deep)
+    if not isinstance(channels, int) or channels % block**2:
         raise NoKernel("its channels are not known")
-    n, _, h, w = ctx.shape(deep)
     c = channels // block**2
     if attributes["mode"] == "CRD":
         split, (at_c, at_y, at_x) = (n, c, block, block, h, w), (1, 2, 3)
