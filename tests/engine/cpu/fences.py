@@ -5,10 +5,12 @@ its own; a kernel that reads what nobody wrote gets NaN.
 
     python -m tests.engine.cpu.fences resnet bert      # networks of tests/networks, or all
     python -m tests.engine.cpu.fences --generated 50   # generated graphs
+    python -m tests.engine.cpu.fences --isa avx2 bert  # code for another instruction set
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import faulthandler
 import mmap
@@ -26,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 import engine.cpu.region as region
 from engine.cpu.memory_plan import ALIGNMENT, Tenant
 from engine.cpu.runtime.layout import SlotWord
+from engine.cpu.target import ISAS, host_target, target_for
 from tests.engine.cpu.test_generated import check
 from tests.engine.passes.generated_graphs import Generated, graphs
 from tests.networks.checking import check_network
@@ -173,13 +176,18 @@ def _forbid(address: int, size: int) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run networks or generated graphs, fenced at their ends and at their beginnings."""
     faulthandler.enable()
-    generated = arguments[:1] == ["--generated"]
+    parser = argparse.ArgumentParser(prog="python -m tests.engine.cpu.fences")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--generated", type=int, default=0)
+    parser.add_argument("--isa", choices=ISAS, default=host_target().isa)
+    options = parser.parse_args(arguments)
+    target = target_for(options.isa)
     for at_end in (True, False):
-        with fenced(at_end):
-            if generated:
-                run_generated(int(arguments[1]))
+        with patch("engine.cpu.device.host_target", lambda: target), fenced(at_end):
+            if options.generated:
+                run_generated(options.generated)
             else:
-                run_networks(arguments)
+                run_networks(options.names)
     print("done", flush=True)
 
 
