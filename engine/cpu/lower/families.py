@@ -21,6 +21,7 @@ from engine.cpu.lower import (
     running,
     shape,
     softmax,
+    standardizing,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "running",
     "shape",
     "softmax",
+    "standardizing",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.cpu.buffers import Buffer
 from engine.cpu.builder import MEMORY
 from engine.cpu.expressions import unsupported
 from engine.cpu.image_layout import ImageLayout
@@ -81,6 +82,20 @@ def lower_reduction(
     if _is_over_pixels(ctx, node, axes) and not stages.peak:
         _reduce_picture(ctx, node, stages)
         return
+    source = ctx.plain(x, node)
+    reduce_step(ctx, node, stages, shape, axes, source, ctx.output(y))
+
+
+def reduce_step(
+    ctx: Lowering,
+    node: Node,
+    stages: Stages,
+    shape: Shape,
+    axes: Sequence[int],
+    source: Buffer,
+    target: Buffer,
+) -> None:
+    """Add the step that reduces a dense array along axes counted from the front."""
     groups = grouped(shape, axes)
     *outer, inner = groups or [Group(1, 1, True)]
     kept = [g for g in outer if not g.is_reduced]
@@ -95,8 +110,7 @@ def lower_reduction(
         numbers += [*(g.size for g in some), *(g.stride for g in some)]
     tasks = ceildiv(rows, height) * (1 if has_rows else ceildiv(inner.size, COLUMNS))
     kernel = Reduce(stages, has_rows, len(kept), len(reduced))
-    source = ctx.plain(x, node)
-    ctx.step(kernel, [ctx.output(y)], [source], tasks=tasks, numbers=numbers, node=node)
+    ctx.step(kernel, [target], [source], tasks=tasks, numbers=numbers, node=node)
 
 
 def _stages(ctx: Lowering, definition: Reduction, dtype: DType) -> Stages:

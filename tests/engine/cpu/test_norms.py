@@ -125,6 +125,27 @@ def test_groups_of_channels(shape: tuple[int, ...]) -> None:
         check(nodes, {"x": x}, [("y", given)], few, shapes=shapes, opset=18, tolerance=2e-5)
 
 
+def test_rarer_normalizations() -> None:
+    x = normal(3, 4, 5, 6)
+    x[1, :, 2, 3] = 0
+    shapes: dict[str, list[int | str]] = {"x": ["N", 4, "H", "W"]}
+    y = [("y", ["N", 4, "H", "W"])]
+    for p in (1, 2):
+        for axis in (1, -1):
+            nodes = [node("LpNormalization", ["x"], ["y"], axis=axis, p=p)]
+            check(nodes, {"x": x}, y, shapes=shapes, tolerance=1e-6)
+    for axes in ([0, 2, 3], [1]):
+        nodes = [node("MeanVarianceNormalization", ["x"], ["y"], axes=axes)]
+        x[1, :, 2, 3] = [1, 2, 3, 4]
+        check(nodes, {"x": x}, y, shapes=shapes, tolerance=2e-5)
+    x = np.round(x)  # equal ones
+    for opset, axis in ((21, 1), (21, -1), (11, 1)):
+        nodes = [node("Hardmax", ["x"], ["y"], axis=axis)]
+        check(nodes, {"x": x}, y, opset=opset)
+    half = x[0, 0].astype(np.float16)
+    check([node("Hardmax", ["x"], ["y"])], {"x": half}, [("y", half.shape, TensorProto.FLOAT16)])
+
+
 @pytest.mark.parametrize("isa", ["avx2", "sse2"])
 def test_scalar_ends_where_there_are_no_masks(isa: str) -> None:
     if host_target().isa not in ("avx512", "avx2"):
