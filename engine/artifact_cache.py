@@ -14,9 +14,9 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -38,20 +38,34 @@ SUFFIX: Final = ".artifact"
 UNFINISHED: Final = ".unfinished-"
 UNFINISHED_S: Final = 3600.0  # older ones belong to a process that died
 
+MISSING: Final = FileState("", (0, 0, 0, 0, 0), settled=False)  # is no file's state
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Key:
     """What an artifact is called.
 
+    To read all of a large source takes a while: where no artifact can have its name anyway, that is
+    done beside compiling.
+
     Attributes:
-        name: Covers source, request, device and the versions that take part.
         file: The state of the source when it was looked at; None where it is no file.
     """
 
-    name: str
-    file: FileState | None
+    def __init__(self, name: str | Future[str], file: FileState | None = None) -> None:
+        """Take a name, or one that is being made."""
+        self._name, self.file = name, file
+
+    @property
+    def name(self) -> str:
+        """Covers source, request, device and the versions that take part."""
+        return self._name if isinstance(self._name, str) else self._name.result()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing can have this name yet: the name itself is still being made."""
+        return isinstance(self._name, Future)
 
     def still_holds(self, again: Callable[[], Key]) -> bool:
         """Whether the source is still what it was; `again` makes the key anew where time stamps
@@ -85,19 +99,32 @@ class ArtifactCache:
             InvalidModel: The source cannot be read.
             ResourceLimit: It is larger than `limits.model_bytes`.
         """
-        state = None
+        facts = [request, _versions(), device]
         if isinstance(source, (bytes, bytearray, memoryview)):
-            content = hashlib.sha256(source).hexdigest()
-        else:
-            state = FileState.of(Path(source))
-            content = content_hash(Path(source), limits.model_bytes, self._hashes)
-        text = json.dumps([request, _versions(), device, content], sort_keys=True)
-        return Key(hashlib.sha256(text.encode()).hexdigest(), state)
+            return Key(_name(len(source), hashlib.sha256(source).hexdigest(), facts))
+        path, state = Path(source), FileState.of(Path(source)) or MISSING
+
+        def name() -> str:
+            content = content_hash(path, limits.model_bytes, self._hashes)
+            return _name(state.size, content, facts)
+
+        if self._may_hold(state.size):
+            return Key(name(), state)
+        beside = ThreadPoolExecutor(1)  # to know the name is soon enough when compiling is done
+        made = beside.submit(name)
+        beside.shutdown(wait=False)
+        return Key(made, state)
+
+    def _may_hold(self, size: int) -> bool:
+        """Whether there is an artifact of any source of this size."""
+        return any(path.name.startswith(f"{size:x}-") for path in list(self._folder.iterdir()))
 
     def find(self, key: Key, read: Callable[[Path], T]) -> T | None:
         """Return what `read` makes of the artifact of a key; one that it refuses is removed."""
+        if not self._usable or key.is_new:
+            return None
         path = self._path(key)
-        if not self._usable or not _is_own_file(path):
+        if not _is_own_file(path):
             return None
         try:
             found = read(path)
@@ -160,8 +187,14 @@ def _versions() -> list[str]:
     """
     onnx = importlib.util.find_spec("onnx")
     beside = Path(onnx.origin).parent.parent if onnx and onnx.origin else None
-    names = [entry.name for entry in os.scandir(beside)] if beside else []
+    names = [path.name for path in beside.iterdir()] if beside else []
     return [str(COMPILER_VERSION), np.__version__, *(n for n in names if n.startswith("onnx-"))]
+
+
+def _name(size: int, content: str, facts: Sequence[Any]) -> str:
+    """Return the name of what a source of this size and content compiles to."""
+    text = json.dumps([content, *facts], sort_keys=True)
+    return f"{size:x}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _is_own_file(path: Path) -> bool:

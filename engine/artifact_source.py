@@ -36,6 +36,11 @@ class FileState:
     facts: tuple[int, ...]
     settled: bool
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.facts[2]
+
     @classmethod
     def of(cls, path: Path) -> FileState | None:
         """Return the state of a file; None when there is none."""

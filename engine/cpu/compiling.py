@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -203,13 +204,16 @@ def compile_graph(
     """Compile a graph; kernels come from `store` where they are known already."""
     compiler = GraphCompiler(target, registry, limits, precision)
     rewritten = compiler.rewrite(graph)
-    handles = (store or CodeStore()).get(kernels_of(compiler.lowered), target, progress)
     weights, lanes = WeightStore(), Lanes()
+    with ThreadPoolExecutor(1) as beside:  # LLVM and numpy both let go of the GIL
+        compiling = beside.submit(
+            (store or CodeStore()).get, kernels_of(compiler.lowered), target, progress
+        )
+        packed = [_packed(each, weights) for each in compiler.lowered]
+        handles = compiling.result()
     regions = []
-    for each in compiler.lowered:
+    for each, found in zip(compiler.lowered, packed, strict=True):
         steps = each.program.steps
-        found = [weights.find(w, each.scope) for w in each.program.weights]
-        each.program.weights.clear()  # they are packed: what they were packed from may go
         binder = Binder(
             each.program,
             [handles[step.kernel].address for step in steps],
@@ -229,6 +233,13 @@ def compile_graph(
         weights=weights,
         weights_bytes=weights.size_bytes,
     )
+
+
+def _packed(lowered: Lowered, weights: WeightStore) -> list[tuple[int, int]]:
+    """Pack the fixed values of a program; what they were packed from may go then."""
+    found = [weights.find(each, lowered.scope) for each in lowered.program.weights]
+    lowered.program.weights.clear()
+    return found
 
 
 def kernels_of(lowered: Sequence[Lowered]) -> list[Kernel]:

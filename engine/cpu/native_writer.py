@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,15 @@ def write_native(
     rewritten = compiler.rewrite(graph)
     kernels = kernels_of(compiler.lowered)
     needed = dict.fromkeys([*kernels, *hosted_kernels(rewritten), Walker()])
-    codes = (store or CodeStore()).codes(list(needed), target, progress)
     writer, nodes, packed = GraphWriter(), _Nodes(graph), _PackedWeights(into)
     programs = ProgramWriter({k: number for number, k in enumerate(kernels)}, nodes.number)
     open_sizes = open_symbols(graph, compiler.coverage)
+    with ThreadPoolExecutor(1) as beside:  # LLVM and numpy both let go of the GIL
+        compiling = beside.submit((store or CodeStore()).codes, list(needed), target, progress)
+        regions = [_region(each, programs, packed) for each in compiler.lowered]
+        codes = compiling.result()
     return {
-        "regions": [_region(each, programs, packed) for each in compiler.lowered],
+        "regions": regions,
         "coverage": [[nodes.number(c.node), c.reason, c.graph] for c in compiler.coverage],
         "nodes": [writer.node(node) for node in nodes.others],
         "graph": writer.graph(rewritten.replace(types={})),

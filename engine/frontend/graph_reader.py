@@ -70,7 +70,11 @@ class GraphReader:
         limits: Limits,
         external: ExternalData,
         deadline: Deadline,
+        raw: Mapping[int, np.ndarray] | None = None,
     ) -> None:
+        """Prepare; `raw` are bytes of the main graph's initializers, by number, that were taken out
+        of them.
+        """
         self._functions: dict[FunctionKey, FunctionProto] = {}
         for function in functions:
             check_text(function.name, function.domain, *function.input, *function.output)
@@ -82,6 +86,7 @@ class GraphReader:
         self._limits = limits
         self._external = external
         self._deadline = deadline
+        self._raw = raw or {}
         self._dims = DimNames()
         self._node_count = 0
         self._prefixes: set[str] = set()  # nodes may share a name, what functions compute may not
@@ -100,7 +105,8 @@ class GraphReader:
                 f"graph {proto.name!r}", f"nesting {scope.depth}", f"nesting={self._limits.nesting}"
             )
         scope = _without_hiding(proto, scope)
-        initializers = self._read_initializers(proto, scope)
+        raw = self._raw if scope.depth == 0 else {}
+        initializers = self._read_initializers(proto, scope, raw)
         inputs = [
             self._value(v, scope, may_be_untyped=scope.depth > 0)
             for v in proto.input
@@ -139,12 +145,15 @@ class GraphReader:
                     f"output {value.name!r} of graph {graph!r} is computed by no node"
                 )
 
-    def _read_initializers(self, proto: GraphProto, scope: _Scope) -> dict[str, np.ndarray]:
+    def _read_initializers(
+        self, proto: GraphProto, scope: _Scope, raw: Mapping[int, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
-        for tensor in proto.initializer:
+        for number, tensor in enumerate(proto.initializer):
             check_text(tensor.name)
             self._deadline.check(f"initializer {tensor.name!r}")
-            self._add_initializer(found, scope.name(tensor.name), self._tensor(tensor), proto.name)
+            value = self._tensor(tensor, raw.get(number))
+            self._add_initializer(found, scope.name(tensor.name), value, proto.name)
         for sparse in proto.sparse_initializer:
             array = read_sparse_tensor(sparse, self._external, self._limits.model_bytes)
             self._add_initializer(found, scope.name(sparse.values.name), array, proto.name)
@@ -160,8 +169,8 @@ class GraphReader:
             raise InvalidModel(f"initializer {name!r} of graph {graph!r} is given twice")
         found[name] = array
 
-    def _tensor(self, proto: TensorProto) -> np.ndarray:
-        return read_tensor(proto, self._external, self._limits.model_bytes)
+    def _tensor(self, proto: TensorProto, raw: np.ndarray | None = None) -> np.ndarray:
+        return read_tensor(proto, self._external, self._limits.model_bytes, raw)
 
     def _read_nodes(self, protos: Iterable[NodeProto], scope: _Scope, into: _Building) -> None:
         for proto in protos:

@@ -17,10 +17,11 @@ from engine.errors import InvalidModel, ResourceLimit
 from engine.evaluation import evaluate_graph
 from engine.frontend.graph_reader import GraphReader
 from engine.frontend.opsets import opset_versions
-from engine.frontend.safety import ExternalData, read_model_file
+from engine.frontend.safety import ExternalData, opened_model, read_whole
 from engine.frontend.shared_types import check_shared_types
 from engine.frontend.tensors import check_text
 from engine.frontend.value_types import UNTYPED
+from engine.frontend.wire import FileSource, MemorySource, outline
 from engine.ir.graph import Graph
 from engine.ir.types import TensorType
 from engine.ir.value_types import covers
@@ -71,11 +72,14 @@ def read_model(
         data = bytes(source)
         if len(data) > limits.model_bytes:
             raise ResourceLimit("model", f"{len(data)} bytes", f"model_bytes={limits.model_bytes}")
+        cut = outline(MemorySource(data))
     else:
         path = Path(source)
-        data = read_model_file(path, limits.model_bytes)
+        with opened_model(path, limits.model_bytes) as (descriptor, size):
+            cut = outline(FileSource(descriptor, size))
+            data = b"" if cut else read_whole(descriptor, size, path.name)
         base_dir = base_dir or path.parent
-    model = parse_model(data)
+    model = parse_model(cut.rest if cut else data)
     external = ExternalData(base_dir, limits.model_bytes)
     try:
         reader = GraphReader(
@@ -84,6 +88,7 @@ def read_model(
             limits=limits,
             external=external,
             deadline=deadline,
+            raw=cut.raw if cut else {},
         )
         graph = reader.read_main(model.graph)
         metadata = read_metadata(model)

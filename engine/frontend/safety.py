@@ -23,14 +23,14 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # NONBLOCK: opening a F
 
 def read_model_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of the model file; the path itself is the caller's and may be a link."""
-    with _opened_model(path, max_bytes) as (descriptor, size):
-        return _read_whole(descriptor, size, path.name)
+    with opened_model(path, max_bytes) as (descriptor, size):
+        return read_whole(descriptor, size, path.name)
 
 
 def hash_model_file(path: Path, max_bytes: int) -> str:
     """Return the sha256 of the model file without holding it in memory."""
     digest = hashlib.sha256()
-    with _opened_model(path, max_bytes) as (descriptor, size):
+    with opened_model(path, max_bytes) as (descriptor, size):
         buffer, left = memoryview(bytearray(min(size, HASHED_AT_ONCE))), size
         while left and (count := os.readv(descriptor, [buffer[:left]])) > 0:
             digest.update(buffer[:count])
@@ -39,7 +39,7 @@ def hash_model_file(path: Path, max_bytes: int) -> str:
 
 
 @contextmanager
-def _opened_model(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
+def opened_model(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
     """Give descriptor and size of a model file."""
     try:
         descriptor = os.open(path, OPEN_FLAGS)
@@ -132,7 +132,7 @@ def read_range(descriptor: int, offset: int, length: int, where: str) -> bytearr
     return data
 
 
-def _read_whole(descriptor: int, size: int, where: str) -> bytes:
+def read_whole(descriptor: int, size: int, where: str) -> bytes:
     """Read a file of this size. A large model is copied once, not again to make it immutable."""
     whole = os.pread(descriptor, size, 0)  # the kernel gives at most 2 GiB at a time
     if len(whole) < size:

@@ -33,8 +33,13 @@ DEFAULT_FIELD = ("int32_data", 1)  # every narrower type
 EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 
-def read_tensor(tensor: TensorProto, external: ExternalData, max_bytes: int) -> np.ndarray:
-    """Return the array that `tensor` describes; read-only unless it had to be converted."""
+def read_tensor(
+    tensor: TensorProto, external: ExternalData, max_bytes: int, raw: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the array that `tensor` describes; read-only unless it had to be converted.
+
+    `raw` are its bytes, where they were taken out of its `raw_data`.
+    """
     where = f"tensor {tensor.name!r}"
     dtype = DType.from_onnx(tensor.data_type)
     shape = checked_shape(list(tensor.dims), where)
@@ -51,7 +56,8 @@ def read_tensor(tensor: TensorProto, external: ExternalData, max_bytes: int) -> 
             _external_bytes(tensor, dtype, count, external), dtype, count, where
         ).reshape(shape)
     if tensor.HasField("raw_data"):
-        return _from_raw(tensor.raw_data, dtype, count, where).reshape(shape)
+        data = tensor.raw_data if raw is None else raw.data
+        return _from_raw(data, dtype, count, where).reshape(shape)
     return _typed(tensor, dtype, count, where).reshape(shape)
 
 
@@ -127,7 +133,9 @@ def _whole_number(text: str, what: str, where: str) -> int:
     return int(text)
 
 
-def _from_raw(raw: bytes | bytearray, dtype: DType, count: int, where: str) -> np.ndarray:
+def _from_raw(
+    raw: bytes | bytearray | memoryview, dtype: DType, count: int, where: str
+) -> np.ndarray:
     needed = raw_byte_count(dtype, count)
     if len(raw) != needed:
         raise InvalidModel(f"{where}: {len(raw)} bytes of data, its type and shape need {needed}")

@@ -278,10 +278,10 @@ def test_the_cache_is_bounded_and_the_longest_unused_goes(tmp_path: Path) -> Non
         with cache.new_file() as path:
             write_artifact(made, path)
             os.utime(path, (1000 + age, 1000 + age))
-            cache.keep(path, Key(key, None))
+            cache.keep(path, Key(key))
     assert entries(tmp_path) == ["c.artifact"]
-    assert cache.find(Key("c", None), map_artifact) is not None
-    assert cache.find(Key("a", None), map_artifact) is None
+    assert cache.find(Key("c"), map_artifact) is not None
+    assert cache.find(Key("a"), map_artifact) is None
 
 
 def test_levels_and_outputs_make_requests() -> None:
