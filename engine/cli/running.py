@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.artifact import write_artifact
+from engine.artifact_compiler import compile_to_file
 from engine.cli.options import (
     add_compile_options,
     add_run_options,
@@ -18,8 +19,9 @@ from engine.cli.options import (
     load_model,
     read_feeds,
 )
-from engine.cli.tables import console, plain, table
-from engine.compiler import CompileRequest, compile_model
+from engine.cli.tables import console, counted, plain, table
+from engine.compiler import CompileRequest
+from engine.device import CompileOptions
 from engine.errors import InvalidInput
 from engine.ir.graph import Graph
 from engine.ir.printer import print_graph
@@ -29,6 +31,7 @@ def add_compile(commands: Any) -> None:
     """Add the command."""
     parser = command(commands, "compile", compile_file)
     parser.add_argument("-o", "--output", type=Path, help="artifact to write")
+    parser.add_argument("--device", default="", help="compile for this device; without it, for any")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass")
     add_compile_options(parser)
 
@@ -49,17 +52,20 @@ def add_profile(commands: Any) -> None:
 
 
 def compile_file(options: argparse.Namespace) -> None:
-    """Compile a model into an artifact, writing the graph after every pass if asked."""
+    """Compile a model into an artifact, for a device if asked: its machine code is kept, too.
+
+    Writes the graph after every pass if asked.
+    """
     if options.dump is not None:
         options.dump.mkdir(parents=True, exist_ok=True)
     request = CompileRequest(outputs=kept_values(options), level=options.level)
     start = time.perf_counter()
-    artifact = compile_model(
-        options.model, request, watch=_dumper(options.dump) if options.dump is not None else None
-    )
-    if options.output is not None:
-        options.output.unlink(missing_ok=True)
-        write_artifact(artifact, options.output)
+    watch = _dumper(options.dump) if options.dump is not None else None
+    with tempfile.TemporaryDirectory(prefix="millrace-") as folder, counted("kernels") as progress:
+        output = options.output or Path(folder) / "artifact"
+        output.unlink(missing_ok=True)
+        how = CompileOptions(request.limits, progress=progress)
+        artifact = compile_to_file(options.model, output, request, options.device, how, watch=watch)
     seconds = time.perf_counter() - start
     console().print(f"{len(artifact.graph.nodes)} nodes after {seconds:.2f} s")
 

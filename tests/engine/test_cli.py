@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import engine
 from engine.cli import diff, main
+from engine.cli.tables import counted
 from engine.comparison import Side, run_side
 from engine.isolate import PACKAGE_ROOT
 from tests.engine.onnx_models import convnet, load, mlp, model, node, normal
@@ -42,6 +44,30 @@ def test_inspect_tells_shapes_weights_arithmetic_and_batching(
     assert main(["inspect", path, "--summary"]) == 0
     text = said(capsys)
     assert "Conv" not in text and "221 parameters" in text
+
+
+def test_compile_for_a_device_writes_what_runs_there(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = str(tmp_path / "a")
+    assert main(["compile", path, "-o", artifact, "--device", "cpu"]) == 0
+    assert "nodes after" in said(capsys)
+    assert main(["run", artifact, "--device", "cpu", "--dim", "N=2"]) == 0
+    assert "ms on cpu" in said(capsys)
+    assert main(["run", artifact, "--device", "reference"]) == 1
+    assert main(["compile", path, "--device", "cpu"]) == 0  # fills the store of machine code
+    assert main(["compile", path, "--device", "nowhere"]) == 1
+    assert "no device is called 'nowhere'" in capsys.readouterr().err
+
+
+def test_progress_is_told_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stderr", out)
+    with counted("kernels") as tell:
+        tell(3, 7)
+    assert "kernels" in out.getvalue() and "3/7" in out.getvalue()
 
 
 def test_inspect_tells_what_prevents_batching(
