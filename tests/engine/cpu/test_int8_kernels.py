@@ -7,7 +7,9 @@ import pytest
 
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule
+from engine.cpu.kernels.int8_batched import Broadcast, IntegerBatched, PackLeft, PackRight
 from engine.cpu.kernels.int8_conv import IntegerConv, quads
+from engine.cpu.kernels.int8_dynamic import QuantizeByRange
 from engine.cpu.kernels.int8_gemm import IntegerGemm
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
@@ -79,17 +81,14 @@ def check_gemm(m: int, k: int, n: int, *, isa: str = "", extreme: bool = False) 
     np.testing.assert_array_equal(y, requantized(sums, factor, residual))
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 4, 1), (31, 36, 70), (14, 64, 32), (47, 7, 33), (5, 768, 40)]
-)
+@pytest.mark.parametrize("shape", [(1, 4, 1), (31, 36, 70), (47, 7, 33)])
 def test_products(shape: tuple[int, int, int]) -> None:
     check_gemm(*shape)
 
 
 @pytest.mark.parametrize("isa", HOST_ISAS)
 def test_products_do_not_saturate(isa: str) -> None:
-    check_gemm(17, 20, 37, isa=isa, extreme=True)
-    check_gemm(9, 21, 35, isa=isa)
+    check_gemm(17, 21, 37, isa=isa, extreme=True)
 
 
 def integer_picture(
@@ -198,10 +197,14 @@ def test_convolution_on_every_processor(isa: str) -> None:
     check_conv((1, 6, 6, 7), 21, (3, 3), pads=(1, 1, 1, 1), borders=(1, 1), isa=isa)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa not in HOST_ISAS])
 def test_code_is_valid_for(isa: str) -> None:
     target = target_for(isa)
     gemm = IntegerGemm(
         8, 40, 8, target.tile_rows, 1, REQUANTIZE, ("column", DType.UINT8, "scalar"), DType.UINT8
     )
-    assert compile_kernel(gemm, "kernel", target)
+    batched = IntegerBatched(
+        REQUANTIZE, ("scalar", Broadcast(DType.UINT8, True), "scalar"), DType.UINT8
+    )
+    for kernel in (gemm, batched, PackLeft(True), PackRight(False), QuantizeByRange()):
+        assert compile_kernel(kernel, "kernel", target)

@@ -10,7 +10,7 @@ import pytest
 
 import engine
 from engine.cpu.compiling import native_coverage
-from engine.cpu.target import ISAS, target_for
+from engine.cpu.target import target_for
 from engine.limits import Limits
 from engine.ops.registry import REGISTRY
 from tests.engine.onnx_models import model, node, normal
@@ -84,7 +84,7 @@ CONVOLUTIONS = [
     (40, 40, 3, {**PADDED, "group": 40, "strides": [2, 2], "zero": 200}),
     (24, 24, 5, {"pads": [2, 2, 2, 2], "group": 24, "zero": -9, "left": np.int8}),
     (8, 16, 3, {**PADDED, "group": 2}),
-    (3, 20, 7, {"pads": [3, 3, 3, 3], "strides": [2, 2]}),
+    (3, 20, 5, {"pads": [2, 2, 2, 2], "strides": [2, 2]}),
     (32, 33, 1, {"strides": [2, 2]}),
     (16, 16, 3, {"pads": [2, 2, 2, 2], "dilations": [2, 2], "left": np.int8, "zero": 5}),
 ]
@@ -96,9 +96,13 @@ def test_convolutions(channels: int, filters: int, size: int, options: dict[str,
     check(data, {"x": normal(2, channels, 11, 13, seed=channels)})
 
 
-def test_whole_nets_are_native_and_equal() -> None:
-    check(conv_net(1), {"x": normal(3, 5, 9, 9, seed=1) * 3})
-    check(conv_net(1), {"x": normal(0, 5, 9, 9)})
+def test_a_convolutional_net() -> None:
+    data = conv_net(1)
+    for batch in (0, 3):
+        check(data, {"x": normal(batch, 5, 9, 9, seed=1) * 3})
+
+
+def test_a_transformer_block() -> None:
     data = transformer_block(1)
     for length in (1, 6):
         mask = np.where(np.arange(length) < 4, 0.0, -1e4).astype(np.float32)
@@ -106,7 +110,7 @@ def test_whole_nets_are_native_and_equal() -> None:
         check(data, {"x": normal(2, length, 24, seed=length), "mask": mask})
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", ["avx2", "neon"])
 def test_nets_are_native_on_every_processor(isa: str) -> None:
     assert not portable_nodes(conv_net(0), isa)
     assert not portable_nodes(transformer_block(0), isa)
