@@ -8,6 +8,7 @@ from typing import Final
 
 from engine.cpu.buffers import Buffer
 from engine.cpu.expressions import unsupported
+from engine.cpu.kernels.local_response import LocalResponse
 from engine.cpu.kernels.normalize import Normalize, RowInput
 from engine.cpu.lower.broadcasting import View, broadcast_step
 from engine.cpu.lower.context import Lowering
@@ -250,3 +251,28 @@ def _lower_groups(ctx: Lowering, node: Node, rows: Dim, width: Dim, per: Dim) ->
     ]
     target = View(ctx.output(y), parts, dtype)
     broadcast_step(ctx, node, affine, views, target)
+
+
+@lowers("LRN")
+def local_response(ctx: Lowering, node: Node) -> None:
+    """Over a power of the mean square of neighbouring channels."""
+    x, attributes = node.inputs[0], ctx.attributes(node)
+    shape, dtype = ctx.shape(x), ctx.dtype(x)
+    size = int(attributes["size"])
+    if dtype not in NARROW or (dtype is DType.FLOAT16 and ctx.target.isa == "sse2"):
+        raise NoKernel(f"{dtype} is not normalized natively")
+    if len(shape) < 2 or size < 1:
+        raise NoKernel(f"a window of {size} channels over {len(shape)} axes")
+    numbers = (float(attributes[name]) for name in ("alpha", "beta", "bias"))
+    kernel = LocalResponse(dtype, size, *numbers)
+    rows, places = element_count(shape[:2]), element_count(shape[2:])
+    height = dim_max(1, floordiv(TASK, dim_max(places, 1) * size))
+    source = ctx.plain(x, node)
+    ctx.step(
+        kernel,
+        [ctx.output(node.outputs[0])],
+        [source],
+        tasks=ceildiv(rows, height),
+        numbers=[shape[1], places, rows, height],
+        node=node,
+    )

@@ -125,6 +125,15 @@ def test_groups_of_channels(shape: tuple[int, ...]) -> None:
         check(nodes, {"x": x}, [("y", given)], few, shapes=shapes, opset=18, tolerance=2e-5)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_local_response(size: int) -> None:
+    x = normal(2, 6, 5, 7)
+    shapes: dict[str, list[int | str]] = {"x": ["N", "C", "H", "W"]}
+    for beta in (0.75, 0.6):
+        nodes = [node("LRN", ["x"], ["y"], size=size, alpha=0.3, beta=beta, bias=2.0)]
+        check(nodes, {"x": x}, [("y", ["N", "C", "H", "W"])], shapes=shapes, tolerance=1e-6)
+
+
 def test_rarer_normalizations() -> None:
     x = normal(3, 4, 5, 6)
     x[1, :, 2, 3] = 0
