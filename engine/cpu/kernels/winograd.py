@@ -26,6 +26,7 @@ from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.types import Dim, ceildiv
 
+PACKED_AT_ONCE = 32  # channels
 # How weights are transformed: G g G^T.
 WEIGHTS = {
     2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
@@ -136,9 +137,15 @@ def pack_winograd(
     Order: groups of panels, places, panels, channels, filters.
     """
     g = np.array(WEIGHTS[m])
-    wide = np.einsum("ai,bj,ocij->abco", g, g, weights.astype(np.float64), optimize=True)
-    wide = wide.reshape((m + 2) ** 2, weights.shape[1], -1).astype(np.float32)
-    wide = np.pad(wide, ((0, 0), (0, 0), (0, columns - wide.shape[2])))
+    both = np.kron(g, g)  # (places, 9)
+    filters, channels = weights.shape[:2]
+    taps = weights.reshape(filters, channels, 9)
+    wide = np.zeros((len(both), channels, columns), np.float32)
+    for k in range(0, channels, PACKED_AT_ONCE):  # what is moved about stays in the cache
+        some = np.ascontiguousarray(taps[:, k : k + PACKED_AT_ONCE])
+        turned = np.ascontiguousarray(some.reshape(filters, -1).T, np.float64)  # (c * 9, filters)
+        made = both @ turned.reshape(-1, 9, filters)  # (c, places, filters)
+        wide[:, k : k + PACKED_AT_ONCE, :filters] = made.transpose(1, 0, 2)
     step = group * target.tile_columns
     pieces = []
     for first in range(0, columns, step):
