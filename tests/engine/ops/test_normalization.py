@@ -91,7 +91,7 @@ def test_group_normalization_of_opset_18_has_a_scale_per_group(dtype):
     loose = 1e-2 if dtype == np.float16 else 1e-5
     check_node("GroupNormalization", *inputs, opset=18, num_groups=3, rtol=loose, atol=loose)
     with pytest.raises(RunFailed, match="scale"):
-        wrong = [inputs[0], floats(6), floats(6)]
+        wrong = [inputs[0], floats(6, dtype=dtype), floats(6, dtype=dtype)]
         NodeCase("GroupNormalization", wrong, {"num_groups": 3}, 18).run_engine()
     with pytest.raises(InvalidModel, match="groups"):
         NodeCase("GroupNormalization", inputs, {"num_groups": 4}, 18).graph()
