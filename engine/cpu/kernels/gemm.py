@@ -115,17 +115,24 @@ class _GemmEmitter:
         self.panels = Panels.of(spec.n, target)
         self.heights = tile_heights(target)
         self.lengths = _lengths(spec)
+        self.panel_size = self.panels.width * whole_pairs(spec.k, spec.dtype)
         self.x_pitch = spec.copy_pitch(target) if spec.rounds else spec.x_pitch
         self.whole = self._tiles(target.tile_vectors, target.lanes) if self.panels.whole else None
+        # A lone row would wait for its own sums: of two panels there are twice as many.
+        self.pair = None
+        if min(self.panels.whole, spec.schedule.group) > 1:
+            self.pair = self._tiles(2 * target.tile_vectors, target.lanes, panels=2)
         self.tail = None
         if self.panels.tail_vectors:
             self.tail = self._tiles(self.panels.tail_vectors, self.panels.tail_lanes)
 
-    def _tiles(self, vectors: int, last_lanes: int) -> dict[tuple[int, int], ir.Function]:
+    def _tiles(
+        self, vectors: int, last_lanes: int, panels: int = 1
+    ) -> dict[tuple[int, int], ir.Function]:
         """Return the functions by (height, terms of the part of the sum)."""
         spec, found = self.spec, {}
         for length in dict.fromkeys(self.lengths):
-            for height in self.heights:
+            for height in self.heights if panels == 1 else (1,):
                 tile = Tile(
                     x_rows=_rows(height, self.x_pitch),
                     y_rows=_rows(height, spec.y_pitch),
@@ -137,6 +144,8 @@ class _GemmEmitter:
                     epilogue=spec.epilogue,
                     blocked=spec.schedule.k_blocks > 1,
                     ahead=spec.schedule.ahead if height >= FEW_ROWS else 0,
+                    panels=panels,
+                    panel_step=self.panel_size * spec.dtype.itemsize,
                 )
                 label = f"{self.name}.{height}x{vectors}x{last_lanes}x{length}"
                 found[height, length] = emit_tile(self.module, label, self.target, tile)
@@ -159,8 +168,15 @@ class _GemmEmitter:
                 place = (part, done, length)
                 if self.spec.rounds:
                     self._round(f, pointers["x"], (first, last), place)
+                begin: Value = panel
+                if self.pair is not None:
+                    pairs = f.div(f.sub(whole_end, panel), 2)
+                    lone = f.equals(f.sub(last, first), 1)
+                    begin = f.choose(lone, f.add(panel, f.mul(pairs, 2)), panel)
+                    with f.loop(panel, begin, 2) as p:
+                        self._sweep(f, pointers, self.pair, p.i, panel, (first, last), place)
                 if self.whole is not None:
-                    with f.loop(panel, whole_end) as p:
+                    with f.loop(begin, whole_end) as p:
                         self._sweep(f, pointers, self.whole, p.i, panel, (first, last), place)
                 if self.tail is not None:
                     with f.if_(f.equals(end, self.panels.count)):
@@ -211,15 +227,15 @@ class _GemmEmitter:
         rows: tuple[Value, Value],
         place: tuple[int, int, int],
     ) -> None:
-        """Call the tiles of one panel over a block of rows, for one part of the sum."""
+        """Call the tiles of one panel (or pair) over a block of rows, for one part of the sum."""
         spec, width = self.spec, self.panels.width
         part, done, length = place
-        vectors = self.target.tile_vectors if tiles is self.whole else self.panels.tail_vectors
+        vectors = self.panels.tail_vectors if tiles is self.tail else self.target.tile_vectors
         column = f.mul(panel, width)
-        panel_size = width * whole_pairs(spec.k, spec.dtype)
-        w = f.at(pointers["w"], f.mul(panel, panel_size), spec.dtype)
+        w = f.at(pointers["w"], f.mul(panel, self.panel_size), spec.dtype)
         w = f.at(w, done * vectors * f.lanes, spec.dtype)
-        following = f.at(w, panel_size, spec.dtype)  # the next panel; each tile asks for its share
+        # Each tile asks for its share of the next panel.
+        following = f.at(w, self.panel_size, spec.dtype)
         steps = whole_pairs(length, spec.dtype) * spec.dtype.itemsize // 4
         bias = f.at(pointers["bias"], column)
         blocked = spec.schedule.k_blocks > 1
@@ -231,7 +247,7 @@ class _GemmEmitter:
                 at = f.mul(f.sub(row, rows[0]), vectors * f.lanes)
                 state = f.at(f.scratch, f.add(state_panel, at))
             share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), spec.schedule.ahead * steps)
-            begin, step = (bias, 0) if part == 0 else (state, vectors * f.lanes * 4)
+            begin, step = (bias, 0) if part == 0 else (state, vectors * f.lanes * 4)  # bytes
             extras = [
                 f.at(pointers[f"e{i}"], column if p is None else f.add(f.mul(row, p), column))
                 for i, p in enumerate(spec.extras)
@@ -253,7 +269,7 @@ class _GemmEmitter:
                 *extras,
             )
 
-        cut_rows(f, self.heights, rows, call)
+        cut_rows(f, (1,) if tiles is self.pair else self.heights, rows, call)
 
 
 def cut_rows(

@@ -36,8 +36,8 @@ def gemm_schedule(k: int, n: int, target: Target, dtype: DType = DType.FLOAT32) 
     fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
     group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))
-    if k_blocks > 1 or dtype is not DType.FLOAT32:  # a block of rows is read once per group
-        group = max(group, 4)
+    # A block of rows is read, or rounded, once per group; a lone row takes panels in pairs.
+    group = max(group, 4 if k_blocks > 1 or dtype is not DType.FLOAT32 else 2)
     flops = 2 * tiles * rows * panels.width * k
     group = max(group, TASK_FLOPS // flops)
     ahead = 0

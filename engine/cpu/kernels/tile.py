@@ -72,6 +72,8 @@ class Tile:
         ahead: Bytes of the next weights to ask for at each step of the sum.
         dtype: What both sides of the products are: FLOAT32, or BFLOAT16 taken in pairs.
         y_dtype: What the result is stored as.
+        panels: Neighbouring panels of weights that the columns lie in.
+        panel_step: Bytes from one of them to the next.
     """
 
     x_rows: tuple[int, ...]
@@ -85,6 +87,13 @@ class Tile:
     ahead: int = 0
     dtype: DType = DType.FLOAT32
     y_dtype: DType = DType.FLOAT32
+    panels: int = 1
+    panel_step: int = 0
+
+    @property
+    def panel_vectors(self) -> int:
+        """Vectors in one panel."""
+        return self.vectors // self.panels
 
     @property
     def height(self) -> int:
@@ -136,7 +145,7 @@ def _sums(f: Builder, tile: Tile, begin: list[Value]) -> list[Value]:
     """Return the accumulators after the loops over the runs."""
     whole, pair = tile.sum, 2 if tile.dtype is DType.BFLOAT16 else 1
     steps, size = whole.run // pair, tile.dtype.itemsize
-    w_step = tile.vectors * f.lanes * size * pair
+    w_step = tile.panel_vectors * f.lanes * size * pair
     unroll = _unrolling(tile, steps)
     carry = [f.parameter("w"), f.parameter("next"), *begin]
     with f.loop(0, whole.rows, carry=carry) as row:
@@ -161,14 +170,17 @@ def _sums(f: Builder, tile: Tile, begin: list[Value]) -> list[Value]:
 
 def _unrolling(tile: Tile, steps: int) -> int:
     """Small tiles hide the loop by unrolling; in a full one LLVM would hoist loads and spill."""
-    budget = 28 // (tile.height * tile.vectors)
-    return next((u for u in (8, 4, 2) if steps % u == 0 and u <= budget), 1)
+    return 2 if steps % 2 == 0 and tile.height * tile.vectors <= 8 else 1
 
 
 def _step(f: Builder, tile: Tile, x: Value, w: Value, sums: Sequence[Value]) -> list[Value]:
     """Return the accumulators after one product (or pair of products) each."""
     n, done = tile.vectors, list(sums)
-    weights = [_weights(f, tile, f.at_bytes(w, j * f.lanes * 4)) for j in range(n)]
+    places = [divmod(j, tile.panel_vectors) for j in range(n)]
+    weights = [
+        _weights(f, tile, f.at_bytes(w, panel * tile.panel_step + j * f.lanes * 4))
+        for panel, j in places
+    ]
     for r, offset in enumerate(tile.x_rows):
         number = _broadcast(f, tile, f.at(x, offset, tile.dtype))
         for j in range(n):

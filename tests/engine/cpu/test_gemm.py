@@ -254,3 +254,13 @@ def test_a_model_in_bfloat16() -> None:
     (y,) = engine.load(source, device="cpu", precision="bf16").run({"x": x}).values()
     expected = np.maximum(rounded(x).astype(np.float64) @ rounded(w), 0)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("n", [64, 100, 170])
+def test_a_row_alone_has_the_bits_that_it_has_among_others(n: int, parts: int) -> None:
+    schedule = GemmSchedule(14, 3, parts)
+    alone, expected = product(1, 20, n, schedule)
+    among, _ = product(16, 20, n, schedule)
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-5)
+    assert alone[0].tobytes() == among[0].tobytes()
