@@ -88,6 +88,30 @@ def _scaled_shift(node: Expr) -> Found:
     return (quotient.args[0], bound), write
 
 
+def _tanh_of_softplus(node: Expr) -> Found:
+    """tanh(log(1 + exp(x))), the heart of Mish: n / (n + 2) with n = e (e + 2) and e = exp(x)."""
+    total = node.args[0]
+    if total.op != "add" or total.args[0].op != "max" or total.args[1].op != "log1p":
+        return None
+    x, bound = total.args[0].args
+    small = total.args[1].args[0]
+    if not (bound.op == "const" and bound.payload == 0 and small.op == "exp"):
+        return None
+    negative = small.args[0]
+    if negative.op != "neg" or negative.args[0].op != "abs" or negative.args[0].args[0] is not x:
+        return None
+    return (x,), _write_tanh_of_softplus
+
+
+def _write_tanh_of_softplus(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+    (x,) = values
+    # Above 20 the quotient is 1, and squares would overflow.
+    exponential = vmath.exp(f, vmath.minimum(f, x, number(f, x, 20.0)), bounded=(False, True))
+    two = number(f, x, 2.0)
+    product = f.b.fmul(exponential, f.b.fadd(exponential, two))
+    return f.b.fdiv(product, f.b.fadd(product, two))
+
+
 def _root(node: Expr) -> Found:
     """x ** 0.5 for all but what the square root itself has differently: -0 and -infinity."""
     if not _is(node.args[1], 0.5):
@@ -143,6 +167,7 @@ PATTERNS: Final[dict[str, tuple[Callable[[Expr], Found], ...]]] = {
     "div": (_sigmoid,),
     "mul": (_gelu,),
     "max": (_scaled_shift,),
+    "tanh": (_tanh_of_softplus,),
     "pow": (_root, _inverse),
 }
 

@@ -137,11 +137,21 @@ def test_patterns_are_as_accurate_as_what_they_stand_for() -> None:
         lambda v: v * 0.5 * (1 + e.tanh((v + v * v * v * 0.044715) * 0.7978845608028654)),
         lambda v: v * e.sigmoid(v),
         lambda v: v * e.clip(v / 6 + 0.5, 0, 1),
+        lambda v: v * e.tanh(e.maximum(v, 0) + e.log1p(e.exp(-e.absolute(v)))),
         lambda v: e.power(e.absolute(v), 0.5),
         lambda v: e.power(v + 0.001, -1.0),
     ):
         exact = render_numpy(build(argument(0, DType.FLOAT64)), np, [wide])
         assert_allclose(apply_native(build(X), x), exact, rtol=4e-7, atol=1.2e-6)
+
+
+def test_mish_over_the_whole_range() -> None:
+    """Its pattern keeps relative accuracy far below, and what is not finite."""
+    x = np.array([-1000, -104, -88, -30, -1, 0, 1, 19, 21, 90, np.inf, -np.inf, np.nan], np.float32)
+    expr = e.tanh(e.maximum(X, 0) + e.log1p(e.exp(-e.absolute(X))))
+    with np.errstate(all="ignore"):
+        exact = np.tanh(np.logaddexp(0, x.astype(np.float64)))
+    assert_allclose(apply_native(expr, x), exact, rtol=4e-7, atol=3e-45)
 
 
 def test_a_deep_expression_needs_no_stack() -> None:
