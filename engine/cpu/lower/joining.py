@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.kernels.image_copy import ImageCopy
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
-from engine.cpu.lower.shape import filled, part_of_image
+from engine.cpu.lower.shape import part_of_image
 from engine.cpu.lower.strided import Axis, is_whole, name_view, strided_copy, strides_of
 from engine.dtypes import DType
 from engine.ir.dim_bounds import is_not_negative
@@ -255,52 +253,3 @@ def tile(ctx: Lowering, node: Node) -> None:
         ctx.alias(y, source)
         return
     strided_copy(ctx, ctx.output(y), source, axes, ctx.dtype(x), node)
-
-
-@lowers("Pad")
-def pad(ctx: Lowering, node: Node) -> None:
-    """A constant all over, and the input in its place; other modes run portably."""
-    x, y, attributes = node.inputs[0], node.outputs[0], ctx.attributes(node)
-    if attributes["mode"] != "constant":
-        raise NoKernel(f"mode {attributes['mode']!r}")
-    shape, dtype = ctx.shape(x), ctx.dtype(x)
-    begins, ends = _pads(ctx, node, len(shape))
-    value = np.asarray(attributes["value"])
-    if len(node.inputs) > 2 and node.inputs[2]:
-        given = ctx.constant(node.inputs[2])
-        if given is None:
-            raise NoKernel("its value is computed")
-        value = given
-    if value.size != 1:
-        raise NoKernel(f"its value is {value.size} numbers")
-    inner, outer = strides_of(shape), strides_of(ctx.shape(y))
-    axes: list[Axis] = []
-    to: Dim = 0
-    source: Dim = 0
-    for k, size in enumerate(shape):
-        kept = dim_max(size + min(begins[k], 0) + min(ends[k], 0), 0)
-        axes.append(Axis(kept, outer[k], inner[k]))
-        to = to + outer[k] * max(begins[k], 0)
-        source = source + inner[k] * max(-begins[k], 0)
-    target = ctx.output(y)
-    if any(b > 0 or e > 0 for b, e in zip(begins, ends, strict=True)):
-        filled(ctx, target, value.reshape(1).astype(dtype.numpy), node)
-    plain = ctx.plain(x, node)
-    strided_copy(ctx, target, plain, axes, dtype, node, first_to=to, first_from=source)
-
-
-def _pads(ctx: Lowering, node: Node, rank: int) -> tuple[list[int], list[int]]:
-    """Return what is added (or, negative, cut) in front of and behind every axis."""
-    attributes = ctx.attributes(node)
-    stated = attributes["paddings"] if attributes["pads"] is None else attributes["pads"]
-    flat = known_numbers(ctx, node.inputs[1]) if stated is None else list(stated)
-    named: Sequence[Dim] = range(rank)
-    if len(node.inputs) > 3 and node.inputs[3]:
-        named = known_numbers(ctx, node.inputs[3])
-    if len(flat) != 2 * len(named) or not all(isinstance(n, int) for n in (*flat, *named)):
-        raise NoKernel("its pads are not known")
-    begins, ends = [0] * rank, [0] * rank
-    for k, axis in enumerate(named):
-        place = normalize_axis(int(str(axis)), rank)
-        begins[place], ends[place] = int(str(flat[k])), int(str(flat[k + len(named)]))
-    return begins, ends

@@ -138,9 +138,10 @@ def _table(before: object, after: object, scale: float, how: Interpolation) -> T
 def _operands(ctx: Lowering, table: Table, step: int) -> list[Buffer]:
     """Return a table's places, as elements of the picture, and its weights."""
     places = np.ascontiguousarray(table.places * step)
-    return [_fixed(ctx, places), _fixed(ctx, np.ascontiguousarray(table.weights))]
+    return [fixed_table(ctx, places), fixed_table(ctx, np.ascontiguousarray(table.weights))]
 
 
-def _fixed(ctx: Lowering, values: np.ndarray) -> Buffer:
+def fixed_table(ctx: Lowering, values: np.ndarray) -> Buffer:
+    """Return numbers as a fixed value that is named by what it holds."""
     digest = hashlib.sha256(values.tobytes()).hexdigest()
     return ctx.weights(f"table {values.dtype} {values.shape} {digest}", lambda: values)

@@ -10,6 +10,7 @@ from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.fill import PIECE, Fill
 from engine.cpu.kernels.range import Range
+from engine.cpu.kernels.triangle import KeepTriangle
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.cpu.lower.strided import Axis, name_view, strided_copy, strides_of
@@ -17,6 +18,7 @@ from engine.dtypes import DType
 from engine.ir.graph import Node
 from engine.ir.types import ceildiv, element_count
 from engine.ops.shape import permutation
+from engine.ops.slicing import FAR
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
@@ -183,3 +185,22 @@ def depth_to_space(ctx: Lowering, node: Node) -> None:
         back = sorted(range(6), key=lambda i: order[i])
         axes = [Axis(sizes[i], inside[order[i]], outside[i]) for i in back]
     strided_copy(ctx, ctx.output(y), ctx.plain(x, node), axes, ctx.dtype(x), node)
+
+
+@lowers("Trilu")
+def trilu(ctx: Lowering, node: Node) -> None:
+    """One triangle of every matrix; the diagonal is fixed or follows from shapes."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = ctx.shape(x)
+    if len(shape) < 2:
+        raise NoKernel(f"an array of rank {len(shape)} has no triangle")
+    diagonal = 0
+    if len(node.inputs) > 1 and node.inputs[1]:
+        given = ctx.constant(node.inputs[1])
+        if given is None or given.size != 1:
+            raise NoKernel("its diagonal is computed")
+        diagonal = max(-FAR, min(int(given.reshape(())), FAR))
+    kernel = KeepTriangle(ctx.dtype(x).itemsize, bool(ctx.attributes(node)["upper"]))
+    tasks, numbers = element_count(shape[:-1]), (*shape[-2:], diagonal)
+    source = ctx.plain(x, node)
+    ctx.step(kernel, (ctx.output(y),), (source,), tasks=tasks, numbers=numbers, node=node)

@@ -248,9 +248,39 @@ def test_tile_and_pad() -> None:
     out = [("y", ["a", "b", "c"])]
     check(nodes, {"x": normal(2, 3, 5)}, out, weights, shapes={"x": ["A", 3, "C"]})
     check([node("Pad", ["x", "p", "v"], ["y"])], {"x": normal(1, 1, 1)}, out, weights)
-    with pytest.raises(NoKernel):
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+@pytest.mark.parametrize("pads", [(1, 2, 3, 0), (0, 1, 2, 2), (2, -1, 0, 3)])
+def test_padded_pictures(mode: str, pads: tuple[int, int, int, int]) -> None:
+    """`t` is a picture; the result has a border of its own around the pads."""
+    top, left, bottom, right = pads
+    x = normal(2, 4, 5, LANES)
+    x[0, 0, 0, 0] = np.inf
+    weights = {"p": np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)}
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Pad", ["t", "p"], ["y"], mode=mode),
+    ]
+    check(nodes, {"x": x}, [("y", list("nchw"))], weights, borders={"y": 1})
+    check(nodes[1:], {"t": normal(1, 3, 4, 5)}, [("y", list("nchw"))], weights)
+
+
+def test_pads_without_a_kernel() -> None:
+    weights = {"p": np.array([0, 1, 0, 1], np.int64)}
+    with pytest.raises(NoKernel, match="no picture"):
         nodes = [node("Pad", ["x", "p"], ["y"], mode="edge")]
-        check(nodes, {"x": normal(2, 3, 5)}, out, weights)
+        check(nodes, {"x": normal(2, 3)}, [("y", [2, 5])], weights)
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+@pytest.mark.parametrize("diagonal", [0, 2, -3, 1 << 40])
+def test_triangles(upper: int, diagonal: int) -> None:
+    weights = {"k": np.array(diagonal, np.int64)}
+    nodes = [node("Trilu", ["x", "k"], ["y"], upper=upper)]
+    shapes = {"x": ["N", "R", "C"]}
+    for size in ((2, 4, 7), (1, 7, 4)):
+        check(nodes, {"x": normal(*size)}, [("y", ["N", "R", "C"])], weights, shapes=shapes)
 
 
 @pytest.mark.parametrize("op", ["DepthToSpace", "SpaceToDepth"])
