@@ -23,7 +23,7 @@ class Sides:
     Attributes:
         x: Name of the left side.
         key: Names the weights.
-        weights: Without their zero points, int16: `parts` of them fit int8.
+        weights: Without their zero points, int8 or int16: `parts` of them fit int8.
         zero: The left side's zero point, a number, or None for a computed one.
         zero_name: Its name where it is computed.
         signed: Whether the left side is signed.
@@ -44,6 +44,8 @@ class Sides:
     @property
     def parts(self) -> list[np.ndarray]:
         """The weights as a sum of int8 arrays: mostly one, two where zero points widen them."""
+        if self.weights.dtype == np.int8:
+            return [self.weights]
         first = self.weights.clip(-128, 127)
         rest = self.weights - first
         parts = [first, rest] if rest.any() else [first]
@@ -58,15 +60,15 @@ def sides_of(ctx: Lowering, node: Node, axis: int) -> Sides:
         raise NoKernel("the weights are computed, or the values are no bytes")
     if fixed.size == 0:
         raise NoKernel("there is nothing to sum")
-    weights = fixed.astype(np.int16)
-    if w_zero:
-        zeros = ctx.constant(w_zero)
-        if zeros is None or (zeros.size > 1 and zeros.size != fixed.shape[axis]):
-            raise NoKernel("the zero points of the weights are computed, or not one per column")
+    zeros = ctx.constant(w_zero) if w_zero else np.zeros((), fixed.dtype)
+    if zeros is None or (zeros.size > 1 and zeros.size != fixed.shape[axis]):
+        raise NoKernel("the zero points of the weights are computed, or not one per column")
+    weights = fixed
+    if zeros.any() or fixed.dtype != np.int8:
         shape = [1] * fixed.ndim
         if zeros.size > 1:
             shape[axis] = -1
-        weights = weights - zeros.astype(np.int16).reshape(shape)
+        weights = fixed.astype(np.int16) - zeros.astype(np.int16).reshape(shape)
     label = f"{key}-{w_zero}" if w_zero else key
     zero: int | None = 0
     if x_zero:
