@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from engine.cpu.builder import MEMORY
 from engine.cpu.expressions import unsupported
-from engine.cpu.lower.broadcasting import View, broadcast_step, loop_nest
+from engine.cpu.lower.broadcasting import View, broadcast_steps, loop_nest
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.image_elementwise import lower_on_images
 from engine.cpu.lower.rules import NoKernel, lowers, lowers_definitions
@@ -98,13 +98,12 @@ def lower_expression(
     if reason:
         raise NoKernel(reason)
     expr, names = _renumbered(expr, operands)
-    shape = ctx.shape(output)
-    nest, agreements = loop_nest(shape, [ctx.shape(n) for n in names])
+    nest = loop_nest(ctx.shape(output), [ctx.shape(n) for n in names])
     if not lower_on_images(ctx, node, expr, names, output):
         views = [View(ctx.plain(n, node), ctx.shape(n), ctx.dtype(n)) for n in names]
-        target = View(ctx.output(output), shape, ctx.dtype(output))
-        broadcast_step(ctx, node, expr, views, target, nest)
-    for dim, whole in agreements:
+        target = View(ctx.output(output), ctx.shape(output), ctx.dtype(output))
+        broadcast_steps(ctx, node, expr, views, target)
+    for dim, whole in nest.open:
         # Equal, or 1: what broadcasting asks for, where symbols leave it open.
         ctx.require_equal((dim - 1) * (dim - whole), 0, node, f"{dim} and {whole} do not broadcast")
 
