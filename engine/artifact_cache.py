@@ -187,7 +187,7 @@ def _versions() -> list[str]:
     """
     onnx = importlib.util.find_spec("onnx")
     beside = Path(onnx.origin).parent.parent if onnx and onnx.origin else None
-    names = [path.name for path in beside.iterdir()] if beside else []
+    names = [path.name for path in beside.iterdir()] if beside and beside.is_dir() else []
     return [str(COMPILER_VERSION), np.__version__, *(n for n in names if n.startswith("onnx-"))]
 
 

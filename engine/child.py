@@ -29,6 +29,8 @@ def main(source: Path, artifact: Path) -> int:
                 f"compiling {source.name}", "more memory", f"{order['memory_bytes']} bytes"
             )
         )
+    except OSError as error:  # a full disk, or a folder gone: not the model's fault
+        return _report(ResourceLimit(f"compiling {source.name}", error, "the disk there is"))
     except Exception as error:  # a fault of ours on this file: the file is not usable either way
         return _report(InvalidModel(f"compiling failed: {type(error).__name__}: {error}"))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from engine.ops.registry import REGISTRY, Operator
 from engine.request_json import write_request
 from engine.session import Model
 
+_log = logging.getLogger(__name__)
 DEFAULT_LIMITS = Limits()
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
@@ -164,7 +166,11 @@ def _cached(task: _Task, cache: ArtifactCache) -> tuple[Artifact, Plan]:
     if found is not None:
         return found
     with cache.new_file() as path:
-        task.write(path)
+        try:
+            task.write(path)
+        except OSError as error:  # such as a full disk: no reason not to serve
+            _log.warning("a compiled model cannot be kept: %s", error)
+            return task.in_memory()
         artifact, plan = task.read(path)
         # The key covers no other files than the model's own, and that one as it was before.
         if not artifact.external and key.still_holds(lambda: task.key(cache)):

@@ -112,6 +112,7 @@ def test_the_child_binds_its_memory_and_priority() -> None:
     [
         (MemoryError(), ResourceLimit),
         (KeyError("a fault of ours"), InvalidModel),
+        (OSError("no space"), ResourceLimit),
         (UnsupportedOp("n", "Op", "", 1), UnsupportedOp),
     ],
 )

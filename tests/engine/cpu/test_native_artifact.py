@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -363,6 +364,20 @@ def test_an_artifact_of_a_device_runs_there_only(tmp_path: Path) -> None:
         model_from_artifact(artifact, "reference")
     with model_from_artifact(artifact, "cpu") as loaded:
         assert np.isfinite(loaded.run({"x": normal(2, 8)})["y"]).all()
+
+
+def test_a_full_disk_is_no_reason_not_to_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(writer: object, blob: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("engine.container.ContainerWriter.add", full)
+    source, feeds = NETS["mlp"]
+    with engine.load(source, device="cpu", cache_dir=tmp_path) as loaded:
+        assert np.isfinite(loaded.run(feeds)["y"]).all()
+    assert "cannot be kept" in caplog.text
+    assert not list((tmp_path / artifact_cache.FOLDER).iterdir())
 
 
 def test_many_writers_leave_one_sound_artifact(tmp_path: Path) -> None:
