@@ -124,9 +124,9 @@ def read_plan(artifact: Artifact, device: StoringDevice, options: CompileOptions
         raise InvalidModel(f"the artifact holds nothing for device {device.name!r}")
     if stored.fingerprint != device.fingerprint(options):
         raise InvalidModel(
-            "the artifact was compiled for another processor or precision, or by another version of "
-            "the engine; compile it again from its model (or restart this process, if the engine "
-            "was replaced since it began)"
+            "the artifact was compiled for another processor or precision, or by another version "
+            "of the engine: compile it again from its model (or restart this process, if the "
+            "engine was replaced since it began)"
         )
     try:
         return device.read(stored.data, artifact.graph, stored.blobs, options)
