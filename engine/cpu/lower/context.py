@@ -7,7 +7,8 @@ where needed and remembered), declares its outputs, and adds steps. What it cann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -92,6 +93,7 @@ class Lowering:
         self._registry = registry
         self._symbolic = symbolic or {}
         self.rounded: dict[Buffer, Buffer] = {}
+        self._unfinished: set[str] = set()
         self._plain: dict[str, Buffer] = {}
         self._image: dict[str, Buffer] = {}
         self._strided: dict[str, StridedView] = {}
@@ -169,8 +171,21 @@ class Lowering:
         return name in self._image
 
     def is_wanted(self, name: str) -> bool:
-        """Whether others than the nodes of this region read the value."""
-        return name in self._wanted
+        """Whether others than the nodes of this region read the value, or it is not done yet."""
+        return name in self._wanted or name in self._unfinished
+
+    @contextmanager
+    def unfinished(self, name: str) -> Iterator[None]:
+        """Within, an output of this name is but a step on the way to it, in memory of its own."""
+        direct, places = self._direct, self._places
+        self._direct = direct - {name}
+        self._places = {key: place for key, place in places.items() if key != name}
+        self._unfinished.add(name)
+        try:
+            yield
+        finally:
+            self._direct, self._places = direct, places
+            self._unfinished.discard(name)
 
     def can_be_image(self, name: str) -> bool:
         """Whether a value has four dims, of which all but the first are numbers."""
@@ -288,12 +303,14 @@ class Lowering:
         """Return the new plain array of a node's output."""
         place = Place.OUTPUT if name in self._direct else Place.ARENA
         buffer = self._plain[name] = self._new(name, self._plain_layout(name), place)
+        self._image.pop(name, None)  # what was but a step on the way
         return buffer
 
     def output_image(self, name: str, *, dtype: DType | None = None) -> Buffer:
         """Return the new picture of a node's output, with the border that its readers want."""
         layout = self.image_layout(name, border=self._borders.get(name, 0), dtype=dtype)
         buffer = self._image[name] = self._new(name, layout)
+        self._plain.pop(name, None)
         return buffer
 
     def temporary(self, name: str, size_bytes: Dim) -> Buffer:

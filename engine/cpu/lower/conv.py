@@ -13,6 +13,7 @@ from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule, pack_
 from engine.cpu.kernels.panels import pack_columns, pack_panels
 from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise, winograd_of
 from engine.cpu.kernels.winograd import Winograd, pack_winograd
+from engine.cpu.lower.apart import fused_or_apart
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.conv_geometry import border_of, geometry, two
 from engine.cpu.lower.conv_operands import (
@@ -33,8 +34,13 @@ from engine.ops.cores.windows import Window
 __all__ = ["Part", "border_of", "conv", "lower_dense", "merged_groups"]
 
 
-@lowers("Conv")
 @lowers("Conv", domain="millrace")
+def fused_conv(ctx: Lowering, node: Node) -> None:
+    """The same with an epilogue."""
+    fused_or_apart(ctx, node, conv)
+
+
+@lowers("Conv")
 def conv(ctx: Lowering, node: Node) -> None:
     """A convolution of pictures, or of signals as pictures one row high."""
     whole, window = _read(ctx, node)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.cpu.lower.apart import fused_or_apart
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.conv import Part, lower_dense
 from engine.cpu.lower.conv_operands import (
@@ -70,8 +71,13 @@ def phases(stride: int, dilation: int, kernel: int, begin: int, outputs: int) ->
     return found
 
 
-@lowers("ConvTranspose")
 @lowers("ConvTranspose", domain="millrace")
+def fused_conv_transpose(ctx: Lowering, node: Node) -> None:
+    """The same with an epilogue."""
+    fused_or_apart(ctx, node, conv_transpose)
+
+
+@lowers("ConvTranspose")
 def conv_transpose(ctx: Lowering, node: Node) -> None:
     """A transposed convolution of pictures or signals."""
     whole, rows, columns = _read(ctx, node)

@@ -39,8 +39,12 @@ def contraction_inputs(ctx: Lowering, node: Node) -> tuple[str, ...]:
     return node.inputs[: int(ctx.attributes(node)["operands"])]
 
 
+class NotFused(NoKernel):
+    """An epilogue does not fit into a contraction's registers."""
+
+
 def epilogue_of(ctx: Lowering, node: Node, axis: int) -> Epilogue:
-    """Return a node's epilogue; `NoKernel` for one that does not fit in registers.
+    """Return a node's epilogue; `NotFused` for one that does not fit in registers.
 
     `axis` is that of the columns, counted from the end (-1 for a product, -3 for pictures).
     """
@@ -50,13 +54,13 @@ def epilogue_of(ctx: Lowering, node: Node, axis: int) -> Epilogue:
     names = node.inputs[len(contraction_inputs(ctx, node)) :]
     reason = unsupported(expr, ctx.target)
     if reason or expr.dtype is not DType.FLOAT32:
-        raise NoKernel(reason or f"the epilogue gives {expr.dtype}")
+        raise NotFused(reason or f"the epilogue gives {expr.dtype}")
     values: list[Expr] = [argument(0, DType.FLOAT32)]
     extras: list[str] = []
     columns: list[np.ndarray | None] = []
     for name in names:
         if ctx.dtype(name) is not DType.FLOAT32:
-            raise NoKernel(f"the epilogue reads {ctx.dtype(name)}")
+            raise NotFused(f"the epilogue reads {ctx.dtype(name)}")
         fixed = ctx.constant(name)
         if fixed is not None and fixed.size == 1:
             values.append(constant(float(fixed.reshape(())), DType.FLOAT32))
@@ -65,7 +69,7 @@ def epilogue_of(ctx: Lowering, node: Node, axis: int) -> Epilogue:
         extras.append(name)
         columns.append(None if fixed is None else _per_column(ctx, node, fixed, axis))
         if fixed is None and ctx.shape(name) != ctx.shape(node.outputs[0]):
-            raise NoKernel("the epilogue reads a computed value of another shape")
+            raise NotFused("the epilogue reads a computed value of another shape")
     text = write_expr(substitute(expr, values))
     if text == write_expr(values[0]):
         text = ""
@@ -76,5 +80,5 @@ def _per_column(ctx: Lowering, node: Node, fixed: np.ndarray, axis: int) -> np.n
     columns = ctx.shape(node.outputs[0])[axis]
     place = fixed.ndim + axis
     if place < 0 or fixed.shape[place] != columns or fixed.size != columns:
-        raise NoKernel(f"the epilogue reads fixed numbers of shape {list(fixed.shape)}")
+        raise NotFused(f"the epilogue reads fixed numbers of shape {list(fixed.shape)}")
     return fixed.reshape(-1)

@@ -12,6 +12,7 @@ from engine.cpu.buffers import Buffer
 from engine.cpu.kernels.gemm import Gemm
 from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels
 from engine.cpu.kernels.schedule import gemm_schedule
+from engine.cpu.lower.apart import fused_or_apart
 from engine.cpu.lower.batched import lower_batched
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
@@ -38,8 +39,13 @@ class FixedWeights:
     bias_key: str = ""
 
 
-@lowers("MatMul")
 @lowers("MatMul", domain="millrace")
+def fused_matmul(ctx: Lowering, node: Node) -> None:
+    """The same with an epilogue."""
+    fused_or_apart(ctx, node, matmul)
+
+
+@lowers("MatMul")
 def matmul(ctx: Lowering, node: Node) -> None:
     """A product; with a fixed matrix, rows are all leading dims together."""
     left, right = contraction_inputs(ctx, node)
@@ -54,8 +60,13 @@ def matmul(ctx: Lowering, node: Node) -> None:
     lower_product(ctx, node, left, FixedWeights(right, matrix), epilogue)
 
 
-@lowers("Gemm")
 @lowers("Gemm", domain="millrace")
+def fused_gemm(ctx: Lowering, node: Node) -> None:
+    """The same with an epilogue."""
+    fused_or_apart(ctx, node, gemm)
+
+
+@lowers("Gemm")
 def gemm(ctx: Lowering, node: Node) -> None:
     """A product with a fixed matrix and, if any, fixed numbers per column."""
     attributes = ctx.attributes(node)
