@@ -34,7 +34,7 @@ def attention(ctx: Lowering, node: Node) -> None:
     if len(node.inputs) > MASK and node.inputs[MASK]:
         extras.append(_mask(ctx, node, scores))
     if ctx.attributes(node)["is_causal"]:
-        extras.append(_triangle(ctx, node, queries, keys, past))
+        extras.append(triangle(ctx, node, queries, keys, past))
     rows = [in_rows(ctx, node, each) for each in (q, k, v)]
     y = _result(ctx, node, (*lead, queries, v.shape[-1]))
     parts = Parts(lead, queries, keys, rows[0], rows[1], rows[2], y)
@@ -171,13 +171,13 @@ def _mask(ctx: Lowering, node: Node, scores: Shape) -> Extra:
     return Extra(Operand(kind, dtype), ctx.plain(name, node), lead, step)
 
 
-def _triangle(ctx: Lowering, node: Node, queries: Dim, keys: Dim, past: Dim) -> Extra:
+def triangle(ctx: Lowering, node: Node, queries: Dim, keys: Dim, past: Dim, rank: int = 3) -> Extra:
     """Add the step that writes which keys come before each query."""
     buffer = ctx.temporary_plain("triangle", (queries, keys), DType.BOOL)
     tasks = ceildiv(queries, ROWS)
     numbers = (queries, keys, past)
     ctx.step(Triangle(), (buffer,), (), tasks=tasks, numbers=numbers, node=node)
-    return Extra(Operand("both", DType.BOOL), buffer, (0, 0, 0), keys)
+    return Extra(Operand("both", DType.BOOL), buffer, (0,) * rank, keys)
 
 
 def _scores(ctx: Lowering, node: Node, extras: list[Extra]) -> Expr:

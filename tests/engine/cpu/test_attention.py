@@ -193,3 +193,25 @@ def test_onnx_attention_with_a_cache(past: int, outputs: list[str]) -> None:
     nodes = [node("Attention", names, outputs, is_causal=1, scale=0.5, name="n")]
     out = [(name, ["N", "h", "L", "d"]) for name in outputs]
     check(nodes, feeds, out, shapes=shapes, opset=23, tolerance=ERROR)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("more", [{}, {"unidirectional": 1, "qkv_hidden_sizes": [32, 32, 48]}])
+def test_attention_with_its_projection(masked: bool, more: dict[str, object]) -> None:
+    """As ONNX Runtime's own optimizer leaves BERT and GPT-2."""
+    columns = 112 if more else 96
+    weights = {"w": normal(20, columns) / 4, "b": normal(columns, seed=1)}
+    feeds = {"x": normal(2, 19, 20)}
+    if masked:
+        feeds["m"] = (np.arange(38).reshape(2, 19) % 5 > 0).astype(np.int32)
+    names = ["x", "w", "b", *(["m"] if masked else [])]
+    nodes = [node("Attention", names, ["y"], num_heads=4, domain="com.microsoft", **more)]
+    check(
+        nodes,
+        feeds,
+        [("y", ["N", "S", "V"])],
+        weights,
+        shapes={"x": ["N", "S", 20], "m": ["N", "S"]},
+        domains={"com.microsoft": 1},
+        tolerance=ERROR,
+    )
