@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.dtypes import DType
-from engine.ir.types import Dim, TensorType
+from engine.ir.types import Dim, TensorType, element_count
 from engine.ops.common import Array
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.conv import (
@@ -170,6 +170,11 @@ class ConvInteger:
         """Exact."""
         return [to_int32(ctx.xp, integer_conv(ctx, x, w, x_zero, w_zero))]
 
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """Two per multiply-add."""
+        return _conv_flops(ctx, 1)
+
 
 @operator("QLinearConv", since=10)
 class QLinearConv:
@@ -200,3 +205,13 @@ class QLinearConv:
         value = with_bias(integer_conv(ctx, x, w, x_zero, w_zero), bias)
         per_filter = w_scale.reshape(-1, *(1,) * (w.ndim - 2)) if w_scale.size > 1 else w_scale
         return [requantize(ctx.xp, value, (x_scale, per_filter, y_scale), y_zero)]
+
+    @staticmethod
+    def flops(ctx: InferContext) -> Dim:
+        """Two per multiply-add."""
+        return _conv_flops(ctx, 3)
+
+
+def _conv_flops(ctx: InferContext, weights: int) -> Dim:
+    out, w = conv_shape(ctx, ctx.shape(0), ctx.shape(weights)), ctx.shape(weights)
+    return 0 if out is None or w is None else 2 * element_count(out) * element_count(w[1:])
