@@ -31,14 +31,15 @@ import numpy as np
 from engine.errors import InvalidModel
 
 MAGIC: Final = b"MILLRACE"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 ALIGNMENT: Final = 64
 # Native code reads ahead of what it uses: so many bytes after the last blob belong to the file.
 MARGIN: Final = 4096
 PREFIX: Final = struct.Struct("<8sIIQQ32s")
-COLUMNS: Final = 512  # words in a row; those in one column are summed
-ROW_BYTES: Final = 8 * COLUMNS
-STRETCH_BYTES: Final = 1024 * ROW_BYTES
+COLUMNS: Final = (256, 255)  # words in a row; those in one column are summed
+STRETCH_BYTES: Final = 512 << 10  # what has sums of its own; read once, summed twice in the cache
+PART_BYTES: Final = 4 << 20  # what a thread takes at a time
+HUGE_PAGE: Final = 2 << 20
 PARTS_WORTH_THREADS: Final = 8
 CHECKING_THREADS: Final = 4  # more do not read memory any faster
 
@@ -65,6 +66,7 @@ class ContainerWriter:
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
         self._entries: list[tuple[int, int, str]] = []
         self._position = 0
+        self._waiting = memoryview(bytearray(HUGE_PAGE))
         self._write(bytes(PREFIX.size))
 
     def add(self, blob: Buffer) -> int:
@@ -83,6 +85,7 @@ class ContainerWriter:
         text = json.dumps(document, separators=(",", ":")).encode()
         begin = self._position
         self._write(text)
+        self._flush(self._waiting[: self._position % HUGE_PAGE])
         digest = hashlib.sha256(text).digest()
         self._file.seek(0)
         self._file.write(PREFIX.pack(MAGIC, FORMAT_VERSION, 0, begin, len(text), digest))
@@ -99,11 +102,20 @@ class ContainerWriter:
         self._file.close()
 
     def _write(self, data: Buffer) -> None:
+        """Write in pieces that begin and end at large pages: mapped, they take one entry each."""
         view = memoryview(data)
         while view.nbytes:
-            done = self._file.write(view) or 0
-            self._position += done
-            view = view[done:]
+            begin = self._position % HUGE_PAGE
+            piece = view[: HUGE_PAGE - begin]
+            self._waiting[begin : begin + piece.nbytes] = piece
+            self._position += piece.nbytes
+            if begin + piece.nbytes == HUGE_PAGE:
+                self._flush(self._waiting)
+            view = view[piece.nbytes :]
+
+    def _flush(self, waiting: memoryview) -> None:
+        while waiting.nbytes:
+            waiting = waiting[self._file.write(waiting) or 0 :]
 
 
 def is_private(status: os.stat_result) -> bool:
@@ -162,31 +174,36 @@ def parse_container(data: memoryview, name: str) -> Container:
 
 
 def checksum(data: memoryview, size: int) -> str:
-    """Return a digest of a blob: sums of words 4 KiB apart over stretches of 4 MiB, hashed.
+    """Return a digest of a blob: of sums of its words, and of what is left over.
 
     `data` is the blob of `size` bytes, with or without the zeros that follow it.
     """
     digest = hashlib.sha256(struct.pack("<Q", size))
-    whole = size // ROW_BYTES * ROW_BYTES
-    stretches = [
-        data[begin : min(begin + STRETCH_BYTES, whole)] for begin in range(0, whole, STRETCH_BYTES)
-    ]
-    for sums in _each(_sums, stretches):
+    parts = [data[begin : min(begin + PART_BYTES, size)] for begin in range(0, size, PART_BYTES)]
+    for sums in _each(_sums, parts):
         digest.update(sums)
-    digest.update(data[whole:])
+    digest.update(data[size:])
     digest.update(bytes(size + -size % ALIGNMENT - len(data)))
     return digest.hexdigest()
 
 
-def _sums(stretch: memoryview) -> memoryview:
-    rows = np.frombuffer(stretch, np.uint64).reshape(-1, COLUMNS)
-    sums: np.ndarray = np.add.reduce(rows, axis=0)
-    return sums.data
+def _sums(part: memoryview) -> bytes:
+    """Return sums over the columns of words laid out in rows, of two lengths: what moved along one
+    column has changed columns of the other.
+    """
+    found: list[Buffer] = []
+    for begin in range(0, len(part), STRETCH_BYTES):
+        stretch = part[begin : begin + STRETCH_BYTES]
+        words = np.frombuffer(stretch, np.uint64, len(stretch) // 8)
+        for columns in COLUMNS:
+            whole = len(words) // columns * columns
+            rows = words[:whole].reshape(-1, columns)
+            found += [np.add.reduce(rows, axis=0).data, words[whole:].data]
+        found.append(stretch[len(words) * 8 :])
+    return b"".join(found)
 
 
-def _each(
-    function: Callable[[memoryview], memoryview], parts: Sequence[memoryview]
-) -> Iterable[memoryview]:
+def _each(function: Callable[[memoryview], bytes], parts: Sequence[memoryview]) -> Iterable[bytes]:
     """Apply a function to parts, several at a time where there are many.
 
     numpy lets go of the GIL meanwhile.

@@ -20,7 +20,14 @@ from engine.artifact import Artifact, map_artifact, write_artifact
 from engine.artifact_cache import ArtifactCache, Key
 from engine.artifact_source import SUFFIX as NOTE
 from engine.compiler import CompileRequest, compile_model
-from engine.container import MAGIC, is_container, map_container, parse_container, write_container
+from engine.container import (
+    HUGE_PAGE,
+    MAGIC,
+    is_container,
+    map_container,
+    parse_container,
+    write_container,
+)
 from engine.dtypes import DType
 from engine.errors import InvalidModel
 from engine.graph_json import GraphLoader, GraphWriter
@@ -171,6 +178,46 @@ def test_a_container_of_something_else_is_refused(
     assert is_container(tmp_path / "c")
     with pytest.raises(InvalidModel):
         map_artifact(tmp_path / "c")
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, HUGE_PAGE - 64, HUGE_PAGE, 5 * HUGE_PAGE + 4097])
+def test_blobs_of_all_sizes_come_back(tmp_path: Path, size: int) -> None:
+    rng = np.random.default_rng(size)
+    blobs = [
+        rng.integers(0, 256, n, np.uint8) for n in (size, 3, size, 40 << 20 if size == 1 else 0)
+    ]
+    write_container(tmp_path / "c", {"size": size}, [blob.data for blob in blobs])
+    container = map_container(tmp_path / "c")
+    assert container.header == {"size": size} and len(container.blobs) == len(blobs)
+    for got, blob in zip(container.blobs, blobs, strict=True):
+        array = np.frombuffer(got, np.uint8)
+        np.testing.assert_array_equal(array, blob)
+        assert not array.size or array.ctypes.data % 64 == 0
+
+
+def test_what_lies_far_apart_is_told_apart(tmp_path: Path) -> None:
+    """Large blobs are checked by sums: swapped pages and two flips that cancel out are noticed."""
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, 9 << 20, np.uint8)
+    write_container(tmp_path / "c", {}, [data.data])
+    whole = np.fromfile(tmp_path / "c", np.uint8)
+    begin = whole.tobytes().index(data[:64].tobytes())
+    page = slice(begin + 4096, begin + 8192)
+    damages = []
+    for other in (begin + 8192, begin + 8192 + 512, begin + (5 << 20)):
+        swapped = whole.copy()
+        there = slice(other, other + 4096)
+        swapped[page], swapped[there] = whole[there], whole[page]
+        damages.append(swapped)
+    flipped = whole.copy()
+    words = flipped[begin : begin + 4096].view(np.uint64)
+    words[3] += np.uint64(1 << 40)
+    words[4] -= np.uint64(1 << 40)
+    zeroed = whole.copy()
+    zeroed[begin + (8 << 20) : begin + (8 << 20) + 4096] = 0
+    for damaged in (*damages, flipped, zeroed):
+        with pytest.raises(InvalidModel, match="checksum"):
+            parse_container(memoryview(damaged.tobytes()), "c")
 
 
 def test_headers_that_lie_about_blobs_are_refused(tmp_path: Path) -> None:
