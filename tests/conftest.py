@@ -11,13 +11,30 @@ DATA_VARIABLE = "MILLRACE_TEST_DATA"
 _NEEDS_DATA = f"needs the data folder: set {DATA_VARIABLE}"
 
 
+# Of the tests of native code, those that compile little; the others are marked `native`.
+NATIVE_FOLDER = Path(__file__).parent / "engine" / "cpu"
+QUICK_NATIVE = frozenset(
+    ("test_addresses.py", "test_hosted.py", "test_memory_plan.py", "test_plan.py", "test_pool.py")
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `data` where no data folder is named."""
+    """Mark what compiles many kernels; skip `data` tests where no data folder is named."""
+    for item in items:
+        if _compiles_much(item):
+            item.add_marker(pytest.mark.native)
     if os.environ.get(DATA_VARIABLE):
         return
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(pytest.mark.skip(reason=_NEEDS_DATA))
+
+
+def _compiles_much(item: pytest.Item) -> bool:
+    if item.path.is_relative_to(NATIVE_FOLDER):
+        return item.path.name not in QUICK_NATIVE
+    case = getattr(item, "callspec", None)
+    return case is not None and case.params.get("device") == "cpu"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

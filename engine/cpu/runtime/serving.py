@@ -17,8 +17,8 @@ from engine.cpu.runtime.layout import QUEUE_WORDS, WORD, ContextWord, Header, Jo
 from engine.cpu.runtime.words import WordFunction
 from engine.cpu.target import Target
 
-# Waking a worker that sleeps costs about 50 us of the run, half of them the caller's own: what takes
-# less than this alone is not shared with sleepers.
+# Waking a worker that sleeps costs about 50 us of the run, half of them the caller's own: what
+# takes less than this alone is not shared with sleepers.
 SHORT_NS: Final = 100_000
 IDLE_PAUSES: Final = 8  # between two looks at the clock
 LEAVING_TURNS: Final = 200  # looks at a worker that is about to leave, before yielding to it
