@@ -7,8 +7,9 @@ points are accounted for by the sums of rows and columns, which packing yields o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import llvmlite.ir as ir
@@ -56,12 +57,91 @@ def right_quad_bytes(target: Target) -> int:
     return target.tile_columns * COLUMN_BYTES * QUAD // terms_per_step(target)
 
 
+def _matrix(f: KernelBuilder, base: Value, matrix: Value) -> tuple[Value, Value]:
+    """Return where a matrix begins, and the bytes from one of its lines to the next.
+
+    Numbers 2 and on: size of the inner of two leading axes, the bytes from one entry to the next
+    along the outer one, the inner one, and the lines, and those in front of the first.
+    """
+    inner, by_outer, by_inner, by_line, first = (f.number(i) for i in range(2, 7))
+    outer, within = f.divmod(matrix, inner)
+    at = f.add(f.mul(outer, by_outer), f.mul(within, by_inner), first)
+    return f.at_bytes(base, at), by_line
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Some lines of bytes, as many as a vector has lanes, that are turned quad by quad.
+
+    Attributes:
+        source: The first line.
+        step: Bytes from one line to the next.
+        count: Lines that exist, any number.
+        terms: Bytes of a line.
+        nothing: The byte that stands where none is.
+    """
+
+    source: Value
+    step: Value
+    count: Value
+    terms: Value
+    nothing: int
+
+    def turn(self, f: Builder, finish: Callable[[Value, Value], Value]) -> Value:
+        """Call `finish(number of the quad, that quad of every line)`; return the sum of what it
+        gives.
+        """
+        wide = f.lanes * QUAD  # bytes of a line in one square
+        whole = f.mul(f.div(self.terms, wide), wide)
+        rest = f.sub(self.terms, whole)
+        with f.loop(0, whole, wide, carry=(f.integers(0),), unroll=False) as k:
+            k.next = [self._square(f, k.i, wide, k.values[0], finish)]
+        with f.loop(whole, self.terms, wide, carry=k.result, unroll=False) as k:
+            k.next = [self._square(f, k.i, rest, k.values[0], finish)]
+        return k.result[0]
+
+    def _square(
+        self,
+        f: Builder,
+        first: Value,
+        limit: Number,
+        total: Value,
+        finish: Callable[[Value, Value], Value],
+    ) -> Value:
+        """Turn one square, of which each line has `limit` bytes; return the sums so far."""
+        wide, kind = f.lanes * QUAD, vector(I32, f.lanes)
+        buffer, existing = f.stack(f.lanes * wide), f.least(f.greatest(self.count, 0), f.lanes)
+        if not isinstance(limit, int):
+            f.clear(buffer, f.lanes * wide, I8(self.nothing))
+        with f.loop(0, existing, unroll=False) as r:
+            at = f.at_bytes(self.source, f.add(f.mul(r.i, self.step), first))
+            f.copy(f.at_bytes(buffer, f.mul(r.i, wide)), at, limit)
+        with f.loop(existing, f.lanes, unroll=False) as r:
+            f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide, I8(self.nothing))
+        lines = []
+        for i in range(f.lanes):
+            line = f.b.load(f.at_bytes(buffer, i * wide), typ=kind, align=wide)
+            lines.append(f.b.bitcast(line, vector(F32, f.lanes)))
+        turned = f.stack(f.lanes * f.lanes * QUAD)
+        for i, column in enumerate(transposed(f, lines)):
+            at = f.at_bytes(turned, i * f.lanes * QUAD)
+            f.b.store(f.b.bitcast(column, kind), at, align=f.lanes * QUAD)
+        quads = f.div(f.add(limit, QUAD - 1), QUAD)
+        with f.loop(0, quads, carry=(total,), unroll=False) as q:
+            at = f.at_bytes(turned, f.mul(q.i, f.lanes * QUAD))
+            value = f.b.load(at, typ=kind, align=f.lanes * QUAD)
+            part = finish(f.add(f.div(first, QUAD), q.i), value)
+            q.next = [f.b.add(q.values[0], part)]
+        return q.result[0]
+
+
 @dataclass(frozen=True)
 class PackLeft(Kernel):
     """operands: packed tiles, sums of rows (int32), matrices (count, M, K) of bytes.
 
-    numbers: M, K. Tasks: matrices times tiles of rows. A tile is (quads, `left_pitch`, 4) bytes.
-    Rows and terms that do not exist are zero.
+    numbers: M, K, then where matrices lie (`_matrix`; the bytes of a row are neighbours). Tasks:
+    matrices times tiles of rows. A tile is (quads, `left_pitch`, 4) bytes. Rows and terms that do
+    not exist are zero.
     """
 
     signed: bool
@@ -77,74 +157,29 @@ class PackLeft(Kernel):
         with f.loop(f.low, f.high) as task:
             matrix, tile = f.divmod(task.i, tiles)
             first = f.mul(tile, rows)
-            source = f.at_bytes(matrices, f.mul(f.add(f.mul(matrix, height), first), terms))
+            base, step = _matrix(f, matrices, matrix)
             to = f.at_bytes(packed, f.mul(f.mul(task.i, quads), pitch * QUAD))
-            total = f.at(sums, f.mul(task.i, pitch))
             count = f.least(f.sub(height, first), rows)
             for group in range(0, pitch, lanes):
-                row = f.at_bytes(source, f.mul(terms, group))
-                left = f.sub(count, group)
+                lines = _Lines(
+                    f.at_bytes(base, f.mul(f.add(first, group), step)),
+                    step,
+                    f.sub(count, group),
+                    terms,
+                    -128 if self.signed else 0,
+                )
                 place = f.at_bytes(to, group * QUAD)
-                total_at = f.at(total, group)
-                self._group(f, row, left, terms, place, total_at)
+                total = lines.turn(f, partial(self._finish, f, place))
+                at = f.at(sums, f.add(f.mul(task.i, pitch), group))
+                f.b.store(total, at, align=4)
         f.ret()
 
-    def _group(
-        self, f: KernelBuilder, source: Value, rows: Value, terms: Value, to: Value, total: Value
-    ) -> None:
-        """Pack `lanes` rows, of which `rows` exist."""
-        wide = f.lanes * QUAD  # bytes of a row in one square
-        whole = f.mul(f.div(terms, wide), wide)
-        rest = f.sub(terms, whole)
-        begin = f.integers(0)
-        with f.loop(0, whole, wide, carry=(begin,), unroll=False) as k:
-            k.next = [self._square(f, source, rows, terms, (k.i, None), to, k.values[0])]
-        with f.loop(whole, terms, wide, carry=k.result, unroll=False) as k:
-            k.next = [self._square(f, source, rows, terms, (k.i, rest), to, k.values[0])]
-        f.b.store(k.result[0], total, align=4)
-
-    def _square(
-        self,
-        f: KernelBuilder,
-        source: Value,
-        rows: Value,
-        terms: Value,
-        place: tuple[Value, Value | None],
-        to: Value,
-        total: Value,
-    ) -> Value:
-        """Turn one square; return the sums so far."""
-        first, rest = place
-        wide, pitch, kind = f.lanes * QUAD, left_pitch(f.target), vector(I32, f.lanes)
-        buffer = f.stack(f.lanes * wide)
-        limit = wide if rest is None else rest
-        existing = f.least(f.greatest(rows, 0), f.lanes)
-        nothing = I8(-128 if self.signed else 0)  # what becomes zero below
-        if rest is not None:
-            f.clear(buffer, f.lanes * wide, nothing)
-        with f.loop(0, existing, unroll=False) as r:
-            at = f.at_bytes(source, f.add(f.mul(r.i, terms), first))
-            f.copy(f.at_bytes(buffer, f.mul(r.i, wide)), at, limit)
-        with f.loop(existing, f.lanes, unroll=False) as r:
-            f.clear(f.at_bytes(buffer, f.mul(r.i, wide)), wide, nothing)
-        lines = []
-        for i in range(f.lanes):
-            line = f.b.load(f.at_bytes(buffer, i * wide), typ=kind, align=wide)
-            lines.append(f.b.bitcast(line, vector(F32, f.lanes)))
-        quads = f.div(f.add(limit, QUAD - 1), QUAD)
-        turned = f.stack(f.lanes * f.lanes * QUAD)
-        for i, column in enumerate(transposed(f, lines)):
-            value = f.b.bitcast(column, kind)
-            if self.signed:
-                value = f.b.xor(value, f.integers(LIFT))
-            f.b.store(value, f.at_bytes(turned, i * f.lanes * QUAD), align=f.lanes * QUAD)
-        with f.loop(0, quads, carry=(total,), unroll=False) as q:
-            at = f.at_bytes(turned, f.mul(q.i, f.lanes * QUAD))
-            value = f.b.load(at, typ=kind, align=f.lanes * QUAD)
-            step = f.add(f.div(first, QUAD), q.i)
-            f.b.store(value, f.at_bytes(to, f.mul(step, pitch * QUAD)), align=4)
-            q.next = [f.b.add(q.values[0], _sum_of_bytes(f, value))]
-        return q.result[0]
+    def _finish(self, f: Builder, to: Value, quad: Value, value: Value) -> Value:
+        if self.signed:
+            value = f.b.xor(value, f.integers(LIFT))
+        at = f.at_bytes(to, f.mul(quad, left_pitch(f.target) * QUAD))
+        f.b.store(value, at, align=4)
+        return _sum_of_bytes(f, value)
 
 
 def _sum_of_bytes(f: Builder, value: Value) -> Value:
@@ -158,14 +193,19 @@ def _sum_of_bytes(f: Builder, value: Value) -> Value:
 class PackRight(Kernel):
     """operands: packed panels, sums of columns (int32), matrices (count, K, N) of bytes.
 
-    numbers: K, N. Tasks: matrices times panels. Bytes become signed ones, 128 lower where they are
-    not; rows and columns that do not exist are zero.
+    numbers: K, N, then where matrices lie (`_matrix`). Tasks: matrices times panels. Bytes become
+    signed ones, 128 lower where they are not; rows and columns that do not exist are zero.
+
+    Attributes:
+        signed: Whether the bytes are.
+        turned: Whether the lines of a matrix, whose bytes are neighbours, are its columns.
     """
 
     signed: bool
+    turned: bool = False
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
-        """Four rows at a time are interleaved."""
+        """Four rows at a time are interleaved, or squares of quads turned in registers."""
         f = KernelBuilder(module, name, target)
         packed, sums, matrices = (f.operand(i) for i in range(3))
         terms, columns = f.number(0), f.number(1)
@@ -175,40 +215,75 @@ class PackRight(Kernel):
         quad_bytes = right_quad_bytes(target)
         with f.loop(f.low, f.high) as task:
             matrix, panel = f.divmod(task.i, panels)
-            source = f.at_bytes(matrices, f.mul(matrix, f.mul(terms, columns)))
+            source, step = _matrix(f, matrices, matrix)
             to = f.at_bytes(packed, f.mul(f.mul(task.i, quads), quad_bytes))
             for v in range(target.tile_vectors):
                 column = f.add(f.mul(panel, width), v * lanes)
-                exists = _lanes_below(f, f.sub(columns, column))
-                place = f.at_bytes(source, column)
-                with f.loop(0, quads, carry=(f.integers(0),), unroll=False) as q:
-                    rows = [
-                        self._row(f, place, f.add(f.mul(q.i, QUAD), t), terms, columns, exists)
-                        for t in range(QUAD)
-                    ]
-                    at = f.at_bytes(to, f.mul(q.i, quad_bytes))
-                    self._store(f, rows, at, v)
-                    total = q.values[0]
-                    for row in rows:
-                        total = f.b.add(total, row)
-                    q.next = [total]
-                total_at = f.at(sums, f.add(f.mul(task.i, width), v * lanes))
-                f.b.store(q.result[0], total_at, align=4)
+                place = f.at_bytes(to, v * lanes * COLUMN_BYTES)
+                if self.turned:
+                    lines = _Lines(
+                        f.at_bytes(source, f.mul(column, step)),
+                        step,
+                        f.sub(columns, column),
+                        terms,
+                        0 if self.signed else -128,
+                    )
+                    total = lines.turn(f, partial(self._finish, f, place))
+                else:
+                    total = self._interleave(f, source, step, column, place)
+                at = f.at(sums, f.add(f.mul(task.i, width), v * lanes))
+                f.b.store(total, at, align=4)
         f.ret()
 
+    def _interleave(
+        self, f: KernelBuilder, source: Value, step: Value, column: Value, to: Value
+    ) -> Value:
+        """Write a vector of columns from rows; return their sums."""
+        terms, columns = f.number(0), f.number(1)
+        quads = f.div(f.add(terms, QUAD - 1), QUAD)
+        exists = _lanes_below(f, f.sub(columns, column))
+        place = f.at_bytes(source, column)
+        with f.loop(0, quads, carry=(f.integers(0),), unroll=False) as q:
+            rows = [
+                self._row(f, place, f.add(f.mul(q.i, QUAD), t), terms, step, exists)
+                for t in range(QUAD)
+            ]
+            self._store(f, rows, f.at_bytes(to, f.mul(q.i, right_quad_bytes(f.target))))
+            total = q.values[0]
+            for row in rows:
+                total = f.b.add(total, row)
+            q.next = [total]
+        return q.result[0]
+
+    def _finish(self, f: Builder, to: Value, quad: Value, value: Value) -> Value:
+        """Write one quad of every column, turned; return its sums."""
+        lifted = f.b.xor(value, f.integers(LIFT))
+        signed, unsigned = (value, lifted) if self.signed else (lifted, value)
+        at = f.at_bytes(to, f.mul(quad, right_quad_bytes(f.target)))
+        if terms_per_step(f.target) == QUAD:
+            f.b.store(signed, at, align=4)
+        else:
+            parts = []
+            for t in range(QUAD):
+                raised = f.b.shl(signed, f.integers(24 - 8 * t))
+                parts.append(f.b.ashr(raised, f.integers(24)))
+            self._store(f, parts, at)
+        return f.b.sub(_sum_of_bytes(f, unsigned), f.integers(QUAD * 128))
+
     def _row(
-        self, f: Builder, place: Value, row: Value, terms: Value, columns: Value, exists: Value
+        self, f: Builder, place: Value, row: Value, terms: Value, step: Value, exists: Value
     ) -> Value:
         """Return one row of a vector of columns as signed 32-bit numbers."""
         inside = f.b.and_(exists, f.splat(f.less(row, terms)))
         kind = vector(I8, f.lanes)
         nothing = ir.Constant(kind, [0 if self.signed else -128] * f.lanes)
-        raw = masked_load(f, f.at_bytes(place, f.mul(row, columns)), DType.UINT8, inside, nothing)
+        raw = masked_load(f, f.at_bytes(place, f.mul(row, step)), DType.UINT8, inside, nothing)
         if not self.signed:
             raw = f.b.xor(raw, ir.Constant(kind, [-128] * f.lanes))
         return f.b.sext(raw, vector(I32, f.lanes))
 
-    def _store(self, f: Builder, rows: Sequence[Value], at: Value, v: int) -> None:
+    def _store(self, f: Builder, rows: Sequence[Value], at: Value) -> None:
+        """Write four rows of a vector of columns."""
         group = terms_per_step(f.target)
         bits, step_bytes = 32 // group, f.target.tile_columns * COLUMN_BYTES
         low = f.integers((1 << bits) - 1)
@@ -218,8 +293,7 @@ class PackRight(Kernel):
                 part = f.b.and_(rows[step * group + t], low)
                 part = f.b.shl(part, f.integers(bits * t))
                 value = part if value is None else f.b.or_(value, part)
-            place = f.at_bytes(at, step * step_bytes + v * f.lanes * COLUMN_BYTES)
-            f.b.store(value, place, align=4)
+            f.b.store(value, f.at_bytes(at, step * step_bytes), align=4)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.cpu.buffers import Buffer
+from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.expressions import unsupported
 from engine.cpu.kernels.int8_batched import (
     Broadcast,
@@ -152,20 +152,23 @@ def _lower_batched(ctx: Lowering, node: Node) -> None:
     x_sums = temporary("sums of rows", count * tiles * (4 * left_pitch(target)))
     w = temporary("right", count * panels * quads * right_quad_bytes(target))
     w_sums = temporary("sums of columns", count * panels * (4 * target.tile_columns))
+    rows, by_row = _lines(ctx, left, node, -1)
+    turned = _is_turned(ctx, right, node)
+    lines, by_line = _lines(ctx, right, node, -2 if turned else -1)
     ctx.step(
         PackLeft(signed[0]),
         [x, x_sums],
-        [ctx.plain(left, node)],
+        [rows],
         tasks=count * tiles,
-        numbers=[height, terms],
+        numbers=[height, terms, *by_row],
         node=node,
     )
     ctx.step(
-        PackRight(signed[1]),
+        PackRight(signed[1], turned),
         [w, w_sums],
-        [ctx.plain(right, node)],
+        [lines],
         tasks=count * panels,
-        numbers=[terms, columns],
+        numbers=[terms, columns, *by_line],
         node=node,
     )
     result = ctx.shape(node.outputs[0])
@@ -197,6 +200,27 @@ def _lower_batched(ctx: Lowering, node: Node) -> None:
         numbers=numbers,
         node=node,
     )
+
+
+def _is_turned(ctx: Lowering, name: str, node: Node) -> bool:
+    """Whether a view's columns are runs of neighbours, not its rows."""
+    return ctx.is_view(name) and ctx.strided(name, node).strides[-2] == 1
+
+
+def _lines(ctx: Lowering, name: str, node: Node, axis: int) -> tuple[Buffer, list[Dim]]:
+    """Return the memory of matrices whose neighbours along `axis` are neighbours there, and where
+    they lie: size of the inner leading axis, steps along both leading axes and the other axis, and
+    where they begin.
+    """
+    view = ctx.strided(name, node)
+    if view.strides[axis] != 1:
+        shape = ctx.shape(name)
+        view = StridedView(ctx.plain(name, node), shape, tuple(strides_of(shape)))
+    missing = 4 - len(view.shape)
+    steps: list[Dim] = [*[0] * missing, *view.strides]
+    sizes: list[Dim] = [*[1] * missing, *view.shape]
+    step = steps[-2 if axis == -1 else -1]
+    return view.buffer, [sizes[1], steps[0], steps[1], step, view.first]
 
 
 def _zero_of(ctx: Lowering, name: str) -> int:

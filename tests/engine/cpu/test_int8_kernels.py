@@ -7,9 +7,14 @@ import pytest
 
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule
-from engine.cpu.kernels.int8_batched import Broadcast, IntegerBatched, PackLeft, PackRight
+from engine.cpu.kernels.int8_batched import (
+    Broadcast,
+    IntegerBatched,
+    PackLeft,
+    PackRight,
+    right_quad_bytes,
+)
 from engine.cpu.kernels.int8_conv import IntegerConv, quads
-from engine.cpu.kernels.int8_dynamic import QuantizeByRange
 from engine.cpu.kernels.int8_gemm import IntegerGemm
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
@@ -206,5 +211,34 @@ def test_code_is_valid_for(isa: str) -> None:
     batched = IntegerBatched(
         REQUANTIZE, ("scalar", Broadcast(DType.UINT8, True), "scalar"), DType.UINT8
     )
-    for kernel in (gemm, batched, PackLeft(True), PackRight(False), QuantizeByRange()):
+    for kernel in (gemm, batched, PackLeft(True), PackRight(False), PackRight(True, True)):
         assert compile_kernel(kernel, "kernel", target)
+
+
+@pytest.mark.parametrize("isa", HOST_ISAS)
+@pytest.mark.parametrize("signed", [False, True])
+def test_both_ways_to_pack_columns_agree(isa: str, signed: bool) -> None:
+    target = target_for(isa)
+    count, k, n = 2, 4 * target.lanes + 7, target.tile_columns + 5
+    matrices = integers(5, np.int8 if signed else np.uint8, count, k, n)
+    panels, quads = -(-n // target.tile_columns), -(-k // QUAD)
+    packed = np.zeros(count * panels * quads * right_quad_bytes(target), np.uint8)
+    sums = np.zeros((count, panels * target.tile_columns), np.int32)
+    found = []
+    for turned in (False, True):
+        lies = np.ascontiguousarray(matrices.transpose(0, 2, 1)) if turned else matrices
+        numbers = [k, n, 1, k * n, 0, k if turned else n, 0]
+        found.append(
+            run_kernel(
+                PackRight(signed, turned),
+                [packed, sums, lies],
+                numbers=numbers,
+                tasks=count * panels,
+                writes=2,
+                target=target,
+            )
+        )
+    for rows, columns in zip(*found, strict=True):
+        np.testing.assert_array_equal(rows, columns)
+    centred = matrices.astype(np.int32) - (0 if signed else 128)
+    np.testing.assert_array_equal(found[0][1][:, :n], centred.sum(axis=1))
