@@ -73,4 +73,4 @@ def oldest_first(keys: Sequence[Key], measured: Mapping[Key, str]) -> list[Key]:
     ages: dict[tuple[int, str, int, str], str] = {}
     for key in keys:
         ages[group(key)] = min(ages.get(group(key), "~"), measured.get(key, ""))
-    return sorted(keys, key=lambda key: ages[group(key)])
+    return sorted(keys, key=lambda key: (ages[group(key)], group(key), measured.get(key, "")))
