@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from onnx import helper as h
 
 import engine
@@ -25,9 +26,12 @@ from engine import artifact_cache
 from engine.artifact import map_artifact
 from engine.artifact_source import SUFFIX as NOTE
 from engine.artifact_source import FileState, KnownHashes
+from engine.compiler import compile_model
+from engine.container import is_private
 from engine.cpu import native_artifact, parallel_compile
 from engine.cpu.buffers import Buffer, Fault, PlainLayout, Program, Requirement, Step
-from engine.cpu.code_store import CodeStore
+from engine.cpu.code_store import CodeStore, kernel_key
+from engine.cpu.compiling import GraphCompiler, kernels_of
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.plan import CpuPlan
 from engine.cpu.program_json import StoredKernel, read_dim, write_dim
@@ -36,7 +40,10 @@ from engine.cpu.target import host_target
 from engine.errors import InvalidModel, RunFailed
 from engine.ir.types import ceildiv, dim_max, symbol
 from engine.loading import model_from_artifact
+from engine.ops.registry import REGISTRY
 from tests.engine.onnx_models import convnet, mlp, model, node, normal
+
+PHOTOS = Path(__file__).resolve().parents[3] / "model_repo" / "photos" / "1" / "model.onnx"
 
 
 def kept(folder: Path) -> list[Path]:
@@ -249,6 +256,26 @@ def test_a_net_trained_again_compiles_no_kernel(
     assert compiled  # the count does count
 
 
+def test_photos_trained_again_needs_the_same_kernels() -> None:
+    """The net that ships, with other weights: every kernel's key is one that is known."""
+    first = onnx.load(PHOTOS)
+    again = onnx.ModelProto.FromString(first.SerializeToString())
+    rng = np.random.default_rng(0)
+    for tensor in again.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.size > 1:  # a variance stays one
+            factor = rng.uniform(0.5, 1.5, value.shape).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value * factor, tensor.name))
+    keys = []
+    for net in (first, again):
+        graph = compile_model(net.SerializeToString()).graph
+        compiler = GraphCompiler(host_target(), REGISTRY, engine.Limits())
+        compiler.rewrite(graph)
+        keys.append({kernel_key(k, host_target()) for k in kernels_of(compiler.lowered)})
+    assert first.SerializeToString() != again.SerializeToString()
+    assert len(keys[0]) > 5 and keys[0] == keys[1]
+
+
 def test_a_child_writes_what_the_parent_maps(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -299,7 +326,9 @@ def test_any_changed_byte_is_noticed(
         map_artifact(path)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "others", "link", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "truncate", "empty", "others", "owner", "link", "foreign"]
+)
 def test_what_is_damaged_or_foreign_is_built_again(damage: str, tmp_path: Path) -> None:
     source, feeds = NETS["convnet"]
     with engine.load(source, device="cpu", cache_dir=tmp_path) as loaded:
@@ -313,6 +342,10 @@ def test_what_is_damaged_or_foreign_is_built_again(damage: str, tmp_path: Path) 
         entry.write_bytes(content[: len(content) // 3 if damage == "truncate" else 0])
     elif damage == "others":
         entry.chmod(0o666)
+    elif damage == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(entry, 12345, -1)
     elif damage == "link":
         entry.rename(tmp_path / "elsewhere")
         entry.symlink_to(tmp_path / "elsewhere")
@@ -324,7 +357,7 @@ def test_what_is_damaged_or_foreign_is_built_again(damage: str, tmp_path: Path) 
     (entry,) = kept(tmp_path)
     plan = map_artifact(entry).plan
     assert plan is not None and plan.device == "cpu"
-    assert not entry.is_symlink() and entry.stat().st_mode & 0o777 == 0o600
+    assert not entry.is_symlink() and is_private(entry.stat())
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path) -> None:
