@@ -156,14 +156,14 @@ def test_groups_of_whole_vectors() -> None:
     )
 
 
-@pytest.mark.parametrize("block", [1, 2, 50])
+@pytest.mark.parametrize("block", [2, 50])
 @pytest.mark.parametrize("weights_first", [False, True])
 def test_any_schedule(block: int, weights_first: bool) -> None:
     schedule = ConvSchedule(block, 2, 0, weights_first)
     check_dense((3, 16, 15, 15), 100, (2, 1), schedule=schedule, pieces=4)
 
 
-@pytest.mark.parametrize("isa", HOST_ISAS)
+@pytest.mark.parametrize("isa", HOST_ISAS[:1] + HOST_ISAS[-1:])
 @pytest.mark.parametrize(
     ("kernel", "strides", "dilations", "size"),
     [

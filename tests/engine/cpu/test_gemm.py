@@ -54,19 +54,19 @@ def product(
 def test_every_tail_of_rows_and_columns(isa: str) -> None:
     target = target_for(isa)
     full, width = target.tile_rows, target.tile_columns
-    for n in (1, width - 1, width, 2 * width + target.lanes + 1):
-        for rows in (1, full - 1, full, 3 * full + 3):
+    for n in (width - 1, 2 * width + target.lanes + 1):
+        for rows in (1, full - 1, 3 * full + 3):
             y, expected = product(rows, 5, n, GemmSchedule(2 * full, 2), isa=isa)
             np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 7, 96])
+@pytest.mark.parametrize("k", [1, 4, 7])
 def test_every_length_of_the_sum(k: int) -> None:
     y, expected = product(29, k, 40, GemmSchedule(14, 1))
     np.testing.assert_allclose(y, expected, rtol=2e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize(("k", "parts"), [(12, 3), (12, 4), (10, 3)])
+@pytest.mark.parametrize(("k", "parts"), [(12, 3), (10, 3)])
 def test_a_sum_in_parts(k: int, parts: int) -> None:
     y, expected = product(45, k, 90, GemmSchedule(28, 2, parts))
     np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
@@ -136,8 +136,7 @@ def test_matmul_of_any_leading_dims(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("c", [None, (), (1,), (10,), (1, 10)])
-@pytest.mark.parametrize("trans", [0, 1])
+@pytest.mark.parametrize(("c", "trans"), [(None, 0), ((), 1), ((10,), 1), ((1, 10), 0)])
 def test_gemm(c: tuple[int, ...] | None, trans: int) -> None:
     weights = {"w": numbers(0, *((10, 33) if trans else (33, 10)))}
     if c is not None:
@@ -224,10 +223,10 @@ needs_bfloat16 = pytest.mark.skipif(
 
 
 @needs_bfloat16
-@pytest.mark.parametrize(("k", "parts"), [(1, 1), (7, 1), (64, 2), (33, 1), (96, 4)])
+@pytest.mark.parametrize(("k", "parts"), [(1, 1), (33, 1), (96, 4)])
 def test_bfloat16(k: int, parts: int) -> None:
     target = host_target()
-    for rows, n in ((1, 33), (45, 64), (45, 70)):
+    for rows, n in ((1, 70), (45, 70)):
         panels, schedule = Panels.of(n, target), GemmSchedule(28, 2, parts, 16)
         x, w, bias = numbers(1, rows, k), numbers(2, k, n), numbers(3, n)
         kernel = Gemm(k, n, k, n, schedule, dtype=DType.BFLOAT16)
@@ -257,7 +256,7 @@ def test_a_model_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("n", [64, 100, 170])
+@pytest.mark.parametrize("n", [64, 170])
 def test_a_row_alone_has_the_bits_that_it_has_among_others(n: int, parts: int) -> None:
     schedule = GemmSchedule(14, 3, parts)
     alone, expected = product(1, 20, n, schedule)

@@ -67,7 +67,7 @@ def run(
 @pytest.mark.parametrize("isa", HOST_ISAS)
 @pytest.mark.parametrize("m", [2, 4])
 def test_pictures_of_every_remainder(m: int, isa: str) -> None:
-    for height, width in ((4, 8), (5, 7), (1, 2)):
+    for height, width in ((4, 8), (5, 2)):
         y, expected = run(
             m, (2, 20, height, width), 24, WinogradSchedule(3, 2, 1), isa=isa, pieces=2
         )
