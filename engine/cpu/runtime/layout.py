@@ -28,7 +28,8 @@ class Header(IntEnum):
     GROUPS = 0  # how many
     GROUP_TABLE = 1  # address
     STEP_TABLE = 2  # address
-    LAST_NS = 3  # how long the latest run took; the one word of a program that runs write
+    LAST_NS = 3  # how long the latest run took; with the next, the words that runs write
+    ENDED_NS = 4  # when it ended
     WORDS = 8
 
 

@@ -2,8 +2,8 @@
 
 The caller puts the address of its context into the mailboxes of its gang and begins. A worker that
 looks there takes the job; one that sleeps is woken, unless the program is so short that it would
-come too late. Jobs that nobody took when all is claimed are taken back, so that a run ends when its
-work is done, whether or not a worker ever came.
+come too late and no other run came just before. Jobs that nobody took when all is claimed are taken
+back, so that a run ends when its work is done, whether or not a worker ever came.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from engine.cpu.target import Target
 # Waking a worker that sleeps costs about 50 us of the run, half of them the caller's own: what
 # takes less than this alone is not shared with sleepers.
 SHORT_NS: Final = 100_000
+# Runs that follow each other this closely are worth a worker all the same: it is awake for the
+# next ones.
+CLOSE_NS: Final = 25_000
 IDLE_PAUSES: Final = 8  # between two looks at the clock
 LEAVING_TURNS: Final = 200  # looks at a worker that is about to leave, before yielding to it
 
@@ -49,8 +52,10 @@ def _run_gang(
     f.clear(f.pointer(context, ContextWord.QUEUES), f.mul(gang, QUEUE_WORDS * WORD))
     program = f.pointer(context, ContextWord.PROGRAM)
     last = f.peek(program, Header.LAST_NS, "monotonic")
-    wake = f.b.or_(f.equals(last, 0), f.at_least(last, SHORT_NS))
     begin = f.now_ns()
+    since = f.sub(begin, f.peek(program, Header.ENDED_NS, "monotonic"))
+    is_long = f.b.or_(f.equals(last, 0), f.at_least(last, SHORT_NS))
+    wake = f.b.or_(is_long, f.less(since, CLOSE_NS))
     with f.loop(1, gang, unroll=False) as other:
         f.call(post, context, other.i, f.b.zext(wake, I64))
     total = f.call(member, context, I64(0))
@@ -60,7 +65,9 @@ def _run_gang(
     f.call(wait, context, total)
     with f.loop(1, gang, unroll=False) as other:
         _await_leaving(f, f.pointer(context, f.add(other.i, int(ContextWord.SLOTS))))
-    f.poke(program, Header.LAST_NS, f.sub(f.now_ns(), begin))
+    end = f.now_ns()
+    f.poke(program, Header.LAST_NS, f.sub(end, begin))
+    f.poke(program, Header.ENDED_NS, end)
 
 
 def _await_leaving(f: WordFunction, slot: Value) -> None:
