@@ -74,6 +74,7 @@ def attention(ctx: Lowering, node: Node) -> None:
     y = _result(ctx, node, (*lead, queries, shapes[2][-1]))
     zeros = "none" if attributes["safe"] else ""
     launch(ctx, node, Parts(lead, queries, keys, q, k, v, y), expr, operands, zeros)
+    _bring_home(ctx, node, y)
 
 
 @dataclass
@@ -191,17 +192,28 @@ def in_rows(ctx: Lowering, node: Node, source: StridedView) -> View:
 
 
 def _result(ctx: Lowering, node: Node, shape: Shape) -> View:
-    """Return the result's array, seen before the last permutation."""
-    name = node.outputs[0]
-    perm = ctx.attributes(node)["perm_y"] or tuple(range(len(shape)))
-    lying = ctx.shape(name)
+    """Return the result's array, seen before the last permutation, or one to be permuted."""
+    lying = ctx.shape(node.outputs[0])
     strides: list[Dim] = [0] * len(shape)
-    for place, axis in enumerate(perm):
+    for place, axis in enumerate(_perm_of_result(ctx, node, len(shape))):
         ctx.require_equal(lying[place], shape[axis], node, f"axis {place} of the result")
         strides[axis] = strides_of(lying)[place]
-    if strides[-1] != 1 or not isinstance(strides[-2], int):
-        raise NoKernel("its results do not lie in rows")
-    return View(ctx.output(name), shape, tuple(strides))
+    if strides[-1] == 1 and isinstance(strides[-2], int):
+        return View(ctx.output(node.outputs[0]), shape, tuple(strides))
+    dense = ctx.temporary_plain(f"{node.outputs[0]} in rows", shape, DType.FLOAT32)
+    return View(dense, shape, tuple(strides_of(shape)))
+
+
+def _perm_of_result(ctx: Lowering, node: Node, rank: int) -> tuple[int, ...]:
+    return tuple(ctx.attributes(node)["perm_y"]) or tuple(range(rank))
+
+
+def _bring_home(ctx: Lowering, node: Node, y: View) -> None:
+    """Permute results that could not be written where they belong."""
+    perm = _perm_of_result(ctx, node, len(y.shape))
+    if y.buffer.name != node.outputs[0]:
+        shape, strides = (tuple(each[k] for k in perm) for each in (y.shape, y.strides))
+        copy_view(ctx, ctx.output(node.outputs[0]), StridedView(y.buffer, shape, strides), node)
 
 
 def _aligned(shape: Shape, strides: Sequence[Dim], rank: int) -> list[Dim]:

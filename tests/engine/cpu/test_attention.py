@@ -107,6 +107,15 @@ def test_keys_that_lie_across_are_copied() -> None:
     attend(feeds, PLAIN, {"v": ["L", "N", 3, 16]}, perm_k=[0, 1, 3, 2], perm_v=[1, 2, 0, 3])
 
 
+def test_sequences_first_in_an_open_batch() -> None:
+    """Rows as far from each other as there are items: copied on the way in and out."""
+    names = "qkv"
+    feeds = {n: normal(9, 2, 3, 16, seed=k) for k, n in enumerate(names)}
+    shapes = {n: ["L", "N", 3, 16] for n in names}
+    perms = {f"perm_{n}": [1, 2, 0, 3] for n in names}
+    attend(feeds, PLAIN, shapes, **perms, perm_y=[2, 0, 1, 3])
+
+
 def test_keys_that_all_heads_share() -> None:
     feeds = {
         "q": normal(2, 3, 9, 16),
