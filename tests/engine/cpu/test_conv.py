@@ -264,11 +264,17 @@ def test_merged_groups_mean_the_same(filters: int, per_group: int, groups: int) 
 # ---------------------------------------------------------------------- through a model
 
 
-def both(source: bytes, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A model's first output on device cpu and by the reference."""
-    (y,) = engine.load(source, device="cpu").run({"x": x}).values()
-    (expected,) = engine.load(source, device="reference").run({"x": x}).values()
-    return y, expected
+def check_model(source: bytes, shape: tuple[int, ...], batches: tuple[int, ...]) -> None:
+    """All of a model is native code, and its output is the reference device's."""
+    native, reference = (engine.load(source, device=d) for d in ("cpu", "reference"))
+    coverage = CpuDevice().coverage(reference.graph, CompileOptions())
+    assert [c.reason for c in coverage] == [None] * len(coverage)
+    for batch in batches:
+        x = numbers(batch, batch, *shape)
+        (y,), (expected,) = (m.run({"x": x}).values() for m in (native, reference))
+        assert y.shape == expected.shape
+        scale = float(np.abs(expected).max(initial=1.0))
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize(
@@ -296,11 +302,7 @@ def test_nodes(shape: tuple[int, ...], filters: int, attributes: dict[str, Any])
         helper.make_node("Relu", ["a"], ["y"]),
     ]
     source = model(nodes, [("x", ("N", *shape))], [("y", None)], weights)
-    assert not not_native(source)
-    for batch in (0, 1, 3):
-        y, expected = both(source, numbers(batch, batch, *shape))
-        assert y.shape == expected.shape
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
+    check_model(source, shape, (0, 1, 3))
 
 
 def test_a_residual_and_what_follows_stay_pictures() -> None:
@@ -315,8 +317,7 @@ def test_a_residual_and_what_follows_stay_pictures() -> None:
     weights = {"w1": numbers(0, 20, 4, 3, 3), "w2": numbers(1, 20, 20, 3, 3)}
     weights["w3"] = numbers(2, 20, 1, 7, 7)
     source = model(nodes, [("x", ("N", 4, 10, 12))], [("y", None)], weights)
-    y, expected = both(source, numbers(3, 2, 4, 10, 12))
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6 * float(np.abs(expected).max()))
+    check_model(source, (4, 10, 12), (2,))
 
 
 @pytest.mark.parametrize(
@@ -350,15 +351,4 @@ def test_transposed(shape: tuple[int, ...], filters: int, attributes: dict[str, 
         helper.make_node("Relu", ["a"], ["y"]),
     ]
     source = model(nodes, [("x", ("N", *shape))], [("y", None)], weights)
-    assert not not_native(source)
-    for batch in (0, 3):
-        y, expected = both(source, numbers(batch, batch, *shape))
-        assert y.shape == expected.shape
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-5)
-
-
-def not_native(source: bytes) -> list[str]:
-    """Why nodes of a model have no native code."""
-    graph = engine.load(source, device="reference").graph
-    coverage = CpuDevice().coverage(graph, CompileOptions())
-    return [c.reason for c in coverage if c.reason is not None]
+    check_model(source, shape, (0, 3))
