@@ -44,7 +44,7 @@ class CpuPlan:
         self.coverage = compiled.coverage
         self._watched = threading.local()
         hosted = hosted_operators(compiled.graph, registry, store or CodeStore(), target)
-        own = registry.extended([self._region_operator(), *hosted])
+        own = registry.extended([_region_operator(self._regions, self._watched), *hosted])
         self._plan = GraphPlan(compiled.graph, xp=np, registry=own, limits=limits)
         self._whole = _WholeGraph.of(compiled.graph, self._regions)
 
@@ -113,30 +113,36 @@ class CpuPlan:
         finally:
             self._watched.native = None
 
-    def _region_operator(self) -> Operator:
-        return Operator(
-            name=REGION,
-            domain=REGION_DOMAIN,
-            since=(1,),
-            attributes={"index": 0},
-            infer=self._types_of_region,
-            compute=lambda ctx, *inputs: self._kernel(int(ctx.attributes["index"]))(*inputs),
-            bind=lambda ctx: self._kernel(int(ctx.attributes["index"])),
-        )
 
-    def _types_of_region(self, ctx: InferContext) -> Sequence[TensorType]:
-        program = self._regions[int(ctx.attributes["index"])].program
-        return [TensorType(b.plain.dtype, b.plain.shape) for b in program.outputs]
+def _region_operator(regions: Sequence[CompiledRegion], watched: threading.local) -> Operator:
+    """Return the operator of the nodes that stand for regions.
 
-    def _kernel(self, index: int) -> Kernel:
-        region: CompiledRegion = self._regions[index]
-        run: Callable[..., list[Array]] = region.run
-        watched = self._watched
+    It knows no plan: a plan in a circle of references would outlive its last user by a collection.
+    """
+
+    def region(ctx: InferContext | ComputeContext) -> CompiledRegion:
+        return regions[int(ctx.attributes["index"])]
+
+    def infer(ctx: InferContext) -> Sequence[TensorType]:
+        return [TensorType(b.plain.dtype, b.plain.shape) for b in region(ctx).program.outputs]
+
+    def bind(ctx: ComputeContext) -> Kernel:
+        run: Callable[..., list[Array]] = region(ctx).run
 
         def kernel(*inputs: Any) -> Sequence[Array]:
             return run(inputs, getattr(watched, "native", None), getattr(watched, "cancel", None))
 
         return kernel
+
+    return Operator(
+        name=REGION,
+        domain=REGION_DOMAIN,
+        since=(1,),
+        attributes={"index": 0},
+        infer=infer,
+        compute=lambda ctx, *inputs: bind(ctx)(*inputs),
+        bind=bind,
+    )
 
 
 @dataclass(frozen=True)
