@@ -115,7 +115,7 @@ class _Rewrite:
             if factor > LARGEST_FACTOR:
                 return False
             rest -= float(own.zero_point * factor)
-            names += [integers, self._number(f"{integers}/factor", factor)]
+            names += [integers, self._number(f"{node.outputs[0]}/factor{k}", factor)]
             term = cast(argument(2 * k, own.dtype), DType.FLOAT32)
             term = term * formulas.float_argument(2 * k + 1)
             value = term if value is None else value + term
@@ -145,8 +145,8 @@ class _Rewrite:
         outputs = [name]
         kind = self.graph.types[name]
         assert isinstance(kind, TensorType)
-        for _ in range(1, len(readers)):
-            outputs.append(self._fresh(f"{name}/again"))
+        for k in range(1, len(readers)):
+            outputs.append(self._fresh(f"{name}/again{k}"))
             self.types[outputs[-1]] = kind
         # A body reads by the name; the first reader that is found takes the last copy.
         self.copies[name] = outputs[1:]
@@ -156,7 +156,7 @@ class _Rewrite:
     def _parameters(
         self, node: Node, found: Quantization, scale: np.ndarray, rank: int
     ) -> tuple[str, str]:
-        label = node.inputs[0]
+        label = node.outputs[0]
         zero = found.zero_point.astype(np.float32)
         names = self._fresh(f"{label}/scale"), self._fresh(f"{label}/zero")
         for name, value in zip(names, (scale, zero), strict=True):

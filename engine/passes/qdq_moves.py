@@ -63,7 +63,7 @@ def _moved_up(graph: Graph, ctx: PassContext) -> Graph:
         for i in moved:
             kind = tensor_type(graph, mover.inputs[i])
             assert kind is not None
-            names[i] = fresh_name(graph, f"{mover.inputs[i]}/quantized", taken)
+            names[i] = fresh_name(graph, f"{node.outputs[0]}/early{i}", taken)
             taken.add(names[i])
             types[names[i]] = TensorType(own.dtype, kind.shape)
             inputs = (mover.inputs[i], *node.inputs[1:])

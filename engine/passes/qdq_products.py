@@ -81,6 +81,7 @@ class _Rewrite:
     types: dict[str, TensorType] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
+    turned: dict[str, str] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
         """Take a node over, or what stands for it."""
@@ -195,10 +196,7 @@ class _Rewrite:
         if node.op == "Conv":
             own = {k: v for k, v in node.attributes.items() if k in CONV_ATTRIBUTES}
         elif node.op == "Gemm" and attribute(self.ctx, node, "transB"):
-            weights = fixed(self.graph, found.w)
-            assert weights is not None
-            right = self._fresh(f"{found.w}/turned")
-            self.constants[right] = np.ascontiguousarray(weights.T)
+            right = self._turned(found.w)
         inputs = [found.x, right, "", ""]
         for place, side in ((2, found.left), (3, found.right)):
             if side.zero_point.any():
@@ -211,6 +209,15 @@ class _Rewrite:
             Node(op, tuple(inputs), (sums,), own, version=INTEGER_VERSION, name=node.name)
         )
         return sums
+
+    def _turned(self, name: str) -> str:
+        """Return the name of fixed weights with their axes exchanged."""
+        if name not in self.turned:
+            weights = fixed(self.graph, name)
+            assert weights is not None
+            self.turned[name] = self._fresh(f"{name}/turned")
+            self.constants[self.turned[name]] = np.ascontiguousarray(weights.T)
+        return self.turned[name]
 
     def _end(self, node: Node) -> tuple[Quantization | None, Node | None]:
         """Return the QuantizeLinear that alone reads the result, and what it does."""
