@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 import engine.cpu.region as region
 from engine.cpu.memory_plan import ALIGNMENT, Tenant
 from engine.cpu.runtime.layout import SlotWord
+from engine.cpu.runtime.pool import shared_pool
 from engine.cpu.target import ISAS, host_target, target_for
 from tests.engine.cpu.test_generated import check
 from tests.engine.passes.generated_graphs import Generated, graphs
@@ -128,7 +129,11 @@ def fenced(at_end: bool = True) -> Iterator[None]:
         patch("engine.cpu.runtime.pool.Slot.reserve", reserve),
         patch("engine.cpu.weight_store.Block", _PoisonedBlock),
     ):
-        yield
+        try:
+            yield
+        finally:
+            for slot in shared_pool()._slots:  # later runs must not get what has fences within
+                slot._scratch = slot._local = None
 
 
 def _place_apart(sizes: Sequence[int], at_end: bool) -> tuple[list[int], int]:
