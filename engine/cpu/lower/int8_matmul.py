@@ -6,16 +6,10 @@ import numpy as np
 
 from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.expressions import unsupported
-from engine.cpu.kernels.int8_batched import (
-    Broadcast,
-    IntegerBatched,
-    PackLeft,
-    PackRight,
-    left_pitch,
-    right_quad_bytes,
-)
+from engine.cpu.kernels.int8_batched import Broadcast, IntegerBatched
 from engine.cpu.kernels.int8_dynamic import SumsTimesZero
 from engine.cpu.kernels.int8_gemm import IntegerGemm
+from engine.cpu.kernels.int8_packing import PackLeft, PackRight, left_pitch, right_quad_bytes
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.lower.context import BYTES, Lowering

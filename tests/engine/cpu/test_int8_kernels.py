@@ -7,15 +7,10 @@ import pytest
 
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule
-from engine.cpu.kernels.int8_batched import (
-    Broadcast,
-    IntegerBatched,
-    PackLeft,
-    PackRight,
-    right_quad_bytes,
-)
+from engine.cpu.kernels.int8_batched import Broadcast, IntegerBatched
 from engine.cpu.kernels.int8_conv import IntegerConv, quads
 from engine.cpu.kernels.int8_gemm import IntegerGemm
+from engine.cpu.kernels.int8_packing import PackLeft, PackRight, right_quad_bytes
 from engine.cpu.kernels.int8_products import QUAD, pack_integer_panels
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.native import compile_kernel
