@@ -27,12 +27,17 @@ class Lanes:
 
     def take(self, size_bytes: int) -> Lane:
         """Return a lane of at least this size."""
+        try:
+            lane = self._free.pop()  # one operation of the list: needs no lock
+        except IndexError:
+            return self._make(size_bytes)
+        if lane.size_bytes >= size_bytes:
+            return lane
         with self._lock:
-            lane = self._free.pop() if self._free else None
-            if lane is not None and lane.size_bytes >= size_bytes:
-                return lane
-            if lane is not None:
-                self._made.discard(lane)
+            self._made.discard(lane)
+        return self._make(size_bytes)
+
+    def _make(self, size_bytes: int) -> Lane:
         lane = Lane(size_bytes + size_bytes // 4)
         with self._lock:
             self._made.add(lane)
@@ -40,10 +45,10 @@ class Lanes:
 
     def give_back(self, lane: Lane) -> None:
         """Keep a lane for the next run."""
-        with self._lock:
-            self._free.append(lane)
+        self._free.append(lane)
 
     @property
     def size_bytes(self) -> int:
         """Memory of all lanes."""
-        return sum(lane.size_bytes for lane in self._made)
+        with self._lock:
+            return sum(lane.size_bytes for lane in self._made)

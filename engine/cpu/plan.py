@@ -152,6 +152,7 @@ class _WholeGraph:
     region: CompiledRegion
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    places: tuple[int, ...]  # of the outputs among the region's results
 
     @classmethod
     def of(cls, graph: Graph, regions: Sequence[CompiledRegion]) -> _WholeGraph | None:
@@ -161,7 +162,8 @@ class _WholeGraph:
         (node,) = graph.nodes
         if not set(graph.output_names) <= set(node.outputs):
             return None
-        return cls(regions[0], node.inputs, graph.output_names)
+        places = tuple(regions[0].outputs.index(name) for name in graph.output_names)
+        return cls(regions[0], node.inputs, graph.output_names, places)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output."""
@@ -170,8 +172,7 @@ class _WholeGraph:
         except MemoryError as error:
             where = f"outputs {list(self.outputs)}"
             raise ResourceLimit(where, error, "the memory there is") from error
-        names = self.region.outputs
-        return {name: results[names.index(name)] for name in self.outputs}
+        return {name: results[i] for name, i in zip(self.outputs, self.places, strict=True)}
 
 
 class _Controlled(RunControl):

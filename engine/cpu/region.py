@@ -17,6 +17,7 @@ from engine.cpu.runtime.program import CancelFlag
 from engine.errors import RunCancelled, RunFailed
 from engine.ir.graph import Node
 
+_empty = np.empty  # looked up once: every call of a small model feels it
 REMEMBERED_BINDINGS = 64
 
 Array = Any
@@ -57,13 +58,11 @@ class CompiledRegion:
         ]
         key = tuple([x.shape for x in arrays])
         bound = self._bound.get(key) or self._bind(key)
-        outputs = [np.empty(shape, dtype) for shape, dtype in bound.outputs]
+        outputs = [_empty(shape, dtype) for shape, dtype in bound.outputs]
         faults = np.zeros(self._fault_count, np.int64) if self._fault_count else None
         lane = self._lanes.take(bound.arena_bytes)
         try:
-            pointers = [0, lane.address, 0]
-            pointers += [address_of(x) for x in arrays]
-            pointers += [address_of(y) for y in outputs]
+            pointers = [0, lane.address, 0, *map(address_of, arrays), *map(address_of, outputs)]
             if faults is not None:
                 begin = address_of(faults)
                 pointers += range(begin, begin + faults.nbytes, faults.itemsize)
