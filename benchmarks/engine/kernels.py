@@ -23,8 +23,8 @@ from engine.cpu.kernel import Kernel
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule
 from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise
-from engine.cpu.lanes import Block
 from engine.cpu.native import LoadedObject, compile_text, emit_text
+from engine.cpu.runtime.memory import Block
 from engine.cpu.target import Target, host_target
 
 RELU = "x0:float32; 0.0:float32; max #0 #1"
