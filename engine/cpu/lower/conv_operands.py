@@ -54,7 +54,8 @@ class Convolution:
     def is_depthwise(self) -> bool:
         """Whether every channel has one filter of its own."""
         filters, per_group = self.weights.shape[:2]
-        return self.groups == int(filters) and int(per_group) == 1
+        # One channel alone may lie without neighbours, which whole vectors would read.
+        return self.groups == int(filters) > 1 and int(per_group) == 1
 
     @property
     def per_filter(self) -> list[tuple[str, np.ndarray]]:

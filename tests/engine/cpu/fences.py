@@ -24,13 +24,16 @@ from unittest.mock import patch
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
+from onnx.helper import make_node
 
+import engine
 import engine.cpu.region as region
 from engine.cpu.memory_plan import ALIGNMENT, Tenant
 from engine.cpu.runtime.layout import SlotWord
 from engine.cpu.runtime.pool import shared_pool
 from engine.cpu.target import ISAS, host_target, target_for
 from tests.engine.cpu.test_generated import check
+from tests.engine.onnx_models import model
 from tests.engine.passes.generated_graphs import Generated, graphs
 from tests.networks.checking import check_network
 from tests.networks.table import NETWORKS
@@ -45,15 +48,15 @@ ROOMS: dict[int, list[Span]] = {}  # size of an arena -> the pages in it that ha
 class FencedBlock:
     """Memory of which only the rooms of tenants can be touched; all of it where none are known."""
 
-    def __init__(self, size_bytes: int, at_end: bool = True) -> None:
-        rooms = ROOMS.get(size_bytes)
+    def __init__(self, size_bytes: int, *, has_rooms: bool = True) -> None:
+        rooms = ROOMS.get(size_bytes) if has_rooms else None
         inside = _pages(size_bytes)
         self._map = mmap.mmap(-1, inside + 2 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         whole = np.frombuffer(self._map, np.uint8)
         start = PAGE
         if rooms is None:
             rounded = -(-size_bytes // ALIGNMENT) * ALIGNMENT
-            start += inside - rounded if at_end else 0
+            start += inside - rounded
             rooms = [(0, inside)]
         for begin, end in rooms:
             whole[PAGE + begin : PAGE + end] = POISON
@@ -117,7 +120,8 @@ def fenced(at_end: bool = True) -> Iterator[None]:
         return _place_apart(sizes, at_end)
 
     def reserve(self: Any, scratch_bytes: int, local_bytes: int) -> None:
-        self._scratch, self._local = FencedBlock(scratch_bytes), FencedBlock(local_bytes)
+        self._scratch = FencedBlock(scratch_bytes, has_rooms=False)
+        self._local = FencedBlock(local_bytes)
         self._words[SlotWord.SCRATCH] = self._scratch.address
         self._words[SlotWord.LOCAL] = self._local.address
 
@@ -193,6 +197,7 @@ def main(arguments: Sequence[str]) -> None:
                 run_generated(options.generated)
             else:
                 run_networks(options.names)
+                run_narrow_signals()
     print("done", flush=True)
 
 
@@ -202,6 +207,19 @@ def run_networks(names: Sequence[str]) -> None:
     for name in names or NETWORKS:
         print(name, flush=True)
         check_network(folder / f"{name}.onnx", NETWORKS[name], 2, "cpu")
+
+
+def run_narrow_signals() -> None:
+    """Convolve signals of few channels, each by itself: less than a vector lies in memory."""
+    for channels in (1, 2, 3, 17):
+        print(f"signals of {channels}", flush=True)
+        weights = np.ones((channels, 1, 4), np.float32)
+        node = make_node("Conv", ["x", "w"], ["y"], group=channels)
+        shapes = [("x", [2, channels, 9])], [("y", [2, channels, 6])]
+        x = np.arange(18 * channels, dtype=np.float32).reshape(2, channels, 9)
+        with engine.load(model([node], *shapes, {"w": weights}), device="cpu") as loaded:
+            sums = np.lib.stride_tricks.sliding_window_view(x, 4, axis=2).sum(axis=-1)
+            np.testing.assert_allclose(loaded.run({"x": x})["y"], sums)
 
 
 def run_generated(count: int) -> None:
