@@ -236,7 +236,10 @@ class Numbers:
             return dim
         found = self._known.get(dim)
         if found is None:
-            found = self._known[dim] = evaluate(dim, self._bindings)
+            try:
+                found = self._known[dim] = evaluate(dim, self._bindings)
+            except ZeroDivisionError as error:
+                raise InvalidInput(f"the size {dim} divides by 0 for these inputs") from error
         return found
 
     def with_one(self, symbol: str) -> Numbers:
