@@ -81,7 +81,7 @@ format: $(VENV)/.dev  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 test: lint  ## the gate: lint, types, every test that needs no GPU, coverage
-	$(BIN)/python -m pytest -q -m "$(NO_GPU) and not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n auto -m "$(NO_GPU) and not slow" --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev  ## under a minute: no whole servers, no data
 	$(BIN)/python -m pytest -q -x -n auto -m "$(NO_GPU) and not slow and not e2e and not data and not native"

@@ -139,7 +139,7 @@ def test_diff_names_the_first_node_that_differs(
 def test_profile_lists_nodes(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", path, "--repeat", "1", "--dim", "N=2"]) == 0
     text = said(capsys)
-    assert "Conv" in text and "ImageConv" in text and "ms in nodes on cpu" in text
+    assert "Conv" in text and "ToImage+" in text and "ms in nodes on cpu" in text
 
 
 @pytest.mark.parametrize(

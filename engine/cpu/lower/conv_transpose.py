@@ -166,4 +166,6 @@ def _axis(
     outputs, begin = transposed_axis(attributes, axis, rank, size, kernel)
     if not isinstance(outputs, int) or not isinstance(begin, int) or outputs < 1:
         raise NoKernel("the result is empty")
+    if stride > MOST_PARTS:  # refused before its phases, one per step, are written down
+        raise NoKernel(f"a stride of {stride} is out of the ordinary")
     return outputs, phases(stride, dilation, kernel, begin, outputs)
