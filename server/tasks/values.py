@@ -17,7 +17,9 @@ from server.errors import InvalidInput
 from .base import Array
 
 _FLOAT32 = np.dtype(np.float32)
-_SAFE_NORM = float(np.finfo(np.float32).max) ** 2 / 4  # below it every element is in range
+# Below it every element is in range, and an integer among them fits 64 bits: numpy reads those
+# that do not by other rules.
+_SAFE_NORM = 2.0**126
 
 
 def to_array(value: Any, dtype: np.dtype[Any], field: str) -> Array:

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -187,6 +187,7 @@ _elements = _numbers | st.none() | st.text(max_size=2) | st.lists(st.floats(), m
 _rows = st.lists(st.floats(), max_size=6) | st.lists(_elements, max_size=6)
 
 
+@example([0.0, -(2**63) - 1, False])  # an integer of more than 64 bits: no quick way
 @given(_rows | st.lists(_rows, max_size=2))
 def test_the_quick_way_for_rows_of_floats_agrees_with_the_general_way(value):
     quick = _outcome(value)
