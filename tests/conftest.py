@@ -13,9 +13,7 @@ _NEEDS_DATA = f"needs the data folder: set {DATA_VARIABLE}"
 
 # Of the tests of native code, those that compile little; the others are marked `native`.
 NATIVE_FOLDER = Path(__file__).parent / "engine" / "cpu"
-QUICK_NATIVE = frozenset(
-    ("test_addresses.py", "test_hosted.py", "test_memory_plan.py", "test_plan.py", "test_pool.py")
-)
+QUICK_NATIVE = frozenset(("test_addresses.py", "test_memory_plan.py", "test_plan.py"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

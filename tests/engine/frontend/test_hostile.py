@@ -144,6 +144,7 @@ def test_sizes_in_the_file_are_refused(name: str) -> None:
         try_it(made, device="reference")
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("name", GREEDY)
 def test_native_code_refuses_such_sizes_or_needs_no_memory_for_them(name: str) -> None:
     """A window of any size over a small picture needs no more than the picture."""
