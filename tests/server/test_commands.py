@@ -113,6 +113,7 @@ def test_a_server_that_is_not_there() -> None:
     assert "not a server's address" in run("models", "--server", "ftp://x", status=2)
 
 
+@pytest.mark.native
 def test_check(tmp_path: Path) -> None:
     add_echo(tmp_path, "echo")
     assert "1 models can be served" in run("check", str(tmp_path))
@@ -124,6 +125,7 @@ def test_check(tmp_path: Path) -> None:
     run("check", str(tmp_path / "nowhere"), status=2)
 
 
+@pytest.mark.native
 def test_profile(tmp_path: Path) -> None:
     add_digits(tmp_path, "1")
     add_pair(tmp_path)
