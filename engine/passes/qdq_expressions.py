@@ -15,11 +15,12 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.expr import argument, cast
-from engine.ir.graph import Array, Graph, Node
+from engine.ir.graph import Graph, Node
 from engine.ir.types import TensorType
 from engine.passes import qdq_formulas as formulas
 from engine.passes.context import PassContext
 from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import (
     Quantization,
     dequantized,
@@ -27,7 +28,6 @@ from engine.passes.qdq_parameters import (
     quantization_of,
 )
 from engine.passes.rewriting import (
-    fresh_name,
     is_single_use,
     shape_of,
     with_constants,
@@ -48,16 +48,10 @@ def expressions_of_quantization(graph: Graph, ctx: PassContext) -> Graph:
 
 
 @dataclass
-class _Rewrite:
+class _Rewrite(GraphDraft):
     """The new graph under construction."""
 
-    graph: Graph
-    ctx: PassContext
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    types: dict[str, TensorType] = field(default_factory=dict)
     copies: dict[str, list[str]] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
     changed: bool = False
 
     def add(self, node: Node) -> None:
@@ -130,7 +124,7 @@ class _Rewrite:
         return True
 
     def _number(self, hint: str, value: np.ndarray | np.float64) -> str:
-        name = self._fresh(hint)
+        name = self.fresh(hint)
         self.constants[name] = np.asarray(value).astype(np.float32).reshape(())
         return name
 
@@ -146,7 +140,7 @@ class _Rewrite:
         kind = self.graph.types[name]
         assert isinstance(kind, TensorType)
         for k in range(1, len(readers)):
-            outputs.append(self._fresh(f"{name}/again{k}"))
+            outputs.append(self.fresh(f"{name}/again{k}"))
             self.types[outputs[-1]] = kind
         # A body reads by the name; the first reader that is found takes the last copy.
         self.copies[name] = outputs[1:]
@@ -158,15 +152,10 @@ class _Rewrite:
     ) -> tuple[str, str]:
         label = node.outputs[0]
         zero = found.zero_point.astype(np.float32)
-        names = self._fresh(f"{label}/scale"), self._fresh(f"{label}/zero")
+        names = self.fresh(f"{label}/scale"), self.fresh(f"{label}/zero")
         for name, value in zip(names, (scale, zero), strict=True):
             self.constants[name] = found.spread(value, rank)
         return names
-
-    def _fresh(self, hint: str) -> str:
-        name = fresh_name(self.graph, hint, self.taken)
-        self.taken.add(name)
-        return name
 
     def result(self) -> Graph:
         """Return the graph, with what nobody reads any more."""

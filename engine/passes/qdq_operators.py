@@ -8,24 +8,22 @@ follows elementwise then joins the sums like that of any contraction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.expr import argument, cast
-from engine.ir.graph import Array, Graph, Node
+from engine.ir.graph import Graph, Node
 from engine.ir.types import TensorType
 from engine.passes import qdq_formulas as formulas
 from engine.passes.context import PassContext
+from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import BYTES
 from engine.passes.rewriting import (
     fixed,
-    fresh_name,
     shape_of,
     tensor_type,
-    with_constants,
-    with_nodes,
 )
 
 CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
@@ -35,7 +33,7 @@ MICROSOFT = "com.microsoft"
 
 def integer_operators(graph: Graph, ctx: PassContext) -> Graph:
     """Replace what can be."""
-    work = _Rewrite(graph)
+    work = _Rewrite(graph, ctx)
     for node in graph.nodes:
         write = work.rule(node)
         if write is None or not write(node):
@@ -44,14 +42,8 @@ def integer_operators(graph: Graph, ctx: PassContext) -> Graph:
 
 
 @dataclass
-class _Rewrite:
+class _Rewrite(GraphDraft):
     """The new graph under construction."""
-
-    graph: Graph
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    types: dict[str, TensorType] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
 
     def rule(self, node: Node) -> Callable[[Node], bool] | None:
         """Return what rewrites a node; it tells whether it did."""
@@ -111,14 +103,14 @@ class _Rewrite:
         ratio = left.reshape(()) * right / out.reshape(())
         ratio = ratio.reshape(()) if ratio.size == 1 else ratio.reshape(spread)
         sums = self._sums(node, contraction, result)
-        names = [sums, self._constant(f"{sums}/ratio", ratio)]
+        names = [sums, self.constant(f"{sums}/ratio", ratio)]
         value = argument(0, DType.INT32)
         if begin is not None:
             value = value + argument(2, DType.INT32)
-            names.append(self._constant(f"{sums}/bias", begin))
+            names.append(self.constant(f"{sums}/bias", begin))
         scaled = cast(value, DType.FLOAT32) * formulas.float_argument(1)
         shift = zero.astype(np.float32).reshape(())
-        names.append(self._constant(f"{sums}/zero", shift))
+        names.append(self.constant(f"{sums}/zero", shift))
         last = formulas.float_argument(len(names) - 1)
         expr = formulas.quantized(scaled, last, result.dtype)
         self.nodes.append(formulas.expression_node(expr, names, node.outputs[0], node.name))
@@ -133,7 +125,7 @@ class _Rewrite:
             return False
         if not self._is_product(node, (a, b), (b_scale,), bias):
             return False
-        names = [self._fresh(f"{a}/{part}") for part in ("quantized", "scale", "zero")]
+        names = [self.fresh(f"{a}/{part}") for part in ("quantized", "scale", "zero")]
         kinds = [
             TensorType(DType.UINT8, kind.shape),
             TensorType(DType.FLOAT32, ()),
@@ -187,7 +179,7 @@ class _Rewrite:
 
     def _sums(self, node: Node, contraction: Node, result: TensorType) -> str:
         """Write the contraction; return the name of its sums."""
-        sums = self._fresh(f"{node.outputs[0]}/sums")
+        sums = self.fresh(f"{node.outputs[0]}/sums")
         self.types[sums] = result.with_dtype(DType.INT32)
         inputs = list(contraction.inputs)
         while not inputs[-1]:
@@ -196,21 +188,3 @@ class _Rewrite:
             contraction.replace(inputs=tuple(inputs), outputs=(sums,), name=node.name)
         )
         return sums
-
-    def _constant(self, hint: str, value: np.ndarray) -> str:
-        name = self._fresh(hint)
-        self.constants[name] = value
-        return name
-
-    def _fresh(self, hint: str) -> str:
-        name = fresh_name(self.graph, hint, self.taken)
-        self.taken.add(name)
-        return name
-
-    def result(self) -> Graph:
-        """Return the graph."""
-        if not self.types:
-            return self.graph
-        graph = with_constants(self.graph, self.constants)
-        graph = graph.replace(types={**graph.types, **self.types})
-        return with_nodes(graph, self.nodes)

@@ -15,10 +15,11 @@ import numpy as np
 
 from engine.dtypes import DType
 from engine.ir.expr import Expr, argument, cast
-from engine.ir.graph import Array, Graph, Node
+from engine.ir.graph import Graph, Node
 from engine.ir.types import TensorType
 from engine.passes import qdq_formulas as formulas
 from engine.passes.context import PassContext
+from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import (
     BYTES,
     Quantization,
@@ -28,12 +29,9 @@ from engine.passes.qdq_parameters import (
 )
 from engine.passes.rewriting import (
     fixed,
-    fresh_name,
     is_single_use,
     shape_of,
     tensor_type,
-    with_constants,
-    with_nodes,
 )
 
 INTEGER_VERSION = 10
@@ -71,16 +69,10 @@ class _Operands:
 
 
 @dataclass
-class _Rewrite:
+class _Rewrite(GraphDraft):
     """The new graph under construction."""
 
-    graph: Graph
-    ctx: PassContext
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    types: dict[str, TensorType] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
     turned: dict[str, str] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
@@ -178,20 +170,20 @@ class _Rewrite:
             output = last.outputs[0]
             self.skipped.add(id(last))
         factor = factor.reshape(-1, *(1,) * (rank - 2)) if node.op == "Conv" else factor
-        names = [sums, self._constant(f"{output}/factor", factor)]
+        names = [sums, self._float_constant(f"{output}/factor", factor)]
         value: Expr = cast(argument(0, DType.INT32), DType.FLOAT32) * formulas.float_argument(1)
         if bias is not None:
-            names.append(self._constant(f"{output}/bias", bias))
+            names.append(self._float_constant(f"{output}/bias", bias))
             value = value + formulas.float_argument(len(names) - 1)
         if end is not None:
-            names.append(self._constant(f"{output}/zero", end.zero_point))
+            names.append(self._float_constant(f"{output}/zero", end.zero_point))
             zero = formulas.float_argument(len(names) - 1)
             value = formulas.quantized(value, zero, end.dtype)
         self.nodes.append(formulas.expression_node(value, names, output, node.name))
 
     def _sums(self, node: Node, found: _Operands) -> str:
         """Write the product of integers; return its name."""
-        sums = self._fresh(f"{node.outputs[0]}/sums")
+        sums = self.fresh(f"{node.outputs[0]}/sums")
         right, own = found.w, {}
         if node.op == "Conv":
             own = {k: v for k, v in node.attributes.items() if k in CONV_ATTRIBUTES}
@@ -200,7 +192,7 @@ class _Rewrite:
         inputs = [found.x, right, "", ""]
         for place, side in ((2, found.left), (3, found.right)):
             if side.zero_point.any():
-                inputs[place] = self._fresh(f"{sums}/zero{place}")
+                inputs[place] = self.fresh(f"{sums}/zero{place}")
                 self.constants[inputs[place]] = side.zero_point.astype(side.dtype.numpy)
         while not inputs[-1]:
             inputs.pop()
@@ -215,7 +207,7 @@ class _Rewrite:
         if name not in self.turned:
             weights = fixed(self.graph, name)
             assert weights is not None
-            self.turned[name] = self._fresh(f"{name}/turned")
+            self.turned[name] = self.fresh(f"{name}/turned")
             self.constants[self.turned[name]] = np.ascontiguousarray(weights.T)
         return self.turned[name]
 
@@ -232,23 +224,8 @@ class _Rewrite:
             return None, None
         return found, reader
 
-    def _constant(self, hint: str, value: np.ndarray) -> str:
-        name = self._fresh(hint)
-        self.constants[name] = np.asarray(value).astype(np.float32)
-        return name
-
-    def _fresh(self, hint: str) -> str:
-        name = fresh_name(self.graph, hint, self.taken)
-        self.taken.add(name)
-        return name
-
-    def result(self) -> Graph:
-        """Return the graph."""
-        if not self.types:
-            return self.graph
-        graph = with_constants(self.graph, self.constants)
-        graph = graph.replace(types={**graph.types, **self.types})
-        return with_nodes(graph, self.nodes)
+    def _float_constant(self, hint: str, value: np.ndarray) -> str:
+        return self.constant(hint, np.asarray(value).astype(np.float32))
 
 
 _UNKNOWN = np.empty(0)

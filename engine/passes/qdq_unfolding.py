@@ -8,16 +8,16 @@ parameters, channels last, and what has no float operator of the same attributes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.dtypes import DType
-from engine.ir.graph import Array, Graph, Node
-from engine.ir.types import TensorType
+from engine.ir.graph import Graph, Node
 from engine.passes.context import PassContext
+from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import BYTES, attribute
-from engine.passes.rewriting import fixed, fresh_name, tensor_type, with_constants, with_nodes
+from engine.passes.rewriting import fixed, tensor_type
 
 MICROSOFT = "com.microsoft"
 QDQ_VERSION = 13
@@ -71,15 +71,8 @@ def unfold_quantized_operators(graph: Graph, ctx: PassContext) -> Graph:
 
 
 @dataclass
-class _Rewrite:
+class _Rewrite(GraphDraft):
     """The new graph under construction."""
-
-    graph: Graph
-    ctx: PassContext
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Array] = field(default_factory=dict)
-    types: dict[str, TensorType] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
 
     def rule(self, node: Node) -> Callable[[Node], bool] | None:
         """Return what rewrites a node; it tells whether it did."""
@@ -119,7 +112,7 @@ class _Rewrite:
             if counts is None or counts.dtype != np.int32:
                 return False
             units = left.reshape(()).astype(np.float64) * right
-            bias = [self._constant(f"{c}/real", (counts * units).astype(np.float32))]
+            bias = [self.constant(f"{c}/real", (counts * units).astype(np.float32))]
         gemm = Node("Gemm", (), (), {"transB": turned}, version=13)
         parts = [(a, a_scale, a_zero), (b, b_scale, b_zero)]
         return self._write(node, gemm, parts, (y_scale, y_zero), bias, axis=1 - turned)
@@ -143,13 +136,13 @@ class _Rewrite:
         for x, scale, zero in parts:
             kind = tensor_type(self.graph, x)
             assert kind is not None
-            names.append(self._fresh(f"{x}/real"))
+            names.append(self.fresh(f"{x}/real"))
             self.types[names[-1]] = kind.with_dtype(DType.FLOAT32)
             given = [name for name in (x, scale, zero) if name]
             self._add("DequantizeLinear", given, names[-1], {"axis": axis})
         output = node.outputs[0]
         if end[0]:
-            output = self._fresh(f"{output}/real")
+            output = self.fresh(f"{output}/real")
             self.types[output] = result.with_dtype(DType.FLOAT32)
         inputs = (*names, *(more or []))
         self.nodes.append(inner.replace(inputs=inputs, outputs=(output,), name=node.name))
@@ -174,21 +167,3 @@ class _Rewrite:
     def _add(self, op: str, inputs: Sequence[str], output: str, own: dict[str, int]) -> None:
         node = Node(op, tuple(inputs), (output,), own, version=QDQ_VERSION, name=output)
         self.nodes.append(node)
-
-    def _constant(self, hint: str, value: np.ndarray) -> str:
-        name = self._fresh(hint)
-        self.constants[name] = value
-        return name
-
-    def _fresh(self, hint: str) -> str:
-        name = fresh_name(self.graph, hint, self.taken)
-        self.taken.add(name)
-        return name
-
-    def result(self) -> Graph:
-        """Return the graph."""
-        if not self.types:
-            return self.graph
-        graph = with_constants(self.graph, self.constants)
-        graph = graph.replace(types={**graph.types, **self.types})
-        return with_nodes(graph, self.nodes)

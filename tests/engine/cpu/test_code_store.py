@@ -23,6 +23,7 @@ from engine.cpu.code_store import CodeStore, kernel_key
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.fill import Fill
+from engine.cpu.kernels.image_converters import ToImage
 from engine.cpu.parallel_compile import compile_many
 from engine.cpu.runtime.walker import Walker
 from engine.cpu.spec_json import NotPlain, read_spec, write_spec
@@ -323,8 +324,6 @@ def test_an_error_ends_the_children():
 
 
 def test_specifications_survive_as_text():
-    from engine.cpu.kernels.image_converters import ToImage
-
     layout = ImageLayout(7, 9, 3, 16, 32, 1, DType.BFLOAT16)
     for spec in (Fill(4), ToImage(layout), host_target(), target_for("neon"), layout, Walker()):
         again = read_spec(write_spec(spec))

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from onnx import helper as h
 
 import engine
+from engine.compiler import compile_model
 from engine.cpu.plan import CpuPlan
 from engine.device import CompileOptions, get_device
 
@@ -218,8 +219,6 @@ def test_memory_is_reported() -> None:
 
 
 def test_coverage_is_told_before_anything_is_compiled() -> None:
-    from engine.compiler import compile_model
-
     graph = compile_model(perceptron()).graph
     cpu = get_device("cpu")
     found = cpu.coverage(graph, CompileOptions())  # type: ignore[attr-defined]
