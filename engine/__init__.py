@@ -18,6 +18,8 @@ from engine.errors import (
     RunFailed,
     UnsupportedOp,
 )
+from engine.generation.decoding import Decoder, Seq2Seq, StepResult
+from engine.generation.search import Hypothesis, Search, SlotSizes
 from engine.limits import Limits
 from engine.loading import load
 from engine.lowering.batch_axes import BatchAxes
@@ -29,8 +31,10 @@ from engine.session import MemoryReport, Model, TensorSpec
 __all__ = [
     "ALL",
     "BatchAxes",
+    "Decoder",
     "DeviceUnavailable",
     "EngineError",
+    "Hypothesis",
     "InvalidInput",
     "InvalidModel",
     "Limits",
@@ -44,6 +48,10 @@ __all__ = [
     "RunCancelled",
     "RunControl",
     "RunFailed",
+    "Search",
+    "Seq2Seq",
+    "SlotSizes",
+    "StepResult",
     "TensorSpec",
     "UnsupportedOp",
     "load",

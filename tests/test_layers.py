@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("compiler", "description"),
         ("session", "artifact_cache", "artifact_compiler", "request_json"),
         ("loading", "random_feeds", "child", "comparison", "custom"),
+        ("generation",),
         ("",),  # engine/__init__.py, the public surface
         ("cli",),
         ("__main__",),
@@ -40,8 +41,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("", "errors"),  # server/__init__.py holds the version and imports nothing
         ("joined_writes",),
         ("settings", "model_config", "metrics", "tensors", "schemas", "http_protocol"),
-        ("logging", "execution", "preprocessing"),
+        ("logging", "execution", "preprocessing", "text"),
         ("tasks", "batching", "repository"),
+        ("translation",),
         ("serving",),
         ("handlers",),
         ("routes",),

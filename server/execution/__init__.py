@@ -1,10 +1,18 @@
 """Where work runs that must not run on the event loop, and how its faults are told.
 
-The only place beside the repository's loader that knows the engine, and it knows nothing but the
-engine's errors. It may not know batches, models or requests.
+The only place beside the repository's loader that knows the engine: its errors, and its words for
+generation. It may not know batches, models or requests.
 """
 
 from server.execution.faults import as_server_error
+from server.execution.generation import (
+    Decoder,
+    Hypothesis,
+    Search,
+    Seq2Seq,
+    SlotSizes,
+    StepResult,
+)
 from server.execution.mailbox import LoopMailbox
 from server.execution.pool import WorkerPool
 from server.execution.tuning import (
@@ -16,7 +24,13 @@ from server.execution.tuning import (
 )
 
 __all__ = [
+    "Decoder",
+    "Hypothesis",
     "LoopMailbox",
+    "Search",
+    "Seq2Seq",
+    "SlotSizes",
+    "StepResult",
     "WorkerPool",
     "as_server_error",
     "keep_freed_memory",
