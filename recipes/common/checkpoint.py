@@ -20,6 +20,8 @@ class Progress:
     """How far a training is: what the learning curve and the report are made of."""
 
     epoch: int = 0                        # epochs completed
+    step: int = 0                         # steps completed, where a run is saved inside epochs
+    epoch_start: int = 0                  # the step at which the present epoch began
     train_s: float = 0.0                  # seconds spent in training steps, over all runs
     cpu_s: float = 0.0                    # the same in CPU-seconds: other load does not lengthen it
     curve: list[dict[str, float]] = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""`translate-de-en`: a small German to English transformer of the Marian architecture."""

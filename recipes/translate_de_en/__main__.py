@@ -1,0 +1,41 @@
+"""`python -m recipes.translate_de_en --data FOLDER --out model_repo`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from recipes.common.loop import computes_in_bfloat16
+from recipes.common.memory import keep_freed_memory
+from recipes.translate_de_en.corpus import Corpus, load_corpus
+from recipes.translate_de_en.train import Settings, Training
+from recipes.translate_de_en.vocabulary import Vocabulary, load_vocabulary, train_vocabulary
+
+NAME = "translate-de-en"
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.translate_de_en", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of multi30k/, deu-eng.zip")
+    parser.add_argument("--checkpoints", type=Path, default=Path("build/checkpoints"))
+    parser.add_argument("--epochs", type=int, default=Settings.epochs)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    corpus = load_corpus(arguments.data)
+    folder = arguments.checkpoints / NAME
+    settings = Settings(epochs=arguments.epochs, bfloat16=computes_in_bfloat16())
+    Training(corpus, vocabulary_of(corpus, settings, folder), settings, folder).run()
+
+
+def vocabulary_of(corpus: Corpus, settings: Settings, folder: Path) -> Vocabulary:
+    """Return the vocabulary of this run: trained once, then read."""
+    if not (folder / "vocab.json").exists():
+        pairs = (*corpus.captions, *corpus.everyday)
+        sentences = (text for pair in pairs for text in (pair.german, pair.english))
+        train_vocabulary(sentences, settings.vocabulary).save(folder)
+    return load_vocabulary(folder)
+
+
+if __name__ == "__main__":
+    main()
