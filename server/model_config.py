@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TaskName = Literal["classification", "embedding", "tensors"]
+TaskName = Literal["classification", "embedding", "tensors", "translation"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Size = tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
 
@@ -89,6 +89,38 @@ class BatchingConfig(Section):
     timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None  # default deadline
 
 
+class TranslationConfig(Section):
+    """Languages, limits of one request, and the static memory of a translation model."""
+
+    source: str | None = None  # language code; default: what the files say
+    target: str | None = None
+    prefix: str | None = None  # put in front of every sentence, as T5 wants it
+    max_characters: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000  # of one text
+    max_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of one request
+    rows: Annotated[int, Field(ge=1, le=4096)] = 64  # sequences under construction at a time
+    sources: Annotated[int, Field(ge=1, le=4096)] = 64  # sentences under way at a time
+    source_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256  # longer sentences are split
+    target_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256
+    max_queue_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 8192  # more: 429
+    cache_bytes: Annotated[int, Field(ge=0)] = 32 << 20  # of translated sentences; 0: no cache
+
+
+class GenerationConfig(Section):
+    """How sentences are generated; what is not given comes from the model's own files."""
+
+    beams: Annotated[int, Field(ge=1, le=64)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    length_penalty: Annotated[float, Field(ge=-10.0, le=10.0)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=100)] | None = None
+    sample: bool | None = None
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
 class LatestPolicy(Section):
     """Serve the newest `latest` versions."""
 
@@ -124,6 +156,8 @@ class ModelConfig(Section):
     preprocess: PreprocessConfig | None = None
     classification: ClassificationConfig = ClassificationConfig()
     embedding: EmbeddingConfig | None = None
+    translation: TranslationConfig = TranslationConfig()
+    generation: GenerationConfig = GenerationConfig()
     batching: BatchingConfig = BatchingConfig()
     golden: GoldenConfig = GoldenConfig()
 

@@ -21,6 +21,15 @@ from server.repository.layout import CONFIG_FILE
 LABELS_FILE = "labels.txt"
 HF_CONFIG_FILE = "config.json"
 HF_PROCESSOR_FILE = "preprocessor_config.json"
+HF_GENERATION_FILE = "generation_config.json"
+HF_TOKENIZER_FILE = "tokenizer_config.json"
+# What a text model has beside its graphs: in the version's folder, or beside model.toml.
+TEXT_FILES = (
+    *("tokenizer.json", HF_TOKENIZER_FILE, HF_GENERATION_FILE, "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "source.spm", "target.spm", "spiece.model"),
+    *("sentencepiece.bpe.model", "sentencepiece.model"),
+)
+SHARED_FILES = (LABELS_FILE, HF_CONFIG_FILE, HF_PROCESSOR_FILE, *TEXT_FILES)
 MAX_TEXT_BYTES = 64 << 20
 
 
@@ -91,7 +100,7 @@ def version_config(body: dict[str, Any], model_folder: Path, folder: Path) -> Ve
     Raises:
         ConfigInvalid: one of the files cannot be used.
     """
-    hf_config = _read_json(HF_CONFIG_FILE, folder, model_folder) or {}
+    hf_config = read_json(HF_CONFIG_FILE, folder, model_folder) or {}
     try:
         sections = huggingface.model_sections(hf_config)
         merged = {**sections, **body}
@@ -99,7 +108,7 @@ def version_config(body: dict[str, Any], model_folder: Path, folder: Path) -> Ve
             if isinstance(section, dict) and isinstance(body.get(name), dict):
                 merged[name] = {**section, **body[name]}
         if "preprocess" not in body:
-            processor = _read_json(HF_PROCESSOR_FILE, folder, model_folder)
+            processor = read_json(HF_PROCESSOR_FILE, folder, model_folder)
             if processor is not None:
                 merged["preprocess"] = huggingface.preprocess_section(processor)
         config = parse_model_config(merged)
@@ -128,7 +137,12 @@ def _labels(config: ModelConfig, model_folder: Path, folder: Path) -> tuple[str,
     return tuple(line.strip() for line in lines)
 
 
-def _read_json(name: str, *folders: Path) -> dict[str, Any] | None:
+def read_json(name: str, *folders: Path) -> dict[str, Any] | None:
+    """Return the object of the first file of this name in the folders; None if there is none.
+
+    Raises:
+        ConfigInvalid: it cannot be read, or is not a JSON object.
+    """
     raw = _read_first(name, *folders)
     if raw is None:
         return None

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# Encoder-decoders that read something else than text.
+NOT_TEXT = ("audio", "speech", "whisper", "vision", "moonshine", "pix2struct", "trocr", "donut")
 LEGACY_CROP_FREE_EDGE = 384  # from this size on, `crop_pct` processors resize without cropping
 
 Json = Mapping[str, Any]
@@ -103,9 +105,16 @@ def model_sections(config: Json) -> dict[str, Any]:
     architectures = config.get("architectures") or []
     if any(str(name).endswith("ForImageClassification") for name in architectures):
         sections["task"] = "classification"
+    if config.get("is_encoder_decoder") is True and _reads_text(config):
+        sections["task"] = "translation"
     if config.get("problem_type") == "multi_label_classification":
         sections["classification"] = {"multi_label": True}
     return sections
+
+
+def _reads_text(config: Json) -> bool:
+    kind = f"{config.get('model_type', '')} {config.get('architectures', '')}".lower()
+    return not any(word in kind for word in NOT_TEXT)
 
 
 def class_names(config: Json) -> tuple[str, ...] | None:

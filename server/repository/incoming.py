@@ -143,11 +143,10 @@ def taken_versions(model_folder: Path) -> set[str]:
 
 def _check_content(folder: Path) -> None:
     files = [name for name, _ in version_files(folder)]
-    graph = layout.find_model_file([name for name in files if "/" not in name])
-    if graph is None:
+    if layout.find_model_file(files) is None:
         raise InvalidInput(
-            "this is not a version: expected model.onnx or a single .onnx file at the top, got "
-            f"{', '.join(files[:10]) or 'no files'}",
+            "this is not a version: expected model.onnx or a single .onnx file, or encoder_model.onnx"
+            f" with decoder_model*.onnx, got {', '.join(files[:10]) or 'no files'}",
             field="body",
         )
     # A manifest that came along says what its maker meant to send.

@@ -4,6 +4,9 @@
     <repository>/<model>/<version>/model.onnx ...        a version
     <repository>/<model>/model.onnx ...                  files right here are version "1",
     <repository>/<model>/onnx/model.onnx                 and so are files in `onnx/`
+    <repository>/<model>/<version>/encoder_model.onnx, decoder_model*.onnx      text to text
+
+A version's graphs may also lie in an `onnx/` folder of its own.
 
 Names that start with "." belong to the server (`.incoming-*`, `.trash-*`, `.state.json`) or to
 tools, and are never models or versions.
@@ -16,6 +19,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 MODEL_FILE = "model.onnx"
+ENCODER_FILE = "encoder_model.onnx"
+DECODER_FILES = (
+    *("decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_model_merged.onnx"),
+)
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "model.toml"
 STATE_FILE = ".state.json"
@@ -108,11 +115,32 @@ class Listing:
 
 
 def find_model_file(files: Collection[str]) -> str | None:
-    """Return the graph's file: `model.onnx`, or the only `*.onnx`; None if there is no such one."""
+    """Return the file that a version is loaded from; None if there is no such one.
+
+    That is `encoder_model.onnx` where a decoder lies beside it, `model.onnx`, or the only `*.onnx`;
+    at the top, or else in `onnx/`.
+    """
+    found = _graph_of({name for name in files if "/" not in name})
+    if found is not None:
+        return found
+    prefix = f"{FLAT_FOLDER}/"
+    nested = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
+    found = _graph_of({name for name in nested if "/" not in name})
+    return None if found is None else prefix + found
+
+
+def _graph_of(files: Collection[str]) -> str | None:
+    if holds_decoder(files):
+        return ENCODER_FILE
     if MODEL_FILE in files:
         return MODEL_FILE
     candidates = [name for name in files if is_graph_file(name)]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def holds_decoder(files: Collection[str]) -> bool:
+    """Say whether these are an encoder with its decoder, as Optimum exports them."""
+    return ENCODER_FILE in files and any(name in files for name in DECODER_FILES)
 
 
 def is_graph_file(name: str) -> bool:

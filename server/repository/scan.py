@@ -84,7 +84,7 @@ def _scan_model(folder: Path, state: StateFile) -> ModelSnapshot | None:
 
 
 def _read_model(folder: Path, state: StateFile) -> ModelSnapshot | None:
-    top, inner = _list(folder), {path.name: _list(path) for path in _folders(folder)}
+    top, inner = _list(folder), {path.name: _list_deep(path) for path in _folders(folder)}
     places = layout.version_folders(top, inner)
     if not places and layout.CONFIG_FILE not in top.files:
         return None
@@ -124,8 +124,8 @@ def _scan_version(
     folder = model.joinpath(*parts)
     files = dict(_files_of(folder, flat=not parts))
     # Labels and processor settings may lie beside `model.toml` for all versions.
-    shared = (configuration.LABELS_FILE, configuration.HF_CONFIG_FILE, config.class_labels or "")
-    beside = {name: model / name for name in (*shared, configuration.HF_PROCESSOR_FILE) if name}
+    shared = (*configuration.SHARED_FILES, config.class_labels or "")
+    beside = {name: model / name for name in shared if name}
     seen = [str(folder), *common]
     changed_s, total = 0.0, 0
     for name, path in [*files.items(), *(("../" + n, p) for n, p in beside.items() if parts)]:
@@ -138,7 +138,7 @@ def _scan_version(
         changed_s = max(changed_s, stat.st_mtime, stat.st_ctime)
         total += stat.st_size if name in files else 0
     key = hashlib.sha256("\n".join(seen).encode("utf-8", "surrogateescape")).hexdigest()
-    graph = layout.find_model_file([name for name in files if "/" not in name])
+    graph = layout.find_model_file(list(files))
     return VersionSnapshot(version, folder, graph, key, changed_s, total, flat=not parts)
 
 
@@ -172,6 +172,16 @@ def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     return [folder / name for name in layout.natural_sorted(names)]
+
+
+def _list_deep(folder: Path) -> layout.Listing:
+    """List a folder, and what its `onnx/` holds as `onnx/<name>`."""
+    listing = _list(folder)
+    if layout.FLAT_FOLDER not in listing.folders:
+        return listing
+    nested = _list(folder / layout.FLAT_FOLDER).files
+    inner = {f"{layout.FLAT_FOLDER}/{name}" for name in nested}
+    return layout.Listing(listing.files | inner, listing.folders)
 
 
 def _list(folder: Path) -> layout.Listing:

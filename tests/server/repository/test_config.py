@@ -194,3 +194,20 @@ def test_damaged_json_is_refused(tmp_path: Path, content: str):
     write(tmp_path / "1", "config.json", content)
     with pytest.raises(ConfigInvalid, match=r"config\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        ({"is_encoder_decoder": True, "architectures": ["MarianMTModel"]}, "translation"),
+        ({"is_encoder_decoder": True, "model_type": "t5"}, "translation"),
+        ({"is_encoder_decoder": True, "model_type": "whisper"}, None),
+        ({"is_encoder_decoder": True, "model_type": "vision-encoder-decoder"}, None),
+        ({"is_encoder_decoder": False, "model_type": "bert"}, None),
+    ],
+)
+def test_encoder_decoders_of_text_translate(tmp_path: Path, config: dict, task: str | None):
+    write(tmp_path / "1", "config.json", config)
+    assert load(tmp_path).config.task == task
+    write(tmp_path, "model.toml", 'task = "tensors"\n')
+    assert load(tmp_path).config.task == "tensors"

@@ -108,3 +108,19 @@ def test_a_folder_that_says_1_wins_over_files_that_imply_it():
     assert found == {"1": ("1",)}
     beside = version_folders(listing("model.onnx"), {"2": listing("model.onnx")})
     assert beside == {"1": (), "2": ("2",)}
+
+
+def test_an_encoder_with_its_decoder_stands_for_a_version():
+    exported = ["encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
+    assert find_model_file([*exported, "config.json"]) == "encoder_model.onnx"
+    assert find_model_file(["encoder_model.onnx", "decoder_model_merged.onnx"]) is not None
+    assert find_model_file(["encoder_model.onnx", "other.onnx"]) is None
+    assert find_model_file([f"onnx/{name}" for name in exported]) == "onnx/encoder_model.onnx"
+    assert find_model_file(["onnx/net.onnx", "samples/odd.onnx"]) == "onnx/net.onnx"
+    assert find_model_file(["model.onnx", "onnx/net.onnx"]) == "model.onnx"
+    assert find_model_file(["deeper/onnx/net.onnx"]) is None
+
+
+def test_a_version_may_keep_its_graphs_in_a_folder_of_its_own():
+    nested = Listing(frozenset({"config.json", "onnx/encoder_model.onnx"}), frozenset({"onnx"}))
+    assert version_folders(Listing(frozenset(), frozenset({"2"})), {"2": nested}) == {"2": ("2",)}
