@@ -145,8 +145,9 @@ def _check_content(folder: Path) -> None:
     files = [name for name, _ in version_files(folder)]
     if layout.find_model_file(files) is None:
         raise InvalidInput(
-            "this is not a version: expected model.onnx or a single .onnx file, or encoder_model.onnx"
-            f" with decoder_model*.onnx, got {', '.join(files[:10]) or 'no files'}",
+            "this is not a version: expected model.onnx or a single .onnx file (text to text: "
+            "encoder_model.onnx and decoder_model*.onnx), got "
+            f"{', '.join(files[:10]) or 'no files'}",
             field="body",
         )
     # A manifest that came along says what its maker meant to send.
