@@ -19,7 +19,7 @@ def main(source: Path, artifact: Path) -> int:
     enter_limits(order["memory_bytes"], order["cpu_s"])
     try:
         request = read_request(order)
-        options = CompileOptions(request.limits, precision=order.get("precision", "fp32"))
+        options = CompileOptions(request.limits, precision=order.get("device_precision", "fp32"))
         compile_to_file(source, artifact, request, order.get("device", ""), options)
     except EngineError as error:
         return _report(error)

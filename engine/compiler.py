@@ -38,6 +38,7 @@ class _All:
 ALL: Final = _All()
 Outputs = Sequence[str] | _All | None
 DEFAULT_LEVEL = 2
+EXACT, INT8 = "fp32", "int8"  # what a graph may be compiled for; devices know more precisions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class CompileRequest:
         level: 0 takes the graph as it is, 1 tidies, 2 optimises.
         limits: Bounds on the work.
         registry: The operators.
+        precision: "int8" has products with fixed weights compute in bytes; anything else leaves the
+            graph exact.
     """
 
     outputs: Outputs = None
@@ -57,6 +60,7 @@ class CompileRequest:
     limits: Limits = field(default_factory=Limits)
     registry: Registry = REGISTRY
     keep: tuple[str, ...] = ()
+    precision: str = EXACT
 
     @property
     def pipeline(self) -> Pipeline:
@@ -88,7 +92,7 @@ def compile_model(
         imported = _with_users_apart(imported, request.registry)
     outputs = _default_outputs(imported, request.outputs)
     graph = _keep(imported, request.outputs, request.keep)
-    ctx = PassContext(request.registry, request.limits, deadline)
+    ctx = PassContext(request.registry, request.limits, deadline, request.precision)
     optimised, verdict = _optimise(graph, request.pipeline, ctx, (*outputs, *request.keep), watch)
     parameters = sum(int(array.size) for array in imported.initializers.values())
     return Artifact(optimised, outputs, verdict, parameters, external)

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.artifact import Artifact, map_artifact, read_plan
 from engine.artifact_cache import ArtifactCache, Key
 from engine.artifact_compiler import compile_to_file
-from engine.compiler import CompileRequest, Outputs, Source, compile_model
+from engine.compiler import EXACT, INT8, CompileRequest, Outputs, Source, compile_model
 from engine.device import CompileOptions, Device, Plan, StoringDevice, get_device
 from engine.errors import InvalidModel
 from engine.isolate import ChildBudget, run_child
@@ -68,7 +68,13 @@ def load(
         raise ValueError("operators of your own cannot be handed to a child: use isolate=False")
     target = get_device(device)  # first: a missing device is told before anything is compiled
     registry = REGISTRY.extended(ops) if ops else REGISTRY
-    request = CompileRequest(outputs=outputs, keep=tuple(keep), limits=limits, registry=registry)
+    request = CompileRequest(
+        outputs=outputs,
+        keep=tuple(keep),
+        limits=limits,
+        registry=registry,
+        precision=INT8 if precision == INT8 else EXACT,
+    )
     options = CompileOptions(
         limits=limits, operators=registry, precision=precision, threads=threads
     )
@@ -134,7 +140,7 @@ class _Task:
         order = {
             **write_request(self.request),
             "device": self.device,
-            "precision": self.options.precision,
+            "device_precision": self.options.precision,
         }
         if not isinstance(self.source, (bytes, bytearray, memoryview)):
             run_child(Path(self.source).absolute(), path, order, budget)

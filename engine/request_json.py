@@ -25,6 +25,7 @@ def write_request(request: CompileRequest) -> dict[str, Any]:
         "keep": list(request.keep),
         "level": request.level,
         "limits": asdict(request.limits),
+        "precision": request.precision,
     }
 
 
@@ -38,4 +39,5 @@ def read_request(data: Mapping[str, Any]) -> CompileRequest:
         keep=tuple(data["keep"]),
         level=data["level"],
         limits=Limits(**data["limits"]),
+        precision=data["precision"],
     )

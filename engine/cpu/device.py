@@ -116,12 +116,13 @@ def _how(options: CompileOptions) -> dict[str, Any]:
 
 
 def _precision(options: CompileOptions) -> str:
-    if options.precision in ("fp32", "auto"):
+    """Return how contractions of floats compute; those of integers are in the graph already."""
+    if options.precision in ("fp32", "int8", "auto"):
         return "fp32"
     if options.precision == "bf16" and host_target().has_bf16_dot:
         return "bf16"
-    offered = "'fp32', 'bf16' or 'auto'" if host_target().has_bf16_dot else "'fp32' or 'auto'"
+    offered = "'fp32', 'bf16', 'int8'" if host_target().has_bf16_dot else "'fp32', 'int8'"
     raise DeviceUnavailable(
         f"device 'cpu' has no kernels for precision {options.precision!r} on this processor; "
-        f"expected {offered}"
+        f"expected {offered} or 'auto'"
     )

@@ -12,11 +12,14 @@ from engine.ops.registry import Registry
 
 @dataclass(frozen=True)
 class PassContext:
-    """Operators, limits and the deadline of the load that a pass is part of."""
+    """Operators, limits and the deadline of the load that a pass is part of; `precision` is what
+    products may compute in: "int8" has them quantize their operands, else the graph stays exact.
+    """
 
     registry: Registry
     limits: Limits = field(default_factory=Limits)
     deadline: Deadline = field(default_factory=lambda: Deadline(Limits().load_s))
+    precision: str = "fp32"
 
 
 Pass = Callable[[Graph, PassContext], Graph]

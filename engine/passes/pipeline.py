@@ -26,9 +26,11 @@ from engine.passes.dead_code import eliminate_dead_code
 from engine.passes.elementwise_fusion import fuse_elementwise
 from engine.passes.epilogue_fusion import fuse_epilogues
 from engine.passes.identity_elimination import eliminate_identity
+from engine.passes.integer_weights import quantize_weights, use_integer_weights
 from engine.passes.matmul_add_fusion import fuse_matmul_add
 from engine.passes.norm_fusion import fuse_norms
 from engine.passes.qdq_fusion import fuse_quantized_products, write_out_quantization
+from engine.passes.quantized_tables import pick_from_bytes, unpack_weights
 from engine.passes.reshape_elimination import eliminate_reshapes
 from engine.passes.sequence_elimination import eliminate_sequences
 from engine.passes.softmax_fusion import fuse_softmax
@@ -50,6 +52,9 @@ O1: Pipeline = (
 # Products of integers come before all: folding would make floats of quantized weights.
 O2: Pipeline = (
     ("quantized_products", fuse_quantized_products),
+    ("integer_weights", use_integer_weights),
+    ("quantized_tables", pick_from_bytes),
+    ("unpacked_weights", unpack_weights),
     *O1,
     ("activation_fusion", fuse_activations),
     ("norm_fusion", fuse_norms),
@@ -60,6 +65,7 @@ O2: Pipeline = (
     ("conv_bn_fusion", fuse_conv_bn),
     ("batch_norm_unfolding", unfold_batch_norm),
     ("matmul_add_fusion", fuse_matmul_add),
+    ("quantized_weights", quantize_weights),
     ("quantization_expressions", write_out_quantization),
     ("elementwise_fusion", fuse_elementwise),
     ("epilogue_fusion", fuse_epilogues),

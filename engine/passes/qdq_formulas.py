@@ -40,6 +40,11 @@ def dequantized(integer: Expr, scale: Expr, zero_point: Expr) -> Expr:
     return (cast(integer, FLOAT) - zero_point) * scale
 
 
+def scaled(integer: Expr, scale: Expr) -> Expr:
+    """Return the number that an integer without a zero point stands for."""
+    return cast(integer, FLOAT) * scale
+
+
 def expression_node(expr: Expr, inputs: Sequence[str], output: str, name: str) -> Node:
     """Return a node that computes an expression of its inputs."""
     return Node(

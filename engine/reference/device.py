@@ -18,10 +18,10 @@ class ReferenceDevice:
 
     def compile(self, graph: Graph, options: CompileOptions) -> GraphPlan:
         """Return a plan that walks the graph node by node."""
-        if options.precision not in ("fp32", "auto"):
+        if options.precision not in ("fp32", "int8", "auto"):
             raise DeviceUnavailable(
-                f"device {self.name!r} computes what the model states; precision "
-                f"{options.precision!r} needs another device, expected 'fp32' or 'auto'"
+                f"device {self.name!r} computes what the graph states; precision "
+                f"{options.precision!r} needs another device, expected 'fp32', 'int8' or 'auto'"
             )
         registry = registry_of(options.operators)
         return GraphPlan(graph, xp=np, registry=registry, limits=options.limits)

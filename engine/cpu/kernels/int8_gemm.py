@@ -33,7 +33,8 @@ class IntegerGemm(Kernel):
         group: Panels of weights that one task works on.
         epilogue: Expression as text, or "" for the sums.
         operands: What it takes: the type of a matrix like y, "line" for one row of numbers that
-            every row of y takes, or a word of `IntegerTile.operands`.
+            every row of y takes, "row" for one number per row, or a word of
+            `IntegerTile.operands`.
         y_dtype: Type of the result.
         signed: Whether x is signed.
         parts: How many matrices of weights are summed, one behind the other in each panel.
@@ -107,6 +108,8 @@ class IntegerGemm(Kernel):
     def _operand(self, operand: str | DType, places: tuple[int, ...]) -> str | Rows:
         if operand == "line":
             return Rows((0,) * len(places), DType.FLOAT32)
+        if operand == "row":
+            return Rows(tuple(range(len(places))), DType.FLOAT32, is_single=True)
         return operand if isinstance(operand, str) else Rows(places, operand)
 
     def _sweep(
@@ -130,6 +133,7 @@ class IntegerGemm(Kernel):
 
         def call(height: int, row: Value) -> None:
             place = f.add(f.mul(row, self.n), column)
+            starts["row"] = row
             extras = [
                 f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts.get(o, 0))
                 for pointer, o in zip(others, moved, strict=True)

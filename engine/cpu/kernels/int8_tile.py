@@ -49,10 +49,12 @@ class Rows:
     Attributes:
         places: Where each row of the tile lies, in elements.
         dtype: Its type.
+        is_single: Whether it holds but one number per row, a float32.
     """
 
     places: tuple[int, ...]
     dtype: DType
+    is_single: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,9 @@ def _finish_row(
             else:
                 assert isinstance(each, Rows)
                 at = f.at(f.parameter(f"e{i}"), next(others), each.dtype)
+                if each.is_single:
+                    operands.append(f.splat(f.b.load(at, typ=F32, align=4)))
+                    continue
                 at = f.at(at, j * f.lanes, each.dtype)
                 operands.append(load_part(f, at, lanes, each.dtype))
         if tile.epilogue:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from engine.cpu.buffers import Buffer, StridedView
@@ -54,7 +56,7 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
 
     others = [_operand(ctx, node, operands, name, panels) for name in operands.names]
     x, pitch = _whole_quads(ctx, node, sides.x, rows, k)
-    kinds = iter(ctx.dtype(name) for name in operands.names if name not in operands.columns)
+    names = iter(operands.names)
     kernel = IntegerGemm(
         k,
         n,
@@ -62,7 +64,7 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
         block,
         group,
         operands.text,
-        tuple(next(kinds) if kind == "value" else kind for kind in operands.kinds),
+        tuple(_kind(ctx, kind, names) for kind in operands.kinds),
         ctx.dtype(node.outputs[0]),
         sides.signed,
         len(parts),
@@ -78,6 +80,14 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
         numbers=[rows],
         node=node,
     )
+
+
+def _kind(ctx: Lowering, kind: str, names: Iterator[str]) -> str | DType:
+    """Return what the kernel calls an operand; all but scalars have a name."""
+    if kind == "scalar":
+        return kind
+    name = next(names)
+    return ctx.dtype(name) if kind == "value" else kind
 
 
 def _begin(ctx: Lowering, node: Node, sides: Sides, panels: Panels) -> Buffer:

@@ -92,7 +92,7 @@ class Operands:
     Attributes:
         text: The expression; "" for the sums.
         kinds: "scalar", "column", "counts" (int32 per column), "number" (one that is computed),
-            "line" (one per column, computed) or "value" per operand.
+            "line" (one per column, computed), "row" (one per row, computed) or "value" per operand.
         columns: The fixed numbers per column, by name.
         scalars: The fixed numbers for all columns, in order.
         names: All operands that are no scalars: the names.
@@ -145,5 +145,7 @@ def _add(ctx: Lowering, node: Node, found: Operands, name: str, axis: int) -> No
         found.kinds.append("line")
     elif shape == result:
         found.kinds.append("value")
+    elif axis == -1 and shape == (*result[:-1], 1) and kind is DType.FLOAT32:
+        found.kinds.append("row")
     else:
         raise NoKernel("the epilogue reads a computed value of another shape")

@@ -129,5 +129,5 @@ def test_other_precisions_are_refused() -> None:
     graph = engine.load(
         model([helper.make_node("Relu", ["x"], ["y"])], [("x", (2,))], [("y", (2,))])
     ).graph
-    with pytest.raises(engine.DeviceUnavailable, match="'fp32', 'bf16' or 'auto'"):
+    with pytest.raises(engine.DeviceUnavailable, match="'fp32', 'bf16', 'int8' or 'auto'"):
         CpuDevice().compile(graph, CompileOptions(precision="fp16"))
