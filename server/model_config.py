@@ -102,7 +102,9 @@ class TranslationConfig(Section):
     source_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256  # longer sentences are split
     target_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256
     max_queue_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 8192  # more: 429
+    encode_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 512  # encoded between two steps
     cache_bytes: Annotated[int, Field(ge=0)] = 32 << 20  # of translated sentences; 0: no cache
+    repetition_guard: bool = True  # ends searches that repeat themselves
 
 
 class GenerationConfig(Section):

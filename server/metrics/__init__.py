@@ -9,6 +9,7 @@ from server.metrics.histogram import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from server.metrics.lag import LoopLagMonitor, RecentMaximum
 from server.metrics.model import ModelMetrics, Phase
 from server.metrics.registry import Metrics
+from server.metrics.translation import TranslationMetrics
 
 __all__ = [
     "COUNT_BOUNDS",
@@ -19,4 +20,5 @@ __all__ = [
     "ModelMetrics",
     "Phase",
     "RecentMaximum",
+    "TranslationMetrics",
 ]

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.metrics.model import ModelMetrics, Phase
+from server.metrics.translation import TranslationMetrics
 
 if TYPE_CHECKING:
     from server.metrics.histogram import Histogram
@@ -42,6 +43,8 @@ class Exposition(Collector):
         models = [found for _, found in sorted(self._metrics.models.items())]
         yield from _request_families(models)
         yield from _batch_families(models)
+        yield from _decoding_families(models)
+        yield from _sentence_families(models)
         yield _state_family(self._metrics)
         yield from _server_families(self._metrics)
 
@@ -80,6 +83,76 @@ def _batch_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         padding.add_metric(labels, model.padded_rows)
         depth.add_metric(labels, model.queue_depth)
     yield from (sizes, rows, padding, depth)
+
+
+def _translating(
+    models: Sequence[ModelMetrics],
+) -> Iterator[tuple[tuple[str, str], TranslationMetrics]]:
+    for model in models:
+        if model.translation is not None:
+            yield (model.model, model.version), model.translation
+
+
+def _decoding_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+    steps = _histograms(
+        "millrace_decoding_step_duration_seconds", "One step of all running rows", VERSION_LABELS
+    )
+    row_steps = CounterMetricFamily(
+        "millrace_decoding_row_steps", "Rows in use, summed over the steps", labels=VERSION_LABELS
+    )
+    rows = GaugeMetricFamily("millrace_decoding_rows", "Rows in use", labels=VERSION_LABELS)
+    slots = GaugeMetricFamily(
+        "millrace_decoding_row_slots", "Rows that there are", labels=VERSION_LABELS
+    )
+    memory = GaugeMetricFamily(
+        "millrace_decoding_slot_bytes", "Memory of the slots", labels=VERSION_LABELS
+    )
+    tokens = CounterMetricFamily(
+        "millrace_decoded_tokens", "Tokens of finished sentences", labels=VERSION_LABELS
+    )
+    encoded = CounterMetricFamily(
+        "millrace_encoded_tokens", "Tokens read by the encoder", labels=VERSION_LABELS
+    )
+    padding = CounterMetricFamily(
+        "millrace_encoded_padding_tokens",
+        "Tokens read by the encoder only to fill a shape",
+        labels=VERSION_LABELS,
+    )
+    for labels, found in _translating(models):
+        _add(steps, labels, found.step_seconds)
+        row_steps.add_metric(labels, found.row_steps)
+        rows.add_metric(labels, found.rows)
+        slots.add_metric(labels, found.row_slots)
+        memory.add_metric(labels, found.memory_bytes)
+        tokens.add_metric(labels, found.tokens)
+        encoded.add_metric(labels, found.encoded_tokens)
+        padding.add_metric(labels, found.padding_tokens)
+    yield from (steps, row_steps, rows, slots, memory, tokens, encoded, padding)
+
+
+def _sentence_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+    sentences = CounterMetricFamily(
+        "millrace_sentences", "Sentences that left", labels=(*VERSION_LABELS, "outcome")
+    )
+    waiting = GaugeMetricFamily(
+        "millrace_sentences_waiting", "Sentences in front of the decoder", labels=VERSION_LABELS
+    )
+    lookups = CounterMetricFamily(
+        "millrace_sentence_cache_lookups",
+        "Sentences looked up",
+        labels=(*VERSION_LABELS, "result"),
+    )
+    cached = GaugeMetricFamily(
+        "millrace_sentence_cache_bytes", "Size of the cache", labels=VERSION_LABELS
+    )
+    for labels, found in _translating(models):
+        for outcome, count in sorted(found.sentences.copy().items()):
+            sentences.add_metric((*labels, outcome), count)
+        waiting.add_metric(labels, found.waiting)
+        for result, count in sorted(found.lookups.items()):
+            lookups.add_metric((*labels, result), count)
+        cached.add_metric(labels, found.cache_bytes)
+    yield from (sentences, waiting, lookups, cached)
 
 
 def _state_family(metrics: Metrics) -> Metric:

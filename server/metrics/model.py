@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from server.metrics.histogram import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
+from server.metrics.translation import TranslationMetrics
 
 NS_PER_S = 1e9
 SUCCESS = "ok"
@@ -51,7 +52,8 @@ class ModelMetrics:
 
     __slots__ = (
         *("_batch_costs", "batch_sizes", "last_inference_ms", "model", "padded_rows", "phases"),
-        *("queue_depth", "request_seconds", "requests", "rows", "success_s", "version"),
+        *("queue_depth", "request_seconds", "requests", "rows", "success_s", "translation"),
+        "version",
     )
 
     def __init__(self, model: str, version: str) -> None:
@@ -67,6 +69,7 @@ class ModelMetrics:
         self.rows = 0
         self.success_s = 0.0
         self.last_inference_ms = 0
+        self.translation: TranslationMetrics | None = None  # of a version that translates
         self._batch_costs: dict[int, _BatchCost] = {}
 
     def observe(self, phase: Phase, seconds: float) -> None:

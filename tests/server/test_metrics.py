@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metrics import Histogram, LoopLagMonitor, Metrics, Phase, RecentMaximum
+from server.metrics import (
+    Histogram,
+    LoopLagMonitor,
+    Metrics,
+    Phase,
+    RecentMaximum,
+    TranslationMetrics,
+)
 from server.metrics import model as model_module
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -24,6 +31,11 @@ def busy_metrics() -> Metrics:
     counters.batch(4, 0.0001, 0.002, 0.0001)
     counters.padding(3)
     counters.queue_depth = 7
+    decoding = counters.translation = TranslationMetrics(row_slots=64, memory_bytes=1 << 20)
+    decoding.step(0.002, 5)
+    decoding.encoded([7, 9])
+    decoding.sentence("ok", 11)
+    decoding.lookup("hit")
     metrics.state("digits", "1", "ready")
     metrics.load("ok", 0.3)
     metrics.rejected("model_not_found")
@@ -54,6 +66,11 @@ def test_counters_appear_in_the_exposition():
     assert value(metrics, "millrace_batch_size_rows_bucket", le="2.0", **version) == 0
     assert value(metrics, "millrace_queue_depth_rows", **version) == 7
     assert value(metrics, "millrace_padding_rows_total", **version) == 3
+    assert value(metrics, "millrace_decoding_row_steps_total", **version) == 5
+    assert value(metrics, "millrace_encoded_tokens_total", **version) == 16
+    assert value(metrics, "millrace_encoded_padding_tokens_total", **version) == 2
+    assert value(metrics, "millrace_decoded_tokens_total", **version) == 11
+    assert value(metrics, "millrace_sentences_total", outcome="ok", **version) == 1
     assert value(metrics, "millrace_model_state", state="ready", **version) == 1
     assert value(metrics, "millrace_event_loop_lag_recent_max_seconds") == 0.002
 
