@@ -116,6 +116,62 @@ class Plan(Protocol):
         """Return `weights_bytes`, `arena_bytes` and `code_bytes`."""
 
 
+@dataclass(frozen=True)
+class StaticArrays:
+    """The memory that a model's static slots are.
+
+    Attributes:
+        inputs: An array per input.
+        outputs: An array per output; that of a state is the same object as its input's.
+        by_row: Names whose first axis counts rows: a run looks at the first ones only.
+        state: The output that is the next value of an input, by the input's name.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    by_row: frozenset[str]
+    state: Mapping[str, str]
+
+    def of(self, name: str, array: Array, rows: int) -> Array:
+        """Return the part of an array that a run over so many rows sees."""
+        return array[:rows] if name in self.by_row else array
+
+
+@dataclass(frozen=True)
+class TailStep:
+    """A kernel to run after a graph's own, over the same rows.
+
+    Attributes:
+        kernel: What the device takes for one; its only run-time number is that of the rows, which
+            are its tasks.
+        arrays: Its operands, which stay where they are.
+    """
+
+    kernel: object
+    arrays: Sequence[Array]
+
+
+class StaticRun(Protocol):
+    """Runs of one plan over static arrays. Not thread-safe."""
+
+    def run(self, rows: int) -> None:
+        """Compute the outputs of the first rows, in place. Raises `RunFailed`."""
+
+    def append_tail(self, steps: Sequence[TailStep]) -> bool:
+        """Run kernels after every run from now on; return whether the device can."""
+
+    def memory_bytes(self) -> int:
+        """Return the bytes that runs hold beside the arrays."""
+
+
+@runtime_checkable
+class BindablePlan(Protocol):
+    """A plan that can compute in static arrays without copying."""
+
+    def bind_static(self, arrays: StaticArrays) -> StaticRun | None:
+        """Return runs over these arrays, or None where the plan cannot do better than `run`."""
+
+
 @runtime_checkable
 class Measured(Protocol):
     """A plan whose device knows the peak of its machine."""

@@ -21,6 +21,7 @@ from engine.ir.values import copy_value
 from engine.lowering.batch_axes import BatchAxes
 from engine.ops.registry import REGISTRY, Registry
 from engine.profiler import ProfileReport, Recorder
+from engine.slots import Slots, static_arrays
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,41 @@ class Model:
             for name in self._shared.intersection(results):
                 results[name] = copy_value(results[name])
         return results
+
+    def bind(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        rows: str | None = None,
+        state: Mapping[str, str] | None = None,
+    ) -> Slots:
+        """Return static memory for the default outputs and every input, to be run in place.
+
+        Args:
+            sizes: A number for every symbol in the shapes.
+            rows: The symbol that counts rows, by default the first of `sizes`: a run may take any
+                number of rows up to its size.
+            state: Outputs that are the next value of an input, by the input's name, such as a
+                cache. Both are one array, which a run changes in place.
+
+        Raises:
+            InvalidInput: A size is missing, or rows or states do not fit the model.
+            ModelClosed: The model was closed before.
+        """
+        graph, plan, state = self.graph, self._plan, state or {}
+        if plan is None:
+            raise ModelClosed(f"model {self.name!r} is closed")
+        if not sizes:
+            raise InvalidInput(f"expected sizes of the symbols in {list(self.inputs)}")
+        kept = {v.name: v for v in graph.outputs}
+        named = dict.fromkeys((*self._default, *state.values()))
+        unknown = [name for name in named if name not in kept]
+        if unknown:
+            raise InvalidInput(f"state gives {unknown}, expected names out of {list(kept)}")
+        outputs = [kept[name] for name in named]
+        counted = next(iter(sizes)) if rows is None else rows
+        arrays = static_arrays(graph.inputs, outputs, sizes, counted, state)
+        return Slots(plan, arrays, sizes[counted])
 
     def profile(self, feeds: Mapping[str, Array], *, repeat: int = 5) -> ProfileReport:
         """Run a few times while measuring every node; the report holds the median time of each."""

@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("inference", "size_guard", "body_kernel"),
         ("evaluation", "interpreter"),
         ("frontend", "passes"),
-        ("lowering", "profiler"),
+        ("lowering", "profiler", "slots"),
         ("cpu", "cuda", "reference", "artifact", "artifact_source"),
         ("compiler", "description"),
         ("session", "artifact_cache", "artifact_compiler", "request_json"),

@@ -63,14 +63,20 @@ class Binder:
         sizes = [size for _, size in weights]
         self._cut = choose_cut(program, self._batch, sizes) if self._batch else 0
 
-    def bind(self, shapes: Shapes) -> Bound:
-        """Return the program for these shapes; ones that do not fit are an `InvalidInput`."""
+    def bind(
+        self, shapes: Shapes, tail: Sequence[ResolvedStep] = (), tail_scratch: int = 0
+    ) -> Bound:
+        """Return the program for these shapes; ones that do not fit are an `InvalidInput`.
+
+        The steps of a `tail`, and their scratch memory, follow the program's own.
+        """
         bindings = self._bindings(shapes)
         number = Numbers(bindings)
         self._check_requirements(number)
         items = bindings[self._batch] if self._batch and self._cut else 0
         self._check_sizes(number)
-        native, arena = _Placement(self, number, items if items > 1 else 0).resolve()
+        placement = _Placement(self, number, items if items > 1 else 0)
+        native, arena = placement.resolve(tail, tail_scratch)
         if arena > self._limit:
             raise ResourceLimit(self._label, f"{arena} bytes", f"run_bytes={self._limit}")
         outputs = tuple(
@@ -145,7 +151,7 @@ class _Placement:
         self._of_item = number.with_one(binder._batch) if items and binder._batch else number
         self._where: dict[int, tuple[int, int]] = {}  # tenant -> base, offset
 
-    def resolve(self) -> tuple[NativeProgram, int]:
+    def resolve(self, tail: Sequence[ResolvedStep], tail_scratch: int) -> tuple[NativeProgram, int]:
         """Place every value and return the steps, and the bytes of the arena."""
         local, shared = self._split()
         local_bytes = self._place(LOCAL, local, self._of_item)
@@ -154,11 +160,12 @@ class _Placement:
         groups = []
         if self._cut:
             groups.append(Group(0, self._cut, self._items, local_bytes))
-        if self._cut < len(steps):
-            groups.append(Group(self._cut, len(steps) - self._cut, 0, 0))
+        if self._cut < len(steps) + len(tail):
+            groups.append(Group(self._cut, len(steps) + len(tail) - self._cut, 0, 0))
         resolved = self._steps(0, self._cut, self._of_item, itemwise=True)
         resolved += self._steps(self._cut, len(steps), self._number, itemwise=False)
-        return NativeProgram(resolved, groups, self._scratch_bytes), arena_bytes
+        scratch = max(self._scratch_bytes, tail_scratch)
+        return NativeProgram([*resolved, *tail], groups, scratch), arena_bytes
 
     def _split(self) -> tuple[list[Tenant], list[Tenant]]:
         """Return who lives only while one picture goes through, and who lives for all of them."""

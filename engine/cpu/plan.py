@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.cpu.bound import StaticRegion
 from engine.cpu.code_store import CodeStore
 from engine.cpu.compiled import REGION, REGION_DOMAIN, CompiledGraph
 from engine.cpu.hosted import hosted_operators
@@ -16,7 +17,7 @@ from engine.cpu.region import CompiledRegion
 from engine.cpu.roofline import roofline
 from engine.cpu.runtime.program import CancelFlag
 from engine.cpu.target import Target
-from engine.device import PORTABLE, Observer, RunControl
+from engine.device import PORTABLE, Observer, RunControl, StaticArrays, StaticRun
 from engine.errors import ResourceLimit
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Array, Graph, Node
@@ -39,11 +40,11 @@ class CpuPlan:
         store: CodeStore | None = None,
     ) -> None:
         """Make a compiled graph ready to run; kernels besides its own come from `store`."""
-        self._compiled = compiled
+        self._compiled, self._target, self._store = compiled, target, store or CodeStore()
         self._types, self._regions = compiled.types, compiled.regions
         self.coverage = compiled.coverage
         self._watched = threading.local()
-        hosted = hosted_operators(compiled.graph, registry, store or CodeStore(), target)
+        hosted = hosted_operators(compiled.graph, registry, self._store, target)
         own = registry.extended([_region_operator(self._regions, self._watched), *hosted])
         self._plan = GraphPlan(compiled.graph, xp=np, registry=own, limits=limits)
         self._whole = _WholeGraph.of(compiled.graph, self._regions)
@@ -67,6 +68,22 @@ class CpuPlan:
             return self._run_watched(feeds, fetches, control, control.observer)
         finally:
             self._watched.cancel = None
+
+    def bind_static(self, arrays: StaticArrays) -> StaticRun | None:
+        """Return runs over static arrays where the whole graph is one native region."""
+        whole = self._whole
+        if whole is None or set(whole.inputs) - arrays.inputs.keys():
+            return None
+        if arrays.outputs.keys() - set(whole.region.outputs):
+            return None
+        return StaticRegion(
+            whole.region,
+            whole.inputs,
+            arrays,
+            target=self._target,
+            store=self._store,
+            owner=self._compiled,
+        )
 
     def memory(self) -> Mapping[str, int]:
         """Return bytes of weights, of arenas made so far, and of code."""

@@ -32,7 +32,7 @@ class CompiledRegion:
     def __init__(self, program: Program, binder: Binder, threads: int, lanes: Lanes) -> None:
         """Run a program on up to `threads` cores, in memory from `lanes`."""
         self.program = program
-        self._binder, self.threads, self._lanes = binder, threads, lanes
+        self.binder, self.threads, self._lanes = binder, threads, lanes
         self._dtypes = [b.plain.dtype.numpy for b in program.inputs]
         self.outputs = tuple(b.name for b in program.outputs)
         self._fault_count = len(program.faults)
@@ -73,18 +73,19 @@ class CompiledRegion:
         finally:
             self._lanes.give_back(lane)
         if faults is not None and faults.any():
-            self._raise(int(faults.nonzero()[0][0]))
+            self.fail(int(faults.nonzero()[0][0]))
         return outputs
 
     def _bind(self, key: Shapes) -> Bound:
-        bound = self._binder.bind(key)
+        bound = self.binder.bind(key)
         with self._lock:
             self._bound[key] = bound
             while len(self._bound) > REMEMBERED_BINDINGS:
                 self._bound.popitem(last=False)
         return bound
 
-    def _raise(self, index: int) -> None:
+    def fail(self, index: int) -> None:
+        """Raise what a fault that a kernel noted stands for."""
         fault = self.program.faults[index]
         raise RunFailed(fault.node.label, fault.node.op, fault.message)
 

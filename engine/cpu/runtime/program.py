@@ -167,7 +167,21 @@ class NativeProgram:
             return self._run_stamped(context, threads, stamps, cancel)
         return self._run(context, threads, 0, cancel)
 
+    def prepare(self, bases: Sequence[int], threads: int, alive: object = None) -> PreparedRun:
+        """Return a run over the same memory again and again, which `alive` is kept for."""
+        context = _Context(int(self._table.ctypes.data), self._base_count, self._pool.cores)
+        context.pack_bases(context.base_buffer, 0, *bases[: self._base_count])
+        return PreparedRun(self, context, threads, alive)
+
     def _run(self, context: _Context, threads: int, stamps: int, cancel: CancelFlag | None) -> int:
+        status = self.walk(context, threads, stamps, cancel)
+        self._idle.append(context)
+        return status
+
+    def walk(
+        self, context: _Context, threads: int, stamps: int = 0, cancel: CancelFlag | None = None
+    ) -> int:
+        """Run all steps in a context that nobody else uses meanwhile."""
         pool = self._pool
         slots = pool.acquire(
             threads if threads < self._width else self._width,
@@ -182,11 +196,9 @@ class NativeProgram:
             _GANG_STAMPS_CANCEL(context.buffer, _AT, len(slots), stamps, flag)
             for place, slot in enumerate(slots):
                 context.words[_FIRST_SLOT + place] = slot.address
-            status = self._entry(context.address, WALK)
+            return self._entry(context.address, WALK)
         finally:
             pool.release(slots)
-        self._idle.append(context)
-        return status
 
     def _run_stamped(
         self,
@@ -205,6 +217,21 @@ class NativeProgram:
                 _lay_apart(table[group.first : group.first + group.count])
         stamps[...] = table[:, : stamps.shape[1]]
         return status
+
+
+class PreparedRun:
+    """A program with everything that one run after the other needs. Not thread-safe."""
+
+    __slots__ = ("_alive", "_context", "_program", "_threads")
+
+    def __init__(
+        self, program: NativeProgram, context: _Context, threads: int, alive: object
+    ) -> None:
+        self._program, self._context, self._threads, self._alive = program, context, threads, alive
+
+    def __call__(self) -> None:
+        """Run all steps."""
+        self._program.walk(self._context, self._threads)
 
 
 def _lay_apart(rows: Words) -> None:

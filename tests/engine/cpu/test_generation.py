@@ -91,7 +91,7 @@ def test_a_bias_for_more_positions_than_there_are() -> None:
     feeds["bias"] = normal(2, 3, 1, 30)
     shapes: dict[str, Sequence[int | str]]
     shapes = {"q": ["N", 1, 6], "slot": ["N"], "position": ["N"], "bias": ["N", 3, 1, 30]}
-    shapes |= {name: ["R", "T", 6] for name in ("keys", "values")} | {"history": ["R", "T"]}
+    shapes |= {"keys": ["R", "T", 6], "values": ["R", "T", 6], "history": ["R", "T"]}
     nodes = [node("IndexedAttention", list(feeds), ["y"], domain="millrace", heads=3)]
     check(nodes, feeds, [("y", [2, 1, 6])], shapes=shapes, domains=OURS, tolerance=2e-5)
 
