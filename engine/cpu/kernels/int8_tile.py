@@ -40,6 +40,7 @@ from engine.dtypes import DType
 from engine.ir.expr_text import read_expr
 
 INLINE_ROWS = 2  # tiles this low apply the expression without a loop
+SUMS_APART = 8  # so many sums at the least: fewer would wait for each other
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,18 @@ def _sums(f: Builder, tile: IntegerTile, begin: list[Value]) -> list[Value]:
 
 
 def _sums_of_part(f: Builder, tile: IntegerTile, carry: list[Value]) -> list[Value]:
-    """Return the places in the weights and the accumulators after the loops over the runs."""
+    """Return the places in the weights and the accumulators after the loops over the runs.
+
+    A low tile sums every so many terms apart, which changes nothing: integers are exact.
+    """
     whole, group = tile.sum, terms_per_step(f.target)
     steps, w_step = whole.run // group, tile.vectors * f.lanes * COLUMN_BYTES
     budget = 28 // (tile.height * tile.vectors)
     unroll = next((u for u in (8, 4, 2) if steps % u == 0 and u <= budget), 1)
-    with f.loop(0, whole.rows, carry=carry) as row:
+    width = tile.height * tile.vectors
+    chains = min(unroll, max(1, SUMS_APART // width))
+    nothing = [f.integers(0)] * (width * (chains - 1))
+    with f.loop(0, whole.rows, carry=[*carry, *nothing]) as row:
         x_row = f.at_bytes(f.parameter("x"), f.mul(row.i, whole.row_step))
         with f.loop(0, whole.columns, carry=row.values) as column:
             x_run = f.at_bytes(x_row, f.mul(column.i, whole.column_step))
@@ -142,11 +149,16 @@ def _sums_of_part(f: Builder, tile: IntegerTile, carry: list[Value]) -> list[Val
                 x = f.at_bytes(x_run, f.mul(k.i, group))
                 for u in range(unroll):
                     at = f.at_bytes(x, u * group)
-                    sums = _step(f, tile, at, f.at_bytes(w, u * w_step), sums)
+                    own = slice(u % chains * width, (u % chains + 1) * width)
+                    sums[own] = _step(f, tile, at, f.at_bytes(w, u * w_step), sums[own])
                 k.next = [f.at_bytes(w, unroll * w_step), f.at_bytes(ahead, asked), *sums]
             column.next = k.result
         row.next = column.result
-    return row.result
+    places, sums = row.result[:2], row.result[2:]
+    for first in range(width, width * chains, width):
+        more = sums[first : first + width]
+        sums[:width] = [f.b.add(a, b) for a, b in zip(sums[:width], more, strict=True)]
+    return [*places, *sums[:width]]
 
 
 def _step(f: Builder, tile: IntegerTile, x: Value, w: Value, sums: Sequence[Value]) -> list[Value]:
