@@ -22,6 +22,7 @@ from server.translation.sentence import Sentence, SentenceResult
 GUARD_EVERY = 16  # steps between two looks for loops
 SWEEP_EVERY_US = 50_000  # at most so often the waiting are searched for those that are too late
 CANCELLED = "cancelled"
+NO_TOKEN = -1  # what a search takes whose probabilities are not numbers
 
 log = logging.getLogger(__name__)
 _rank = attrgetter("rank")
@@ -285,8 +286,8 @@ class Driver:
             if taken != sentence.sent + 1:  # somebody joined late, or it began anew
                 missing = self._decoder.running_tokens(handle)[sentence.sent : taken]
             sentence.sent = max(sentence.sent, taken)
-            end = sentence.search.end
-            turn.tokens += [(sentence, each) for each in missing if each not in end]
+            hidden = (NO_TOKEN, *sentence.search.end)
+            turn.tokens += [(sentence, each) for each in missing if each not in hidden]
         self._streams = streams
 
     def _finish(self, sentence: Sentence, turn: Turn) -> None:

@@ -57,7 +57,7 @@ class Sentences:
         self._loop = loop
         self._cache = cache
         self._metrics = metrics
-        self._decoding = decoding
+        self.decoding = decoding
         self._clock = clock
         self._flights: dict[Hashable, _Flight] = {}
 
@@ -103,7 +103,7 @@ class Sentences:
         if known is not None:
             return known
         self._loop.require_room(1)
-        self._decoding.lookup("miss")
+        self.decoding.lookup("miss")
         return self._launch([(key, tokens)], search, order, on_token)[0]
 
     def submit_many(
@@ -130,10 +130,11 @@ class Sentences:
                 first[object()] = index
             elif key not in self._flights and key not in self._cache:
                 first.setdefault(key, index)
-        self._loop.require_room(len(first))
+        if first:
+            self._loop.require_room(len(first))
         new = [(keys[index], sentences[index]) for index in first.values()]
         for _ in new:
-            self._decoding.lookup("miss")
+            self.decoding.lookup("miss")
         launched = dict(zip(first.values(), self._launch(new, search, order, None), strict=True))
         return [
             launched.get(index) or self._surely_known(key, order) for index, key in enumerate(keys)
@@ -189,7 +190,7 @@ class Sentences:
             return None
         flight = self._flights.get(key)
         if flight is not None:
-            self._decoding.lookup("joined")
+            self.decoding.lookup("joined")
             streaming = flight.streaming
             result = flight.join(on_token)
             flight.extend(order.deadline_us)
@@ -199,7 +200,7 @@ class Sentences:
         found = self._cache.get(key)
         if found is None:
             return None
-        self._decoding.lookup("hit")
+        self.decoding.lookup("hit")
         hypotheses, looped = found
         result = asyncio.get_running_loop().create_future()
         known = SentenceResult(hypotheses, looped=looped, cached=True)
@@ -253,7 +254,7 @@ class Sentences:
         if flight.key is not None:
             tokens = flight.sentence.source_tokens
             self._cache.put(flight.key, tokens, outcome.hypotheses, outcome.looped)
-            self._decoding.cache_bytes = self._cache.bytes
+            self.decoding.cache_bytes = self._cache.bytes
 
     def deserted(self, flight: _Flight) -> None:
         """Give up a sentence that nobody waits for any more."""
@@ -309,8 +310,11 @@ class _Flight:
                 del self._listeners[future]
 
     def done(self, outcome: SentenceResult | ServerError) -> None:
+        if self._over:  # deserted while this was on its way
+            return
         self._over = True
         self._owner.landed(self, outcome)
+        del self.sentence  # which knows this flight: left together, only the collector frees them
         for number, future in enumerate(self._waiters):
             if future.done():
                 continue
@@ -328,6 +332,7 @@ class _Flight:
         if not self._waiters:
             self._over = True
             self._owner.deserted(self)
+            del self.sentence
 
 
 def _key_of(tokens: Sequence[int], search: Search) -> Hashable:
