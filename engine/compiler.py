@@ -20,6 +20,7 @@ from engine.lowering.batch_symbol import propose_batched
 from engine.ops.registry import REGISTRY, USER_DOMAIN, Registry
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
+from engine.passes.roles import compile_role
 
 # Named, and imported when a model is compiled: a process that only runs artifacts (the server,
 # whose models compile in child processes) never loads the ONNX parser.
@@ -38,6 +39,7 @@ class _All:
 ALL: Final = _All()
 Outputs = Sequence[str] | _All | None
 DEFAULT_LEVEL = 2
+PART: Final = "it is a part of a generation, whose rows are told apart by their inputs"
 EXACT, INT8 = "fp32", "int8"  # what a graph may be compiled for; devices know more precisions
 
 
@@ -53,6 +55,8 @@ class CompileRequest:
         registry: The operators.
         precision: "int8" has products with fixed weights compute in bytes; anything else leaves the
             graph exact.
+        role: Part of an encoder-decoder to be made of the file (`engine.passes.roles`); it has
+            inputs and outputs of its own. "" takes the graph as it is.
     """
 
     outputs: Outputs = None
@@ -61,6 +65,7 @@ class CompileRequest:
     registry: Registry = REGISTRY
     keep: tuple[str, ...] = ()
     precision: str = EXACT
+    role: str = ""
 
     @property
     def pipeline(self) -> Pipeline:
@@ -90,11 +95,16 @@ def compile_model(
     )
     if request.registry is not REGISTRY:
         imported = _with_users_apart(imported, request.registry)
+    parameters = sum(int(array.size) for array in imported.initializers.values())
+    if request.role:
+        ctx = PassContext(request.registry, request.limits, deadline, request.precision)
+        part = compile_role(imported, request.role, request.pipeline, ctx, watch)
+        verdict = BatchVerdict(None, PART)
+        return Artifact(part, part.output_names, verdict, parameters, external)
     outputs = _default_outputs(imported, request.outputs)
     graph = _keep(imported, request.outputs, request.keep)
     ctx = PassContext(request.registry, request.limits, deadline, request.precision)
     optimised, verdict = _optimise(graph, request.pipeline, ctx, (*outputs, *request.keep), watch)
-    parameters = sum(int(array.size) for array in imported.initializers.values())
     return Artifact(optimised, outputs, verdict, parameters, external)
 
 

@@ -2,7 +2,8 @@
 
     EngineError
     ├── InvalidModel         the file: malformed, hostile, or against the ONNX rules
-    │   └── UnsupportedOp    the file needs an operator that the engine does not have
+    │   ├── UnsupportedOp    the file needs an operator that the engine does not have
+    │   └── NotRecognised    the file is no graph of the kind that it was loaded as
     ├── ResourceLimit        the file or the call: needs more than `Limits` allow
     ├── InvalidInput         the caller: wrong feeds or fetches
     ├── DeviceUnavailable    the machine: the device is unknown, or parts of it are missing
@@ -40,6 +41,10 @@ class UnsupportedOp(InvalidModel):
     def __reduce__(self) -> tuple[object, ...]:
         """Cross a process boundary whole: exceptions otherwise pickle their message alone."""
         return type(self), (self.node, self.op, self.domain, self.opset, self.reason)
+
+
+class NotRecognised(InvalidModel):
+    """The graph may be right, but has not the form that its role in a folder asks for."""
 
 
 class ResourceLimit(EngineError):

@@ -26,6 +26,7 @@ def write_request(request: CompileRequest) -> dict[str, Any]:
         "level": request.level,
         "limits": asdict(request.limits),
         "precision": request.precision,
+        "role": request.role,
     }
 
 
@@ -40,4 +41,5 @@ def read_request(data: Mapping[str, Any]) -> CompileRequest:
         level=data["level"],
         limits=Limits(**data["limits"]),
         precision=data["precision"],
+        role=data["role"],
     )
