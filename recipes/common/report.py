@@ -35,8 +35,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     path.write_text(f'{body},\n  "curve": [\n{points}\n  ]\n}}\n')
 
 
-def draw_curve(path: Path, title: str, points: Sequence[tuple[float, float]]) -> None:
-    """Draw test accuracy over epochs as a small PNG."""
+def draw_curve(
+    path: Path, title: str, points: Sequence[tuple[float, float]], unit: str = "epoch"
+) -> None:
+    """Draw a share that grows over epochs (or another unit) as a small PNG."""
     image = Image.new("RGB", CURVE_SIZE, PAPER)
     draw = ImageDraw.Draw(image)
     low, high = _range([value for _, value in points])
@@ -57,7 +59,7 @@ def draw_curve(path: Path, title: str, points: Sequence[tuple[float, float]]) ->
     for x, y in line:
         draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=INK)
     draw.text((MARGIN, 12), title, fill="#222222")
-    draw.text((width - MARGIN - 60, height - 24), f"epoch {last:g}", fill="#555555")
+    draw.text((width - MARGIN - 60, height - 24), f"{unit} {last:g}", fill="#555555")
     image.quantize(16).save(path, optimize=True)
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from recipes.common.loop import computes_in_bfloat16
 from recipes.common.memory import keep_freed_memory
 from recipes.translate_de_en.corpus import Corpus, load_corpus
+from recipes.translate_de_en.publish import NAME, publish_versions
 from recipes.translate_de_en.train import Settings, Training
 from recipes.translate_de_en.vocabulary import Vocabulary, load_vocabulary, train_vocabulary
 
-NAME = "translate-de-en"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main() -> None:
-    """Train."""
+    """Train, export, measure and package."""
     parser = argparse.ArgumentParser(prog="python -m recipes.translate_de_en", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of multi30k/, deu-eng.zip")
+    parser.add_argument("--out", type=Path, default=Path("model_repo"), help="model repository")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
     parser.add_argument("--checkpoints", type=Path, default=Path("build/checkpoints"))
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     arguments = parser.parse_args()
@@ -25,7 +28,9 @@ def main() -> None:
     corpus = load_corpus(arguments.data)
     folder = arguments.checkpoints / NAME
     settings = Settings(epochs=arguments.epochs, bfloat16=computes_in_bfloat16())
-    Training(corpus, vocabulary_of(corpus, settings, folder), settings, folder).run()
+    training = Training(corpus, vocabulary_of(corpus, settings, folder), settings, folder)
+    training.run()
+    publish_versions(training, corpus, arguments.out, arguments.results)
 
 
 def vocabulary_of(corpus: Corpus, settings: Settings, folder: Path) -> Vocabulary:
