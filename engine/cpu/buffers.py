@@ -108,6 +108,19 @@ class StridedView:
 
 
 @dataclass(frozen=True, eq=False)
+class HalfRows:
+    """An array that lies as bfloat16, for products that multiply such numbers.
+
+    Attributes:
+        buffer: The memory.
+        pitch: Elements from one row to the next.
+    """
+
+    buffer: Buffer
+    pitch: int
+
+
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A fixed value as a kernel wants it, packed when it is needed.
 

@@ -98,7 +98,8 @@ class Attention(Kernel):
             for k in range(count):
                 stride = f.number(2 + rank + k * rank + axis)
                 offsets[k] = f.add(offsets[k], f.mul(i, stride))
-        dtypes = [self.heads.dtype] * 4 + [o.dtype for o in self.operands]
+        heads = self.heads
+        dtypes = [heads.y_dtype, *[heads.dtype] * 3] + [o.dtype for o in self.operands]
         return [f.at(f.operand(k), offsets[k], dtypes[k]) for k in range(count)]
 
     def _steps(self, f: KernelBuilder) -> list[Value]:
@@ -363,9 +364,11 @@ class _Block:
             inverse = f.choose(f.equals(self.keys, 0), F32(0.0), inverse)  # a sum of nothing
             factor = f.splat(inverse)
             source = f.at(self.y, f.mul(q.i, self.layout.value_pitch))
-            to = f.at(self.places[0], f.mul(f.add(self.first, q.i), heads.y_row))
+            row = f.mul(f.add(self.first, q.i), heads.y_row)
+            to = f.at(self.places[0], row, heads.y_dtype)
             for k, lanes in enumerate(vector_parts(heads.value_size, f.lanes)):
                 value = f.b.fmul(f.load(f.at(source, k * f.lanes)), factor)
                 if self.kernel.zeros:
                     value = f.choose(good, value, f.floats(0.0))
-                store_lanes(f, value, f.at(to, k * f.lanes), lanes)
+                place = f.at(to, k * f.lanes, heads.y_dtype)
+                store_lanes(f, value, place, lanes, heads.y_dtype)

@@ -154,10 +154,11 @@ class FewQueries:
         f = self.f
         inverse = f.b.fdiv(F32(1.0), total)
         inverse = f.choose(f.equals(keys, 0), F32(0.0), inverse)  # a sum of nothing
-        to = f.at(self.places[0], f.mul(query, self.heads.y_row))
+        dtype = self.heads.y_dtype
+        to = f.at(self.places[0], f.mul(query, self.heads.y_row), dtype)
         good = has_weights(f, self.zeros, total)
         for k, lanes in enumerate(self.value_parts):
             value = f.b.fmul(results[k], f.splat(inverse))
             if self.zeros:
                 value = f.choose(good, value, f.floats(0.0))
-            store_lanes(f, value, f.at(to, k * f.lanes), lanes)
+            store_lanes(f, value, f.at(to, k * f.lanes, dtype), lanes, dtype)

@@ -25,7 +25,8 @@ class Heads:
         k_row: From key to key.
         v_row: From value to value.
         y_row: From result to result.
-        dtype: FLOAT32.
+        dtype: FLOAT32, of queries, keys and values.
+        y_dtype: What results are stored as.
     """
 
     rank: int
@@ -36,6 +37,7 @@ class Heads:
     v_row: int
     y_row: int
     dtype: DType = DType.FLOAT32
+    y_dtype: DType = DType.FLOAT32
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import F32, I1, I32, I64, PTR, VOID, Builder, Value, suffix, vector
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.gemm import cut_rows, tile_heights
+from engine.cpu.kernels.row_cuts import cut_rows, tile_heights
 from engine.cpu.kernels.tile import emit_epilogue, is_costly
 from engine.cpu.target import Target
 

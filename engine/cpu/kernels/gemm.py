@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,11 +10,14 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I64, Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.row_cuts import cut_evenly, cut_rows, emit_chooser, tile_heights
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile, load_lanes
 from engine.cpu.target import Target
 from engine.dtypes import DType
 
 FEW_ROWS: Final = 4  # tiles below this height read weights as fast as memory gives them
+FURTHER: Final = -1  # stands for a full tile below the first one of its panel
+ANY: Final = 0  # stands for the function that takes its height at run time
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class GemmSchedule:
         group: Panels of weights that one task works on.
         k_blocks: Parts of the sum: cut where a block of rows would not stay in cache.
         ahead: Bytes of the next panel to ask for per step of the sum.
+        ahead_once: Whether the first tile of a panel asks for all of the next one.
     """
 
     block_rows: int
     group: int
     k_blocks: int = 1
     ahead: int = 0
+    ahead_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,11 @@ class Gemm(Kernel):
         epilogue: Expression as text, or "".
         extras: For each further operand the elements from one of its rows to the next, or None for
             a number per column. Such operands, and the bias, are padded to whole panels.
-        dtype: What is multiplied: FLOAT32, or BFLOAT16, to which x is rounded block by block and
-            in which the weights are packed; sums are float32 in either case.
+        dtype: What is multiplied, and in which the weights are packed: FLOAT32 or BFLOAT16; sums
+            are float32 in either case.
+        x_dtype: What x is. FLOAT32 is rounded block by block where BFLOAT16 is multiplied; an x of
+            BFLOAT16 is read as it lies, an even number of terms.
+        y_dtype: What the result is stored as.
     """
 
     k: int
@@ -63,6 +70,8 @@ class Gemm(Kernel):
     epilogue: str = ""
     extras: tuple[int | None, ...] = ()
     dtype: DType = DType.FLOAT32
+    x_dtype: DType = DType.FLOAT32
+    y_dtype: DType = DType.FLOAT32
 
     @property
     def k_block(self) -> int:
@@ -84,7 +93,7 @@ class Gemm(Kernel):
     @property
     def rounds(self) -> bool:
         """Whether x is rounded to the type that is multiplied."""
-        return self.dtype is not DType.FLOAT32
+        return self.dtype is not self.x_dtype
 
     def copy_pitch(self, target: Target) -> int:
         """Return the elements from one rounded row to the next; not a multiple of a page."""
@@ -96,24 +105,14 @@ class Gemm(Kernel):
         _GemmEmitter(self, module, name, target).emit()
 
 
-def tile_heights(target: Target) -> tuple[int, ...]:
-    """Return the heights of tiles that any number of rows is cut into: the full one and powers of
-    two below."""
-    heights = [target.tile_rows]
-    power = 1 << ((target.tile_rows - 1).bit_length() - 1)
-    while power:
-        heights.append(power)
-        power >>= 1
-    return tuple(heights)
-
-
 class _GemmEmitter:
     """Writes one kernel."""
 
     def __init__(self, spec: Gemm, module: ir.Module, name: str, target: Target) -> None:
         self.spec, self.module, self.name, self.target = spec, module, name, target
         self.panels = Panels.of(spec.n, target)
-        self.heights = tile_heights(target)
+        self.heights = tile_heights(target, spec.dtype)
+        self.cuts_evenly = spec.dtype is DType.BFLOAT16
         self.lengths = _lengths(spec)
         self.panel_size = self.panels.width * whole_pairs(spec.k, spec.dtype)
         self.x_pitch = spec.copy_pitch(target) if spec.rounds else spec.x_pitch
@@ -131,8 +130,12 @@ class _GemmEmitter:
     ) -> dict[tuple[int, int], ir.Function]:
         """Return the functions by (height, terms of the part of the sum)."""
         spec, found = self.spec, {}
+        heights = self.heights if panels == 1 else (1,)
+        once = spec.schedule.ahead_once and panels == 1
         for length in dict.fromkeys(self.lengths):
-            for height in self.heights if panels == 1 else (1,):
+            for kind in (*heights, FURTHER) if once else heights:
+                height = self.heights[0] if kind == FURTHER else kind
+                asks = kind != FURTHER and (once or height >= FEW_ROWS)
                 tile = Tile(
                     x_rows=_rows(height, self.x_pitch),
                     y_rows=_rows(height, spec.y_pitch),
@@ -141,14 +144,20 @@ class _GemmEmitter:
                     last_lanes=last_lanes,
                     sum=Sum(whole_pairs(length, spec.dtype)),
                     dtype=spec.dtype,
+                    y_dtype=spec.y_dtype,
                     epilogue=spec.epilogue,
                     blocked=spec.schedule.k_blocks > 1,
-                    ahead=spec.schedule.ahead if height >= FEW_ROWS else 0,
+                    ahead=spec.schedule.ahead if asks else 0,
                     panels=panels,
                     panel_step=self.panel_size * spec.dtype.itemsize,
                 )
-                label = f"{self.name}.{height}x{vectors}x{last_lanes}x{length}"
-                found[height, length] = emit_tile(self.module, label, self.target, tile)
+                label = f"{self.name}.{kind}x{vectors}x{last_lanes}x{length}"
+                found[kind, length] = emit_tile(self.module, label, self.target, tile)
+            if self.cuts_evenly and panels == 1:
+                label = f"{self.name}.{vectors}x{last_lanes}x{length}"
+                some = {height: found[height, length] for height in self.heights}
+                extras = len(spec.extras)
+                found[ANY, length] = emit_chooser(self.module, label, self.target, some, extras)
         return found
 
     def emit(self) -> None:
@@ -234,19 +243,21 @@ class _GemmEmitter:
         column = f.mul(panel, width)
         w = f.at(pointers["w"], f.mul(panel, self.panel_size), spec.dtype)
         w = f.at(w, done * vectors * f.lanes, spec.dtype)
-        # Each tile asks for its share of the next panel.
+        # Each tile asks for its share of the next panel, or the first one for all of it.
+        once = spec.schedule.ahead_once and tiles is not self.pair
         following = f.at(w, self.panel_size, spec.dtype)
         steps = whole_pairs(length, spec.dtype) * spec.dtype.itemsize // 4
         bias = f.at(pointers["bias"], column)
         blocked = spec.schedule.k_blocks > 1
         state_panel = f.mul(f.sub(panel, first_panel), spec.schedule.block_rows * width)
 
-        def call(height: int, row: Value) -> None:
+        def call(height: int, row: Value, *first: Value) -> None:
             state = f.scratch
             if blocked:
                 at = f.mul(f.sub(row, rows[0]), vectors * f.lanes)
                 state = f.at(f.scratch, f.add(state_panel, at))
-            share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), spec.schedule.ahead * steps)
+            ahead = 0 if once else spec.schedule.ahead * steps
+            share = f.mul(f.div(f.sub(row, rows[0]), self.heights[0]), ahead)
             begin, step = (bias, 0) if part == 0 else (state, vectors * f.lanes * 4)  # bytes
             extras = [
                 f.at(pointers[f"e{i}"], column if p is None else f.add(f.mul(row, p), column))
@@ -255,11 +266,11 @@ class _GemmEmitter:
             if spec.rounds:
                 x = self._rounded(f, f.sub(row, rows[0]))
             else:
-                x = f.at(pointers["x"], f.add(f.mul(row, spec.x_pitch), done))
-            f.call(
-                tiles[height, length],
+                x = f.at(pointers["x"], f.add(f.mul(row, spec.x_pitch), done), spec.x_dtype)
+            arguments = (
+                *first,
                 x,
-                f.at(pointers["y"], f.add(f.mul(row, spec.y_pitch), column)),
+                f.at(pointers["y"], f.add(f.mul(row, spec.y_pitch), column), spec.y_dtype),
                 w,
                 begin,
                 state,
@@ -268,32 +279,20 @@ class _GemmEmitter:
                 ir.Constant(ir.IntType(1), int(part == len(self.lengths) - 1)),
                 *extras,
             )
+            if not once or height != self.heights[0]:
+                f.call(tiles[height, length], *arguments)
+                return
+            with f.if_else(f.equals(row, rows[0])) as (begins, goes_on):
+                with begins:
+                    f.call(tiles[height, length], *arguments)
+                with goes_on:
+                    f.call(tiles[FURTHER, length], *arguments)
 
-        cut_rows(f, (1,) if tiles is self.pair else self.heights, rows, call)
-
-
-def cut_rows(
-    f: KernelBuilder,
-    heights: tuple[int, ...],
-    rows: tuple[Value, Value],
-    call: Callable[[int, Value], None],
-) -> None:
-    """Call for tiles of these heights that make up rows [first, last): full ones, then one of each
-    lower height where it fits."""
-    first, last = rows
-    full = heights[0]
-    count = f.sub(last, first)
-    whole = f.mul(f.div(count, full), full)
-    rest_begin = f.add(first, whole)
-    with f.loop(first, rest_begin, full) as row:
-        call(full, row.i)
-    position = rest_begin
-    for height in heights[1:]:
-        left = f.sub(last, position)
-        fits = f.b.icmp_signed(">=", left, I64(height))
-        with f.if_(fits):
-            call(height, position)
-        position = f.choose(fits, f.add(position, height), position)
+        if self.cuts_evenly and tiles is not self.pair:
+            full = self.heights[0]
+            cut_evenly(f, full, rows, call, lambda height, row: call(ANY, row, height))
+        else:
+            cut_rows(f, (1,) if tiles is self.pair else self.heights, rows, call)
 
 
 def whole_pairs(terms: int, dtype: DType) -> int:

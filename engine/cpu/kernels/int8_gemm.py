@@ -8,10 +8,11 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.gemm import FEW_ROWS, cut_rows, tile_heights
+from engine.cpu.kernels.gemm import FEW_ROWS
 from engine.cpu.kernels.int8_products import QUAD, packed_row_bytes
 from engine.cpu.kernels.int8_tile import IntegerTile, Rows, emit_integer_tile
 from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.row_cuts import cut_rows, tile_heights
 from engine.cpu.kernels.tile import Sum
 from engine.cpu.target import Target
 from engine.dtypes import DType

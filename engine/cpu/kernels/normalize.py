@@ -26,8 +26,8 @@ class RowInput:
 
 @dataclass(frozen=True)
 class Normalize(Kernel):
-    """operands: result, then those wanted of mean, inverse deviation (one float32 per row) and the
-    rows before; then the row's inputs, scale and bias.
+    """operands: result, then those wanted of mean, inverse deviation (one float32 per row), the
+    rows before, and the result once more; then the row's inputs, scale and bias.
 
     numbers: rows, rows in a task, elements in a row (where that is not fixed). Tasks: blocks of
     rows.
@@ -44,6 +44,7 @@ class Normalize(Kernel):
         wants_mean: Whether the mean is written.
         wants_inverse: Whether the inverse deviation is written.
         rows: The type in which the rows before are written, or None.
+        twin: The type in which the result is written once more, or None.
     """
 
     expression: str
@@ -57,6 +58,7 @@ class Normalize(Kernel):
     wants_mean: bool = False
     wants_inverse: bool = False
     rows: DType | None = None
+    twin: DType | None = None
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Three passes over each row, which stays in the first-level cache."""
@@ -80,6 +82,7 @@ class _Row:
         self.mean = self._single() if kernel.wants_mean else None
         self.inverse = self._single() if kernel.wants_inverse else None
         self.rows = self._line(kernel.rows) if kernel.rows else None
+        self.twin = self._line(kernel.twin) if kernel.twin else None
         self.inputs = [self._line(i.dtype, i.is_shared) for i in kernel.inputs]
         self.scale = self._line(kernel.scale, True) if kernel.scale else None
         self.bias = self._line(kernel.bias, True) if kernel.bias else None
@@ -121,6 +124,8 @@ class _Row:
             if self.bias is not None and kernel.bias is not None:
                 y = f.b.fadd(y, part.load(f, self.bias, kernel.bias))
             part.store(f, y, self.out, kernel.result)
+            if self.twin is not None and kernel.twin is not None:
+                part.store(f, y, self.twin, kernel.twin)
             return []
 
         each_part(f, self.width, (), write)

@@ -15,8 +15,10 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import I32, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.tile import broadcast, load_columns, multiply_add
 from engine.cpu.target import Target
 from engine.cpu.vmath import sigmoid, tanh
+from engine.dtypes import DType
 
 GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 ROWS: Final = 4  # sequences of one task
@@ -47,6 +49,8 @@ class Recurrent(Kernel):
         functions: Names of its activations, for every direction.
         backwards: Whether each direction runs backwards.
         given: The optional operands.
+        dtype: What state and weights are multiplied as: FLOAT32, or BFLOAT16 in pairs; what is kept
+            from step to step is float32.
     """
 
     cell: str
@@ -54,19 +58,25 @@ class Recurrent(Kernel):
     functions: tuple[tuple[str, ...], ...]
     backwards: tuple[bool, ...]
     given: Given
+    dtype: DType = DType.FLOAT32
 
     @property
     def gates(self) -> int:
         """Gates of a unit."""
         return GATES[self.cell]
 
+    @property
+    def terms(self) -> int:
+        """Units of the state that are multiplied: in pairs, if their type asks for it."""
+        return self.hidden + (self.hidden % 2 if self.dtype is DType.BFLOAT16 else 0)
+
     def units(self, target: Target) -> int:
         """Units in memory: whole vectors."""
         return target.whole_vectors(self.hidden)
 
     def scratch_bytes(self, target: Target) -> int:
-        """Two hidden states and a memory for every sequence of a task."""
-        return 3 * ROWS * self.units(target) * 4
+        """Two hidden states and a memory for every sequence of a task; both states rounded."""
+        return 4 * ROWS * self.units(target) * 4
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Blocks of sequences; where there are fewer than a block, one by one."""
@@ -115,6 +125,8 @@ class _Sequences:
         self.is_lstm = kernel.cell == "LSTM"
         size = ROWS * self.units * 4
         self.memory = f.at_bytes(f.scratch, 2 * size)
+        self.rounded = f.at_bytes(f.scratch, 3 * size)
+        self.pair = 2 if kernel.dtype is DType.BFLOAT16 else 1
         self.gates_per_unit = kernel.gates * f.lanes  # elements of a vector of units
         operands = iter(range(16))
         self.y, self.last = f.operand(next(operands)), f.operand(next(operands))
@@ -149,10 +161,22 @@ class _Sequences:
     def _state(self, which: Value) -> Value:
         return self.f.at(self.f.scratch, self.f.mul(which, ROWS * self.units))
 
+    def _factors(self, which: Value) -> Value:
+        """Return a state as it is multiplied."""
+        if self.pair == 1:
+            return self._state(which)
+        place = self.f.mul(which, ROWS * self.units)
+        return self.f.at(self.rounded, place, self.kernel.dtype)
+
     # ------------------------------------------------------------------ first and last states
 
     def _begin(self) -> None:
-        self._fill(self._state(self.f.mul(0, 1)), self.start)
+        first, f, dtype = self.f.mul(0, 1), self.f, self.kernel.dtype
+        self._fill(self._state(first), self.start)
+        if self.pair > 1:
+            state, factors = self._state(first), self._factors(first)
+            with f.loop(0, self.rows * self.units, f.lanes, unroll=False) as k:
+                f.store(f.load(f.at(state, k.i)), f.at(factors, k.i, dtype), dtype)
         if self.is_lstm:
             self._fill(self.memory, self.start_memory)
 
@@ -205,7 +229,7 @@ class _Sequences:
     # ------------------------------------------------------------------ one step
 
     def _step(self, t: Value, odd: Value, old: Value, new: Value) -> None:
-        """All units, a vector at a time; every other step from the last to the first.
+        """All units, a vector or two at a time; every other step from the last to the first.
 
         Weights that are a little too many for the cache are then found there for the most part:
         what was read last is read first.
@@ -217,19 +241,28 @@ class _Sequences:
             row = f.mul(f.add(self.first, r), number["x_row"])
             place = f.add(f.mul(t, number["x_step"]), row)
             inputs.append(f.at(self.inputs, f.add(place, f.mul(self.direction, wide))))
-        weights = f.at(self.weights, f.mul(self.direction, wide * kernel.hidden))
-        with f.loop(0, self.units, f.lanes, unroll=False) as turn:
-            back = f.sub(self.units - f.lanes, turn.i)
-            unit = f.choose(f.equals(odd, 0), turn.i, back)
-            panel = f.at(weights, f.mul(unit, kernel.gates * kernel.hidden))
-            offset = f.mul(unit, kernel.gates)
-            given = [
-                [f.load(f.at(row, f.add(offset, g * f.lanes))) for g in range(kernel.gates)]
-                for row in inputs
-            ]
-            gates = self._sums(panel, old, self._firsts(given, unit))
-            for r in range(self.rows):
-                self._cell(t, r, unit, given[r], gates[r], old, new)
+        terms, dtype = kernel.terms, kernel.dtype
+        weights = f.at(self.weights, f.mul(self.direction, wide * terms), dtype)
+        # Sums of one sequence would wait for each other: of two vectors there are twice as many.
+        width = f.lanes * (2 if self.rows == 1 and self.units % (2 * f.lanes) == 0 else 1)
+        factors = self._factors(odd), self._factors(f.sub(1, odd))
+        with f.loop(0, self.units, width, unroll=False) as turn:
+            back = f.sub(self.units - width, turn.i)
+            first = f.choose(f.equals(odd, 0), turn.i, back)
+            units = [f.add(first, k) for k in range(0, width, f.lanes)]
+            panels = [f.at(weights, f.mul(u, kernel.gates * terms), dtype) for u in units]
+            given = [[self._given(row, unit) for row in inputs] for unit in units]
+            starts = [self._firsts(rows, unit) for rows, unit in zip(given, units, strict=True)]
+            gates = self._sums(panels, factors[0], starts)
+            for k, unit in enumerate(units):
+                for r in range(self.rows):
+                    self._cell(t, r, unit, given[k][r], gates[k][r], old, new, factors[1])
+
+    def _given(self, row: Value, unit: Value) -> list[Value]:
+        """Return what the inputs give to the gates of a vector of units."""
+        f, count = self.f, self.kernel.gates
+        offset = f.mul(unit, count)
+        return [f.load(f.at(row, f.add(offset, g * f.lanes))) for g in range(count)]
 
     def _firsts(self, given: list[list[Value]], unit: Value) -> list[list[Value]]:
         """Return what the sums begin with: of a GRU's last gate only the state's bias."""
@@ -240,20 +273,28 @@ class _Sequences:
         )
         return [[*row[:2], bias] for row in given]
 
-    def _sums(self, panel: Value, old: Value, firsts: list[list[Value]]) -> list[list[Value]]:
-        """Return the gates with the state's products added."""
-        f, count = self.f, self.kernel.gates
-        carry = [value for row in firsts for value in row]
-        with f.loop(0, self.kernel.hidden, carry=carry, unroll=False) as k:
-            line = f.at(panel, f.mul(k.i, self.gates_per_unit))
-            weights = [f.load(f.at(line, g * f.lanes)) for g in range(count)]
-            state, sums = f.at(old, k.i), []
-            for r in range(self.rows):
-                number = f.splat(f.load(f.at(state, r * self.units), lanes=1))
-                before = k.values[r * count : (r + 1) * count]
-                sums += [f.fma(number, w, s) for w, s in zip(weights, before, strict=True)]
+    def _sums(
+        self, panels: list[Value], old: Value, firsts: list[list[list[Value]]]
+    ) -> list[list[list[Value]]]:
+        """Return the gates with the state's products added, by vector of units and sequence."""
+        f, count, dtype, pair = self.f, self.kernel.gates, self.kernel.dtype, self.pair
+        carry = [value for rows in firsts for row in rows for value in row]
+        with f.loop(0, self.kernel.terms // pair, carry=carry, unroll=False) as k:
+            state, before, sums = f.at(old, f.mul(k.i, pair), dtype), iter(k.values), []
+            numbers = [
+                broadcast(f, f.at(state, r * self.units, dtype), dtype) for r in range(self.rows)
+            ]
+            for panel in panels:
+                line = f.at(panel, f.mul(k.i, self.gates_per_unit * pair), dtype)
+                weights = [
+                    load_columns(f, f.at(line, g * f.lanes * pair, dtype), dtype)
+                    for g in range(count)
+                ]
+                for number in numbers:
+                    sums += [multiply_add(f, number, w, next(before), dtype) for w in weights]
             k.next = sums
-        return [k.result[r * count : (r + 1) * count] for r in range(self.rows)]
+        found = iter(k.result)
+        return [[[next(found) for _ in row] for row in rows] for rows in firsts]
 
     def _cell(
         self,
@@ -264,8 +305,9 @@ class _Sequences:
         gates: Sequence[Value],
         old: Value,
         new: Value,
+        factors: Value,
     ) -> None:
-        f = self.f
+        f, dtype = self.f, self.kernel.dtype
         place = f.add(unit, row * self.units)
         before = f.load(f.at(old, place))
         if self.is_lstm:
@@ -277,7 +319,10 @@ class _Sequences:
             after = self._gru(given, gates, before)
         else:
             after = self._activate(0, gates[0])
-        f.store(self._unless_over(t, row, after, before), f.at(new, place))
+        after = self._unless_over(t, row, after, before)
+        f.store(after, f.at(new, place))
+        if self.pair > 1:
+            f.store(after, f.at(factors, place, dtype), dtype)
 
     def _unless_over(self, t: Value, row: int, new: Value, old: Value) -> Value:
         return new if self.lengths is None else self.f.choose(self._runs(t, row), new, old)

@@ -29,21 +29,30 @@ LEAST_WINOGRAD_TILES: Final = 32  # of one picture
 LONG_SUM: Final = 1536  # terms above which a block of many rows leaves the cache
 
 
-def gemm_schedule(k: int, n: int, target: Target, dtype: DType = DType.FLOAT32) -> GemmSchedule:
-    """Return the schedule of a product with K x N weights and any number of rows."""
+def gemm_schedule(
+    k: int, n: int, target: Target, dtype: DType = DType.FLOAT32, *, rounds: bool = False
+) -> GemmSchedule:
+    """Return the schedule of a product with K x N weights and any number of rows.
+
+    `rounds`: whether the left side is rounded on the way.
+    """
     rows, panels, size = target.tile_rows, Panels.of(n, target), dtype.itemsize
     k_blocks = _parts(k, target, size) if k >= LONG_SUM else 1
     fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
     group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))
     # A block of rows is read, or rounded, once per group; a lone row takes panels in pairs.
-    group = max(group, 4 if k_blocks > 1 or dtype is not DType.FLOAT32 else 2)
+    group = max(group, 4 if k_blocks > 1 or rounds else 2)
     flops = 2 * tiles * rows * panels.width * k
     group = max(group, TASK_FLOPS // flops)
+    group = max(1, min(group, panels.count))
+    if dtype is DType.FLOAT32:
+        # A net's weights together leave the cache from run to run, however small each matrix is.
+        return GemmSchedule(tiles * rows, group, k_blocks, panels.width * size, ahead_once=True)
     ahead = 0
     if k * panels.padded * size > target.l2_bytes // 2:  # eight tiles ask for the next panel
         ahead = -(-panels.width * 4 // 8)
-    return GemmSchedule(tiles * rows, max(1, min(group, panels.count)), k_blocks, ahead)
+    return GemmSchedule(tiles * rows, group, k_blocks, ahead)
 
 
 def _parts(k: int, target: Target, size: int) -> int:

@@ -178,31 +178,35 @@ def _step(f: Builder, tile: Tile, x: Value, w: Value, sums: Sequence[Value]) -> 
     n, done = tile.vectors, list(sums)
     places = [divmod(j, tile.panel_vectors) for j in range(n)]
     weights = [
-        _weights(f, tile, f.at_bytes(w, panel * tile.panel_step + j * f.lanes * 4))
+        load_columns(f, f.at_bytes(w, panel * tile.panel_step + j * f.lanes * 4), tile.dtype)
         for panel, j in places
     ]
     for r, offset in enumerate(tile.x_rows):
-        number = _broadcast(f, tile, f.at(x, offset, tile.dtype))
+        number = broadcast(f, f.at(x, offset, tile.dtype), tile.dtype)
         for j in range(n):
-            done[r * n + j] = _multiply_add(f, tile, number, weights[j], done[r * n + j])
+            place = r * n + j
+            done[place] = multiply_add(f, number, weights[j], done[place], tile.dtype)
     return done
 
 
-def _weights(f: Builder, tile: Tile, pointer: Value) -> Value:
-    if tile.dtype is DType.BFLOAT16:
+def load_columns(f: Builder, pointer: Value, dtype: DType) -> Value:
+    """Return a vector of weights; of bfloat16 one of pairs."""
+    if dtype is DType.BFLOAT16:
         return f.b.load(pointer, typ=vector(BF16, 2 * f.lanes), align=4)
     return f.load(pointer)
 
 
-def _broadcast(f: Builder, tile: Tile, pointer: Value) -> Value:
-    if tile.dtype is DType.BFLOAT16:  # a pair of them, as one number of 32 bits
+def broadcast(f: Builder, pointer: Value, dtype: DType) -> Value:
+    """Return a number, or a pair of bfloat16, in every lane."""
+    if dtype is DType.BFLOAT16:  # as one number of 32 bits
         pair = f.splat(f.b.load(pointer, typ=I32, align=2))
         return f.b.bitcast(pair, vector(BF16, 2 * f.lanes))
     return f.splat(f.b.load(pointer, typ=F32, align=4))
 
 
-def _multiply_add(f: Builder, tile: Tile, x: Value, w: Value, total: Value) -> Value:
-    if tile.dtype is not DType.BFLOAT16:
+def multiply_add(f: Builder, x: Value, w: Value, total: Value, dtype: DType) -> Value:
+    """Return the float32 sums with a product, or a pair of products, added."""
+    if dtype is not DType.BFLOAT16:
         return f.fma(x, w, total)
     kind, pairs = vector(F32, f.lanes), vector(BF16, 2 * f.lanes)
     name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * f.lanes}"

@@ -11,6 +11,7 @@ from engine.cpu.expressions import unsupported
 from engine.cpu.kernels.attention import Attention
 from engine.cpu.kernels.attention_parts import Heads, Operand, width_of
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.half_rows import Half, output_as_half, wish
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.cpu.lower.strided import copy_view, strides_of
 from engine.dtypes import DType
@@ -108,7 +109,8 @@ def launch(
     assert isinstance(size, int) and isinstance(value_size, int)
     reads, rank = (parts.q, parts.k, parts.v), len(parts.lead)
     q_row, k_row, v_row = (view.row for view in reads)
-    heads = Heads(rank, size, value_size, q_row, k_row, v_row, parts.y.row)
+    result = parts.y.buffer.plain.dtype
+    heads = Heads(rank, size, value_size, q_row, k_row, v_row, parts.y.row, y_dtype=result)
     kernel = Attention(heads, write_expr(expr), tuple(e.operand for e in extras), zeros)
     numbers: list[Dim] = [parts.queries, parts.keys, *parts.lead]
     for view in (parts.y, *reads):
@@ -199,7 +201,9 @@ def _result(ctx: Lowering, node: Node, shape: Shape) -> View:
         ctx.require_equal(lying[place], shape[axis], node, f"axis {place} of the result")
         strides[axis] = strides_of(lying)[place]
     if strides[-1] == 1 and isinstance(strides[-2], int):
-        return View(ctx.output(node.outputs[0]), shape, tuple(strides))
+        name = node.outputs[0]
+        half = wish(ctx, name) is Half.ONLY
+        return View(output_as_half(ctx, name) if half else ctx.output(name), shape, tuple(strides))
     dense = ctx.temporary_plain(f"{node.outputs[0]} in rows", shape, DType.FLOAT32)
     return View(dense, shape, tuple(strides_of(shape)))
 
@@ -211,7 +215,7 @@ def _perm_of_result(ctx: Lowering, node: Node, rank: int) -> tuple[int, ...]:
 def _bring_home(ctx: Lowering, node: Node, y: View) -> None:
     """Permute results that could not be written where they belong."""
     perm = _perm_of_result(ctx, node, len(y.shape))
-    if y.buffer.name != node.outputs[0]:
+    if y.buffer.name != node.outputs[0] and node.outputs[0] not in ctx.halves:
         shape, strides = (tuple(each[k] for k in perm) for each in (y.shape, y.strides))
         copy_view(ctx, ctx.output(node.outputs[0]), StridedView(y.buffer, shape, strides), node)
 

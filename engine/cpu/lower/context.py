@@ -16,6 +16,7 @@ import numpy as np
 from engine.cpu.buffers import (
     Buffer,
     Fault,
+    HalfRows,
     Layout,
     Place,
     PlainLayout,
@@ -51,6 +52,8 @@ class Lowering:
         precision: "fp32" or "bf16": how contractions may compute.
         program: What has been lowered so far.
         rounded: Pictures rounded to bfloat16, by what they are rounded from.
+        halves: Plain arrays that lie as bfloat16 (`lower/half_rows.py`), by name; those that lie
+            as what they are, too, are found as any other.
         winograd: Whether 3 x 3 convolutions may take fewer products than they have. Off only where
             one wants to count them.
     """
@@ -93,6 +96,7 @@ class Lowering:
         self._registry = registry
         self._symbolic = symbolic or {}
         self.rounded: dict[Buffer, Buffer] = {}
+        self.halves: dict[str, HalfRows] = {}
         self._unfinished: set[str] = set()
         self._plain: dict[str, Buffer] = {}
         self._image: dict[str, Buffer] = {}
@@ -202,6 +206,8 @@ class Lowering:
                 self._plain[name] = self.weights(
                     f"{name}", lambda: np.ascontiguousarray(value), name
                 )
+            elif name in self.halves:
+                CONVERTERS_OF_HALVES["to_plain"](self, self.output(name), self.halves[name], node)
             else:
                 source = self._image[name]
                 layout = self._plain_layout(name)
@@ -212,6 +218,10 @@ class Lowering:
                 CONVERTERS["to_plain"](self, target, source, node)
                 self._plain[name] = target
         return self._plain[name]
+
+    def has_plain(self, name: str) -> bool:
+        """Whether the value lies as a plain array now."""
+        return name in self._plain
 
     def is_view(self, name: str) -> bool:
         """Whether the value lies at strides now, so that a plain array would be a copy."""
@@ -461,6 +471,9 @@ class Lowering:
         offset = channel * wide.dtype.itemsize
         return Buffer(name, part, parent.size_bytes, Place.ARENA, parent, offset)
 
+
+# Filled by the file that holds the steps: "to_plain" widens rows of bfloat16 into a plain array.
+CONVERTERS_OF_HALVES: dict[str, Callable[[Lowering, Buffer, HalfRows, Node], None]] = {}
 
 # Filled by the file that holds the kernel: "to_plain" copies a view into a plain array.
 CONVERTERS_OF_VIEWS: dict[str, Callable[[Lowering, Buffer, StridedView, Node], None]] = {}

@@ -16,6 +16,7 @@ from engine.cpu.lower.apart import fused_or_apart
 from engine.cpu.lower.batched import lower_batched
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
+from engine.cpu.lower.half_rows import Rows, input_rows, output_rows, takes_half
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -116,26 +117,26 @@ def lower_product(
     if not shape or not k or not n:
         raise NoKernel("there is nothing to sum, or there are no columns")
     ctx.require_equal(shape[-1], k, node, "the inner dims of a product differ")
-    x = ctx.plain(left, node)
+    x = input_rows(ctx, left, k, node)
     extras = [
         ctx.plain(name, node) if values is None else values
         for name, values in zip(epilogue.extras, epilogue.columns, strict=True)
     ]
-    y = ctx.output(node.outputs[0])
+    y = output_rows(ctx, node.outputs[0], n)
     add_product(ctx, node, y, x, element_count(shape[:-1]), fixed, epilogue, extras)
 
 
 def add_product(
     ctx: Lowering,
     node: Node,
-    y: Buffer,
-    x: Buffer,
+    y: Rows,
+    x: Rows,
     rows: Dim,
     fixed: FixedWeights,
     epilogue: Epilogue,
     extras: Sequence[Buffer | np.ndarray],
 ) -> None:
-    """Add the step of a product between dense arrays.
+    """Add the step of a product.
 
     Args:
         ctx: The region under construction.
@@ -149,7 +150,7 @@ def add_product(
     """
     k, n = fixed.matrix.shape
     dtype = product_type(ctx)
-    schedule = gemm_schedule(k, n, ctx.target, dtype)
+    schedule = gemm_schedule(k, n, ctx.target, dtype, rounds=x.dtype is not dtype)
     panels = Panels.of(n, ctx.target)
     pitches = tuple(n if isinstance(e, Buffer) else None for e in extras)
     weights = ctx.weights(
@@ -163,9 +164,9 @@ def add_product(
         for name, extra in zip(epilogue.extras, extras, strict=True)
     ]
     ctx.step(
-        Gemm(k, n, k, n, schedule, epilogue.text, pitches, dtype),
-        [y],
-        [x, weights, _columns(ctx, fixed.bias_key, bias, panels), *others],
+        Gemm(k, n, x.pitch, y.pitch, schedule, epilogue.text, pitches, dtype, x.dtype, y.dtype),
+        [y.buffer],
+        [x.buffer, weights, _columns(ctx, fixed.bias_key, bias, panels), *others],
         tasks=ceildiv(rows, schedule.block_rows) * -(-panels.count // schedule.group),
         numbers=[rows],
         node=node,
@@ -174,8 +175,7 @@ def add_product(
 
 def product_type(ctx: Lowering) -> DType:
     """Return the type to which both sides of products are rounded."""
-    is_half = ctx.precision == "bf16" and ctx.target.has_bf16_dot
-    return DType.BFLOAT16 if is_half else DType.FLOAT32
+    return DType.BFLOAT16 if takes_half(ctx) else DType.FLOAT32
 
 
 def _columns(ctx: Lowering, key: str, values: np.ndarray, panels: Panels) -> Buffer:

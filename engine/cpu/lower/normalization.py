@@ -12,6 +12,7 @@ from engine.cpu.kernels.local_response import LocalResponse
 from engine.cpu.kernels.normalize import Normalize, RowInput
 from engine.cpu.lower.broadcasting import View, broadcast_step
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.half_rows import Half, output_as_half, wish
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.expr import Expr, argument, cast
@@ -133,10 +134,11 @@ def lower_norm(ctx: Lowering, node: Node, norm: Norm) -> None:
             raise NoKernel(f"{name!r} has the shape {list(map(str, ctx.shape(name)))}")
     y, mean, inverse, total = norm.outputs
     width = element_count(inner)
+    half = wish(ctx, y) if inner == shape[-1:] else Half.NO
     kernel = Normalize(
         write_expr(expr),
         inputs,
-        ctx.dtype(y),
+        DType.BFLOAT16 if half is Half.ONLY else ctx.dtype(y),
         width if isinstance(width, int) else None,
         norm.epsilon,
         norm.is_centred,
@@ -145,9 +147,15 @@ def lower_norm(ctx: Lowering, node: Node, norm: Norm) -> None:
         bool(mean),
         bool(inverse),
         ctx.dtype(total) if total else None,
+        DType.BFLOAT16 if half is Half.TOO else None,
     )
     reads = [ctx.plain(name, node) for name in names]
-    writes = [ctx.output(name) for name in outputs]
+    writes = [
+        output_as_half(ctx, name) if name == y and half is Half.ONLY else ctx.output(name)
+        for name in outputs
+    ]
+    if half is Half.TOO:
+        writes.append(output_as_half(ctx, y))
     _add_step(ctx, node, kernel, writes, reads, element_count(shape[: norm.axis]), width)
 
 

@@ -12,6 +12,7 @@ from engine.cpu.kernels.attention_parts import Operand
 from engine.cpu.lower.attention import Extra, Parts, View, check_shapes, in_rows, launch
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.epilogue import Epilogue
+from engine.cpu.lower.half_rows import Rows, input_rows
 from engine.cpu.lower.matmul import FixedWeights, add_product
 from engine.cpu.lower.onnx_attention import triangle
 from engine.cpu.lower.rules import NoKernel, lowers
@@ -63,8 +64,9 @@ def attention(ctx: Lowering, node: Node) -> None:
         extras.append(triangle(ctx, node, length, length, 0, rank=2))
     columns = projection.columns
     projected = ctx.temporary_plain("projected", (batch, length, columns), DType.FLOAT32)
-    x = ctx.plain(node.inputs[0], node)
-    add_product(ctx, node, projected, x, batch * length, projection.fixed, Epilogue(), ())
+    x = input_rows(ctx, node.inputs[0], projection.fixed.matrix.shape[0], node)
+    product = Rows(projected, columns)
+    add_product(ctx, node, product, x, batch * length, projection.fixed, Epilogue(), ())
     views, first = [], 0
     for width in projection.widths:
         views.append(in_rows(ctx, node, _heads(projected, projection.heads, width, first)))

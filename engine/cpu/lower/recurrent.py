@@ -8,10 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from engine.cpu.buffers import Buffer
+from engine.cpu.kernels.panels import to_bfloat16
 from engine.cpu.kernels.recurrent import FUNCTIONS, GATES, ROWS, Given, Recurrent
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.epilogue import Epilogue
-from engine.cpu.lower.matmul import FixedWeights, add_product
+from engine.cpu.lower.half_rows import Rows, input_rows
+from engine.cpu.lower.matmul import FixedWeights, add_product, product_type
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -74,8 +76,14 @@ class Layer:
         return self.packed(added + state).reshape(-1)
 
     def state_weights(self) -> np.ndarray:
-        """Return (D, vectors, hidden, gates, lanes)."""
-        return np.ascontiguousarray(np.moveaxis(self.packed(self.r), -1, 2))
+        """Return (D, vectors, hidden, gates, lanes), or (D, vectors, pairs, gates, lanes, 2)."""
+        apart = np.moveaxis(self.packed(self.r), -1, 2)
+        if self.kernel.dtype is not DType.BFLOAT16:
+            return np.ascontiguousarray(apart)
+        terms = self.kernel.terms
+        apart = np.pad(apart, ((0, 0), (0, 0), (0, terms - apart.shape[2]), (0, 0), (0, 0)))
+        pairs = apart.reshape(*apart.shape[:2], terms // 2, 2, *apart.shape[3:])
+        return to_bfloat16(np.moveaxis(pairs, 3, -1))
 
     def state_bias(self) -> np.ndarray:
         """Return the state's biases of a GRU's last gate (D, units)."""
@@ -100,8 +108,8 @@ def recurrent(ctx: Lowering, node: Node) -> None:
     wide = len(kernel.backwards) * kernel.gates * kernel.units(ctx.target)
     gates = ctx.temporary_plain("gates", (shape[0], shape[1], wide), DType.FLOAT32)
     fixed = FixedWeights(f"{layer.key}|in", layer.input_weights(), layer.input_bias(), layer.key)
-    x = ctx.plain(names[0], node)
-    add_product(ctx, node, gates, x, steps * batch, fixed, Epilogue(), ())
+    x = input_rows(ctx, names[0], layer.w.shape[2], node)
+    add_product(ctx, node, Rows(gates, wide), x, steps * batch, fixed, Epilogue(), ())
     numbers = _numbers(kernel, steps, batch, wide, batch_first)
     ctx.step(
         kernel,
@@ -137,7 +145,7 @@ def _layer(ctx: Lowering, node: Node) -> Layer:
         raise NoKernel(f"biases are {bias.shape}")
     given = Given(bool(names[4]), bool(names[5]), bool(names[6]), bool(names[7]))
     functions = _functions(node.op, attributes, len(backwards))
-    kernel = Recurrent(node.op, hidden, functions, backwards, given)
+    kernel = Recurrent(node.op, hidden, functions, backwards, given, product_type(ctx))
     return Layer(kernel, ctx.target.lanes, names, w, r, bias)
 
 
@@ -160,7 +168,7 @@ def _functions(op: str, attributes: Any, directions: int) -> tuple[tuple[str, ..
 def _reads(ctx: Lowering, node: Node, layer: Layer, batch: Dim) -> list[Buffer]:
     """Return weights, biases and what is given of lengths, states and peepholes."""
     names, kernel, key = layer.names, layer.kernel, layer.key
-    found = [ctx.weights(f"{key}|state", layer.state_weights)]
+    found = [ctx.weights(f"{key}|state|{kernel.dtype}", layer.state_weights)]
     if kernel.cell == "GRU":
         found.append(ctx.weights(f"{key}|state bias", layer.state_bias))
     if names[4]:

@@ -12,6 +12,7 @@ from engine.cpu.kernels.fill import PIECE, Fill
 from engine.cpu.kernels.range import Range
 from engine.cpu.kernels.triangle import KeepTriangle
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.half_rows import alias_half
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.cpu.lower.strided import Axis, name_view, strided_copy, strides_of
 from engine.dtypes import DType
@@ -29,7 +30,7 @@ def view(ctx: Lowering, node: Node) -> None:
     x, y = node.inputs[0], node.outputs[0]
     there, here = element_count(ctx.shape(x)), element_count(ctx.shape(y))
     ctx.require_equal(there, here, node, "the elements do not fill the new shape")
-    if not _drop_ones(ctx, node):
+    if not alias_half(ctx, y, x) and not _drop_ones(ctx, node):
         ctx.alias(y, ctx.plain(x, node))
 
 

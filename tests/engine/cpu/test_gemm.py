@@ -9,8 +9,9 @@ from onnx import helper
 import engine
 from engine.cpu.device import CpuDevice
 from engine.cpu.kernels.batched import BatchedProduct
-from engine.cpu.kernels.gemm import Gemm, GemmSchedule, tile_heights
+from engine.cpu.kernels.gemm import Gemm, GemmSchedule
 from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels, to_bfloat16
+from engine.cpu.kernels.row_cuts import tile_heights
 from engine.cpu.kernels.schedule import gemm_schedule
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
