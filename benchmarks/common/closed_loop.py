@@ -59,7 +59,7 @@ class _Caller(asyncio.Protocol):
             self.transport.close()
             return
         self.sent_s = time.monotonic()
-        self.transport.write(self.load.request)
+        self.transport.write(self.load.next_request())
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -98,6 +98,10 @@ class ClosedLoop:
     note: Callable[[bytes], bytes] = _keep_nothing
     answers: list[Answer] = field(default_factory=list)
     stopping: bool = False
+
+    def next_request(self) -> bytes:
+        """Return what the next call sends; the same every time unless a subclass says more."""
+        return self.request
 
     def record(self, answer: Answer) -> None:
         self.answers.append(answer)

@@ -19,7 +19,7 @@ from server.metrics import TranslationMetrics
 from server.translation.repetition import LEAST_TOKENS, loop_start
 from server.translation.sentence import Sentence, SentenceResult
 
-GUARD_EVERY = 16  # steps between two looks for loops
+GUARD_EVERY = 32  # steps between two looks for loops
 SWEEP_EVERY_US = 50_000  # at most so often the waiting are searched for those that are too late
 CANCELLED = "cancelled"
 NO_TOKEN = -1  # what a search takes whose probabilities are not numbers

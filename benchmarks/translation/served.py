@@ -1,0 +1,319 @@
+"""Millrace beside a hand-written wrapper of CTranslate2: one sentence a request, many clients.
+
+Both servers translate the same sentences of 3 to 60 tokens with the same weights in float32, on the
+same cores, in turn; every client sends the next sentence when it has its answer. Millrace's cache
+of sentences is off. Also: how long a stream takes to its first token, and whether what is served
+scores as what is translated offline. Needs the `bench` extra, and
+
+    python -m benchmarks.translation.served --model VERSION_FOLDER --ct2 CONVERTED --data DATA
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+import orjson
+import sentencepiece
+
+from benchmarks.common.closed_loop import ClosedLoop, http_request
+from benchmarks.common.machine import machine_facts
+from benchmarks.common.percentiles import percentile
+from benchmarks.common.results import (
+    Target,
+    at_least,
+    at_most,
+    markdown_table,
+    targets_table,
+    write_result,
+)
+from benchmarks.common.server_process import ServerProcess
+from benchmarks.server.compare import Running, peer
+from benchmarks.server.load import Body, tree_cpu_s
+from benchmarks.translation.streams import stream_request, streams
+from benchmarks.translation.texts import captions, mixed
+
+PEER = Path(__file__).with_name("peers") / "ct2_wrapper.py"
+NAME = "translate"
+CLIENTS = 64
+STREAMS = (1, 32)
+SENTENCES = 4000
+LONGEST = 128  # tokens of a translation, in every server
+WARM_UP_S = 2.0
+SPEEDUP = 3.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One load's figures; times in ms."""
+
+    requests_per_s: float
+    characters_per_s: float  # of translations
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    errors: int
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the server's own counters say about a load."""
+
+    slot_use: float
+    padding: float  # share of what the encoder read
+    tokens_per_s: float
+    step_ms: float
+
+
+class Sentences(ClosedLoop):
+    """Callers that send one sentence after another, each its own."""
+
+    requests: Iterator[bytes]
+
+    def next_request(self) -> bytes:
+        return next(self.requests)
+
+
+def bodies(server: str, texts: Sequence[str], beams: int) -> list[bytes]:
+    """Return the request for every text, as a server wants it."""
+    found = []
+    for text in texts:
+        body: dict[str, object] = {"text": text}
+        if server == "millrace":
+            body = {"model": NAME, **body, "parameters": {"beams": beams}}
+            body["parameters"] = {"beams": beams, "max_new_tokens": LONGEST}
+        found.append(
+            http_request("localhost", "/translate", orjson.dumps(body), "application/json")
+        )
+    return found
+
+
+async def run_load(running: Running, requests: list[bytes], seconds: float) -> Point:
+    """Load a server for some seconds."""
+    load = Sentences("127.0.0.1", running.port, b"", CLIENTS, note=bytes)
+    load.requests = cycle(requests)
+    cpu_s = tree_cpu_s(running.pid)
+    await load.start()
+    await asyncio.sleep(seconds)
+    answers = await load.stop()
+    cpu_s = tree_cpu_s(running.pid) - cpu_s
+    good = [answer for answer in answers if answer.status == 200]
+    if not good:
+        raise RuntimeError(f"no answer succeeded: {answers[0].note[:500]!r}")
+    elapsed_s = max(a.received_s for a in good) - min(a.sent_s for a in good)
+    latencies = [answer.latency_s * 1e3 for answer in good]
+    return Point(
+        requests_per_s=len(good) / elapsed_s,
+        characters_per_s=sum(len(text_of(answer.note)) for answer in good) / elapsed_s,
+        p50_ms=percentile(latencies, 0.5),
+        p95_ms=percentile(latencies, 0.95),
+        p99_ms=percentile(latencies, 0.99),
+        errors=len(answers) - len(good),
+        cpu_ms=cpu_s / len(good) * 1e3,
+    )
+
+
+def text_of(answer: bytes) -> str:
+    """Return the translation in either server's answer."""
+    body = orjson.loads(answer)
+    found = body["translations"][0] if "translations" in body else body
+    return str(found["text"])
+
+
+def counters(port: int) -> dict[str, float]:
+    """Return the server's counters of translation, without labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        if line.startswith("millrace_") and "_bucket" not in line:
+            name, value = line.rsplit(" ", 1)
+            found[name.partition("{")[0]] = float(value)
+    return found
+
+
+def use_between(before: dict[str, float], after: dict[str, float], seconds: float) -> Use:
+    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    steps = grown["millrace_decoding_step_duration_seconds_count"]
+    read = grown["millrace_encoded_tokens_total"]
+    padding = grown["millrace_encoded_padding_tokens_total"]
+    return Use(
+        slot_use=grown["millrace_decoding_row_steps_total"]
+        / max(1.0, steps * after["millrace_decoding_row_slots"]),
+        padding=padding / max(1.0, read + padding),
+        tokens_per_s=grown["millrace_decoded_tokens_total"] / seconds,
+        step_ms=grown["millrace_decoding_step_duration_seconds_sum"] / max(1.0, steps) * 1e3,
+    )
+
+
+def make_repository(root: Path, version: Path) -> Path:
+    """Put a version into a repository of its own, with its cache of sentences off."""
+    folder = root / "models" / NAME
+    shutil.copytree(version, folder / "1")
+    (folder / "model.toml").write_text(
+        'task = "translation"\n[translation]\nsource = "de"\ntarget = "en"\ncache_bytes = 0\n'
+    )
+    return root / "models"
+
+
+@contextmanager
+def wrapper(
+    arguments: argparse.Namespace, beams: int, threads: int, log: Path
+) -> Iterator[Running]:
+    """Run the wrapper with a converted model."""
+    hello = Body("/translate", orjson.dumps({"text": "Hallo."}), "application/json")
+    settings = {
+        "TOKENIZER": str(arguments.model),
+        "THREADS": str(threads),
+        "BEAMS": str(beams),
+        "MAX_NEW_TOKENS": str(LONGEST),
+    }
+    with peer(str(PEER), arguments.ct2, hello, log, **settings) as running:
+        yield running
+
+
+def compare(arguments: argparse.Namespace, texts: list[str], beams: int) -> dict[str, object]:
+    """Load the servers in turn; return every server's median point, and Millrace's use."""
+    points: dict[str, list[Point]] = {}
+    uses: list[Use] = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        root = Path(folder)
+        repository = make_repository(root, arguments.model)
+        ours = running.enter_context(ServerProcess(repository, root / "millrace.log"))
+        servers = {"millrace": Running(ours.port, ours.pid)}
+        for threads in (1, 2):
+            name = f"wrapper, {threads} thread" + "s" * (threads > 1)
+            log = root / f"wrapper{threads}.log"
+            servers[name] = running.enter_context(wrapper(arguments, beams, threads, log))
+        requests = {name: bodies(name, texts, beams) for name in servers}
+        for name, server in servers.items():
+            asyncio.run(run_load(server, requests[name], WARM_UP_S))
+        for _ in range(arguments.rounds):
+            for name, server in servers.items():
+                before = counters(server.port) if name == "millrace" else {}
+                point = asyncio.run(run_load(server, requests[name], arguments.seconds))
+                points.setdefault(name, []).append(point)
+                if name == "millrace":
+                    after = counters(server.port)
+                    uses.append(use_between(before, after, arguments.seconds))
+                print(f"beams {beams} {name}: {point}", flush=True)
+        waits = {}
+        if beams == 1:
+            waits = {c: first_tokens(ours.port, texts, c) for c in STREAMS}
+    return {
+        "points": {name: medians(each) for name, each in points.items()},
+        "use": medians(uses),
+        "streams": waits,
+    }
+
+
+def first_tokens(port: int, texts: list[str], concurrency: int) -> dict[str, float]:
+    """Return how long readers wait for the first token, and for the whole."""
+    count = 40 if concurrency == 1 else 8 * concurrency
+    requests = [
+        stream_request(NAME, text, {"beams": 1, "max_new_tokens": LONGEST})
+        for text in texts[:count]
+    ]
+    found = asyncio.run(streams(port, requests, concurrency))
+    firsts = [stream.first_s * 1e3 for stream in found]
+    wholes = [stream.whole_s * 1e3 for stream in found]
+    return {
+        "first_p50_ms": percentile(firsts, 0.5),
+        "first_p95_ms": percentile(firsts, 0.95),
+        "whole_p50_ms": percentile(wholes, 0.5),
+        "events": sum(stream.events for stream in found) / len(found),
+    }
+
+
+def medians(points: Sequence[Point] | Sequence[Use]) -> dict[str, float]:
+    rows = [asdict(point) for point in points]
+    return {name: median(row[name] for row in rows) for name in rows[0]}
+
+
+def targets(found: dict[int, dict[str, object]]) -> list[Target]:
+    checked = []
+    for beams, figures in found.items():
+        points = figures["points"]
+        assert isinstance(points, dict)
+        ours = points["millrace"]
+        peers = [point for name, point in points.items() if name != "millrace"]
+        fastest = max(peer["requests_per_s"] for peer in peers)
+        calmest = min(peer["p95_ms"] for peer in peers)
+        what = f"beams {beams}, {CLIENTS} clients"
+        ratio = ours["requests_per_s"] / fastest
+        checked.append(at_least(f"{what}: requests/s over the wrapper's better", ratio, SPEEDUP))
+        checked.append(
+            at_most(f"{what}: p95 over the wrapper's better", ours["p95_ms"] / calmest, 1)
+        )
+        checked.append(at_most(f"{what}: failed requests", ours["errors"], 0))
+    return checked
+
+
+def report(found: dict[int, dict[str, object]], checked: list[Target]) -> str:
+    text = "# Served translation: Millrace beside a wrapper of CTranslate2\n\n"
+    text += (
+        f"{CLIENTS} clients, each sending one sentence of 3 to 60 tokens at a time, closed loop on "
+        "the cores that serve; same weights in float32, at most "
+        f"{LONGEST} tokens, sentence cache off. `python -m benchmarks.translation.served` makes "
+        "this page.\n\n"
+    )
+    text += targets_table(checked)
+    for beams, figures in found.items():
+        points, use, waits = figures["points"], figures["use"], figures["streams"]
+        assert isinstance(points, dict) and isinstance(use, dict) and isinstance(waits, dict)
+        header = ["server", "req/s", "chars/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms"]
+        rows = [
+            [name, *(f"{value:.1f}" for value in point.values())] for name, point in points.items()
+        ]
+        text += f"\n## Beams: {beams}\n\n" + markdown_table(header, rows)
+        text += (
+            f"\nMillrace: {use['slot_use']:.0%} of the slots in use, {use['padding']:.1%} of what "
+            f"the encoder read was padding, {use['tokens_per_s']:.0f} tokens/s, "
+            f"{use['step_ms']:.2f} ms a step.\n"
+        )
+        if waits:
+            header = ["readers", "first token p50 ms", "p95 ms", "whole p50 ms", "events"]
+            rows = [[c, *(f"{v:.1f}" for v in wait.values())] for c, wait in waits.items()]
+            text += "\n### Streams\n\n" + markdown_table(header, rows)
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    data = os.environ.get("MILLRACE_TEST_DATA")
+    parser.add_argument("--model", type=Path, required=True, help="a version's folder")
+    parser.add_argument("--ct2", type=Path, required=True, help="the same weights, converted")
+    parser.add_argument("--data", type=Path, default=data, required=data is None)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
+    arguments = parser.parse_args()
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(arguments.model / "source.spm"))
+    texts = mixed(
+        captions(arguments.data), SENTENCES, 3, 60, lambda text: len(pieces.encode(text)) + 1
+    )
+    found = {beams: compare(arguments, texts, beams) for beams in arguments.beams}
+    facts = machine_facts("fastapi", "uvicorn", "ctranslate2", "sentencepiece")
+    checked = targets(found)
+    text = report(found, checked)
+    print(text)
+    print(json.dumps(found, indent=1))
+    write_result("translation-served", facts, checked, found, text)
+    return 0 if all(target.reached for target in checked) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
