@@ -1,4 +1,4 @@
-"""Attention of rows of a running generation to static caches: to their own past, to their source."""
+"""Attention of rows of a running generation to static caches: their own past, and their source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I64, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.gather import load_index
-from engine.cpu.kernels.row_attention import RowAttention, RowHeads, RowScratch
+from engine.cpu.kernels.row_attention import RowAttention, RowHeads
 from engine.cpu.target import Target
 from engine.dtypes import DType
 
@@ -22,15 +22,15 @@ class _RowKernel(Kernel):
     heads: RowHeads
 
     def scratch_bytes(self, target: Target) -> int:
-        """Places, scores and results of one block of positions."""
-        return RowScratch(self.heads, target.lanes).offsets[-1]
+        """Places and scores of one block of positions."""
+        return self.heads.scratch_bytes(target)
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One row and group of heads after the other."""
         f = KernelBuilder(module, name, target)
         with f.loop(f.low, f.high, unroll=False) as task:
-            row, group = f.divmod(task.i, self.heads.tasks)
-            self._emit_row(f, row, f.mul(group, self.heads.group))
+            row, group = f.divmod(task.i, self.heads.tasks(target))
+            self._emit_row(f, row, f.mul(group, self.heads.group(target)))
         f.ret()
 
     @abstractmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from engine.cpu.kernels.append_cache import AppendCache
 from engine.cpu.kernels.indexed_attention import IndexedAttention, SourceAttention
 from engine.cpu.kernels.row_attention import RowHeads
@@ -13,8 +11,6 @@ from engine.dtypes import DType
 from engine.ir.graph import Node
 from engine.ir.types import Dim, dim_min
 from engine.ops.fused import FUSED_DOMAIN
-
-SHARES: Final = 4  # tasks of a row, where it has enough heads
 
 
 @lowers("AppendCache", domain=FUSED_DOMAIN)
@@ -61,7 +57,7 @@ def indexed_attention(ctx: Lowering, node: Node) -> None:
         IndexedAttention(heads, *kinds, bool(bias)),
         (ctx.output(node.outputs[0]), fault),
         reads,
-        tasks=count * heads.tasks,
+        tasks=count * heads.tasks(ctx.target),
         numbers=numbers,
         node=node,
     )
@@ -80,7 +76,7 @@ def source_attention(ctx: Lowering, node: Node) -> None:
         SourceAttention(heads, ctx.dtype(source), ctx.dtype(length)),
         (ctx.output(node.outputs[0]), fault),
         [ctx.plain(name, node) for name in node.inputs],
-        tasks=count * heads.tasks,
+        tasks=count * heads.tasks(ctx.target),
         numbers=(sources, positions),
         node=node,
     )
@@ -102,8 +98,7 @@ def _heads(ctx: Lowering, node: Node) -> RowHeads:
     ctx.require_equal(q[2], width, node, "queries and keys differ in width")
     for axis in (0, 1):
         ctx.require_equal(keys[axis], values[axis], node, "keys and values differ in shape")
-    group = next(n for n in range(-(-count // SHARES), count + 1) if count % n == 0)
-    return RowHeads(count, group, width // count, value_width // count, float(attributes["scale"]))
+    return RowHeads(count, width // count, value_width // count, float(attributes["scale"]))
 
 
 def _rows(ctx: Lowering, node: Node, rows: str, *indices: str) -> Dim:

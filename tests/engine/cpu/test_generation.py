@@ -15,7 +15,7 @@ from engine.cpu.kernels.indexed_attention import IndexedAttention, SourceAttenti
 from engine.cpu.kernels.row_attention import RowHeads
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.native import compile_kernel
-from engine.cpu.target import ISAS, target_for
+from engine.cpu.target import ISAS, host_target, target_for
 from engine.dtypes import DType
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.cpu.programs import check
@@ -173,7 +173,7 @@ def test_a_source_that_is_not_there_is_told_of(name: str, wrong: int) -> None:
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
-    heads = RowHeads(8, 4, 32, 32, 0.2)
+    heads = RowHeads(8, 32, 32, 0.2)
     feeds = feeds_of(6, 9, 50, 256, 256)
     kernel = IndexedAttention(heads, DType.INT32, DType.INT64, DType.INT64, bias=False)
 
@@ -183,7 +183,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
             kernel,
             [np.empty_like(some["q"]), np.zeros(1, np.int64), *some.values()],
             numbers=(9, 50),
-            tasks=2 * len(some["slot"]),
+            tasks=heads.tasks(host_target()) * len(some["slot"]),
             writes=2,
             pieces=2,
         )
@@ -203,7 +203,7 @@ def test_float64_is_left_to_the_definition() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_code_for_other_processors(isa: str) -> None:
-    heads = RowHeads(8, 2, 20, 32, 0.2)
+    heads = RowHeads(8, 20, 32, 0.2)
     kernels = (
         AppendCache(DType.INT64, DType.INT32),
         IndexedAttention(heads, DType.INT32, DType.INT64, DType.INT64, bias=True),
