@@ -19,6 +19,7 @@ from engine.errors import (
     UnsupportedOp,
 )
 from engine.generation.decoding import Decoder, Seq2Seq, StepResult
+from engine.generation.loading import load_seq2seq
 from engine.generation.search import Hypothesis, Search, SlotSizes
 from engine.limits import Limits
 from engine.loading import load
@@ -55,6 +56,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedOp",
     "load",
+    "load_seq2seq",
     "make_elementwise",
     "make_operator",
 ]

@@ -66,7 +66,6 @@ def load(
         raise ValueError(f"precision {precision!r}; expected one of {PRECISIONS}")
     if ops and isolate:
         raise ValueError("operators of your own cannot be handed to a child: use isolate=False")
-    target = get_device(device)  # first: a missing device is told before anything is compiled
     registry = REGISTRY.extended(ops) if ops else REGISTRY
     request = CompileRequest(
         outputs=outputs,
@@ -78,8 +77,27 @@ def load(
     options = CompileOptions(
         limits=limits, operators=registry, precision=precision, threads=threads
     )
-    task = _Task(source, request, target, options, isolate)
-    if ops or not (cache_dir or isolate):
+    place = Placement(device, isolate, cache_dir)
+    return load_request(source, request, options, place)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs, where it is compiled, and which folder keeps it compiled."""
+
+    device: str = "cpu"
+    isolate: bool = False
+    cache_dir: str | os.PathLike[str] | None = None
+
+
+def load_request(
+    source: Source, request: CompileRequest, options: CompileOptions, place: Placement
+) -> Model:
+    """Load what a request makes of a source; `load` in other words."""
+    target = get_device(place.device)  # a missing one is told before anything is compiled
+    registry, cache_dir = request.registry, place.cache_dir
+    task = _Task(source, request, target, options, place.isolate)
+    if registry is not REGISTRY or not (cache_dir or place.isolate):
         artifact, plan = task.in_memory()
     elif cache_dir is None:
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:

@@ -11,6 +11,7 @@ A file as Optimum exports it becomes, by its role:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,12 +44,15 @@ from engine.passes.cache_names import (
 from engine.passes.context import PassContext
 from engine.passes.dead_code import eliminate_dead_code
 from engine.passes.pipeline import O1, Pipeline, Watcher, run_pipeline
-from engine.passes.step_graph import to_step_graph
+from engine.passes.position_limits import longest
+from engine.passes.step_graph import METADATA, to_step_graph
 
 ENCODER, CROSS_STATES, STEP, PREFIX, WHOLE = "encoder", "cross", "step", "prefix", "whole"
 LAST: Final = "last"  # input of `prefix` and `whole`: where each target ends
 VERSION: Final = 13  # of the nodes that are put in
 N, M, L, P = symbol("N"), symbol("M"), symbol("L"), symbol("P")
+# Whose sizes are lengths: of sources in an encoder, of targets where those are decoded at once.
+LENGTHS: Final = {ENCODER: "M", PREFIX: "L", WHOLE: "L"}
 # Behind it attention is one node each; what tidies before it is due again once caches are in.
 RECOGNISED: Final = "attention_fusion"
 
@@ -84,13 +88,25 @@ def compile_role(
     """
     graph = prepare(graph, role, ctx)
     if role != STEP:
-        return run_pipeline(graph, pipeline, ctx, watch)
+        again = O1 if role == CROSS_STATES and pipeline else ()
+        most = longest(graph, LENGTHS[role], ctx) if role in LENGTHS else None
+        done = _fed(run_pipeline(graph, (*pipeline, *again), ctx, watch))
+        facts = json.dumps({"positions": most})
+        return done.replace(metadata={**done.metadata, METADATA: facts})
     names = [name for name, _ in pipeline]
     if RECOGNISED not in names:
         raise NotRecognised("a step graph needs optimisation level 2")
     place = names.index(RECOGNISED) + 1
     graph = to_step_graph(run_pipeline(graph, pipeline[:place], ctx, watch), ctx)
     return run_pipeline(graph, (*O1, *pipeline[place:]), ctx, watch)
+
+
+def _fed(graph: Graph) -> Graph:
+    """Drop inputs that nothing reads: a caller feeds what counts."""
+    read = {name for node in graph.nodes for name in node.reads} | graph.output_set
+    unread = {v.name for v in graph.inputs} - read
+    types = {name: kind for name, kind in graph.types.items() if name not in unread}
+    return graph.replace(inputs=tuple(v for v in graph.inputs if v.name in read), types=types)
 
 
 def prepare(graph: Graph, role: str, ctx: PassContext) -> Graph:
@@ -114,19 +130,11 @@ def prepare(graph: Graph, role: str, ctx: PassContext) -> Graph:
     nodes = (*graph.nodes, *draft.nodes)
     changed = graph.replace(inputs=inputs, outputs=outputs, nodes=nodes, constants=constants)
     typed = evaluate_graph(changed, ctx.registry, limits=ctx.limits, deadline=ctx.deadline).graph
-    return _without_unused(eliminate_dead_code(typed, ctx), role, frozenset(others))
-
-
-def _without_unused(graph: Graph, role: str, others: frozenset[str]) -> Graph:
-    """Drop inputs that nothing reads: a caller feeds what counts."""
-    read = {name for node in graph.nodes for name in node.reads} | graph.output_set
-    kept = tuple(v for v in graph.inputs if v.name in read)
-    left = sorted(others.intersection(v.name for v in kept))
+    fed = _fed(eliminate_dead_code(typed, ctx))
+    left = sorted({*others}.intersection(fed.input_names))
     if left:
         raise NotRecognised(f"role {role!r} needs no caches, yet the graph reads {left}")
-    names = {v.name for v in graph.inputs} - {v.name for v in kept}
-    types = {name: kind for name, kind in graph.types.items() if name not in names}
-    return graph.replace(inputs=kept, types=types)
+    return fed
 
 
 def _retyped(name: str, kind: ValueType, shape: Shape | None) -> TensorType:
