@@ -19,7 +19,7 @@ from benchmarks.common.machine import machine_facts
 from benchmarks.common.results import RESULTS
 from benchmarks.engine.files import ensure_files
 from benchmarks.engine.networks.table import NETWORKS
-from benchmarks.engine.rows import Key, Row
+from benchmarks.engine.rows import Key, Row, compared_anew
 from benchmarks.engine.runner import Runner
 from benchmarks.engine.selection import PHOTOS, Selection, oldest_first, selected
 from benchmarks.engine.settings import MODELS, Settings
@@ -53,7 +53,9 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=numbers, default=())
     parser.add_argument("--length", type=numbers, default=())
     parser.add_argument("--precision", type=names(("fp32", "bf16", "int8")), default=())
-    parser.add_argument("--pairs", type=int, default=15, help="rounds of every row")
+    parser.add_argument(
+        "--pairs", type=int, default=15, help="rounds of every row; 0 compares outputs, times stay"
+    )
     parser.add_argument("--realtime", action="store_true", help="go before all other processes")
     parser.add_argument("--device", default="cpu", help="another one to try the benchmark itself")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the ONNX files")
@@ -123,6 +125,8 @@ def measure_all(
                 break
             when = datetime.now(UTC).isoformat(timespec="seconds")
             row = replace(runner.measure(key), commit=commit, when=when)
+            if not settings.pairs:
+                row = compared_anew(next((r for r in store.rows if r.key == key), None), row)
             store.add([row])
             rows.append(row)
             print(f"[{number}/{len(keys)}] {describe(row)}", flush=True)

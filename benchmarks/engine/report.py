@@ -46,6 +46,8 @@ COLUMNS: Mapping[int, Sequence[tuple[str, str, str]]] = {
         ("over ORT fp32", "ratio_fp32", ".2f"),
         ("within a step", "within_step", ".2%"),
         ("ORT's", "ort_within_step", ".2%"),
+        ("per segment: equal", "segments_equal", ".4%"),
+        ("within a step", "segments_within", ".4%"),
         *_LAST,
     ),
     4: (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -91,3 +91,12 @@ def row_from_dict(data: dict[str, Any]) -> Row:
 def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     """Return all rows in order of their keys; a new one takes an old one's place."""
     return [row for _, row in sorted({row.key: row for row in (*old, *new)}.items())]
+
+
+def compared_anew(old: Row | None, new: Row) -> Row:
+    """Return a row whose outputs were compared again, with the times that it had: their commit and
+    hour stay.
+    """
+    if old is None or old.failed or new.failed:
+        return new
+    return replace(new, values={**old.values, **new.values}, commit=old.commit, when=old.when)

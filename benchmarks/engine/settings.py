@@ -13,7 +13,7 @@ class Settings:
     """What is the same for all rows of a run.
 
     Attributes:
-        pairs: Rounds in which every side is timed once.
+        pairs: Rounds in which every side is timed once; 0 only compares outputs.
         device: Of our side; "cpu" but for trials of the benchmark itself.
         models: Folder of the ONNX files.
         realtime: Whether timing goes before all other processes of the machine.

@@ -19,6 +19,7 @@ from benchmarks.engine.load_of_machine import OtherLoad
 from benchmarks.engine.networks.table import NETWORKS
 from benchmarks.engine.priority import realtime
 from benchmarks.engine.rows import Key
+from benchmarks.engine.segments import SegmentAgreement, segment_agreement
 from benchmarks.engine.settings import Settings
 from benchmarks.engine.steps import steps_of_file, within_one_step
 from benchmarks.engine.timing import PAUSE_S, REST_S, Contender, Times, alternate, fastest
@@ -56,11 +57,15 @@ def opened(network: str, threads: int, precision: str, settings: Settings) -> Op
 
 
 def measure(key: Key, settings: Settings) -> dict[str, Any]:
-    """Return a row's values: outputs are compared first, then all sides are timed in turn."""
+    """Return a row's values: outputs are compared first, then all sides are timed in turn; not at
+    all where no rounds are asked for.
+    """
     network = NETWORKS[key.network]
     feeds = network.feeds(key.batch, key.length, SEED)
     both = opened(key.network, key.threads, key.precision, settings)
     values = _agreement(key, settings, both, feeds)
+    if not settings.pairs:
+        return values
     contenders = [Contender(OURS, lambda: both.ours(feeds), OURS)]
     contenders += [
         Contender(f"{group}, spinning {'on' if on else 'off'}", lambda run=run: run(feeds), group)  # type: ignore[misc]
@@ -106,13 +111,22 @@ def _agreement(
         expected = reference_outputs(path, key.network, key.batch, key.length)
         steps = steps_of_file(path)
         theirs = both.theirs[SAME, True](feeds)
+        segments = _segments(path, key.network, key.length, settings.device)
         return {
             "within_step": within_one_step(steps, got, expected),
             "ort_within_step": within_one_step(steps, theirs, expected),
+            "segments_equal": segments.equal,
+            "segments_within": segments.within,
         }
     expected = both.theirs[SAME, True](feeds)
     found = compare(got, expected, NETWORKS[key.network].rows_named_by)
     return {"error": found.error, "cosine": found.cosine, "unequal": found.unequal}
+
+
+@lru_cache(maxsize=8)
+def _segments(path: Path, network: str, length: int, device: str) -> SegmentAgreement:
+    """Return how the segments of one item agree: neither threads nor neighbours change its bits."""
+    return segment_agreement(path, NETWORKS[network].feeds(1, length, SEED), 1, device)
 
 
 @lru_cache(maxsize=8)
@@ -130,5 +144,9 @@ def bounds(key: Key) -> dict[str, tuple[str, float]]:
     if key.precision == "bf16":
         return {"cosine": (">=", 0.999)}
     if key.precision == "int8":
-        return {"within_step": (">=", 0.999)}
+        return {
+            "within_step": (">=", 0.999),
+            "segments_equal": (">=", 0.999),
+            "segments_within": (">=", 1.0),
+        }
     return {"ratio": (">=", 1.0), "error": ("<=", 1e-4), "unequal": ("<=", 0.01)}
