@@ -16,7 +16,7 @@ from server.repository.text_model import TextModel
 from server.translation.cache import SentenceCache
 from server.translation.loop import DecodeLoop
 from server.translation.sentences import Sentences
-from server.translation.slots import open_warm, slot_sizes
+from server.translation.slots import fitting, open_warm, slot_sizes
 
 NAME = "translation"
 
@@ -53,10 +53,12 @@ class TranslationAttachment:
 
     async def _sentences(self, new: Deployment, model: TextModel) -> Sentences:
         config = new.config.translation
-        sizes = slot_sizes(config)
+        asked = slot_sizes(config)
         decoder = await in_background(
-            lambda: open_warm(model.seq2seq, sizes, model.defaults), name="slots"
+            lambda: open_warm(model.seq2seq, asked, model.defaults), name="slots"
         )
+        sizes = decoder.sizes
+        model.defaults = fitting(model.defaults, sizes)
         decoding = TranslationMetrics(sizes.rows, decoder.memory_bytes())
         new.metadata["slots"] = {
             "rows": sizes.rows,

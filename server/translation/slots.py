@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from server.errors import LoadFailed
 from server.execution import Decoder, Search, Seq2Seq, SlotSizes
 from server.model_config import TranslationConfig
@@ -18,21 +20,32 @@ def slot_sizes(config: TranslationConfig) -> SlotSizes:
 def open_warm(seq2seq: Seq2Seq, sizes: SlotSizes, defaults: Search) -> Decoder:
     """Open slots and run a few steps in them, with one search and with as many as there can be.
 
+    The decoder's own sizes may be smaller: as long as the model knows positions.
+
     Raises:
         LoadFailed: a search as the model's settings have it does not fit the slots.
     """
-    if defaults.beams > sizes.rows or defaults.max_new_tokens >= sizes.target_tokens:
+    if defaults.beams > sizes.rows:
         reason = (
-            f"its settings ask for {defaults.beams} beams and {defaults.max_new_tokens} tokens; "
-            f"translation.rows = {sizes.rows} and translation.target_tokens = "
-            f"{sizes.target_tokens} leave room for {sizes.rows} and {sizes.target_tokens - 1}"
+            f"its settings ask for {defaults.beams} beams, more than translation.rows = "
+            f"{sizes.rows}; raise it, or set generation.beams"
         )
         raise LoadFailed(f"the model cannot be served: {reason}", reason=reason)
     decoder = seq2seq.open(sizes)
-    most = min(sizes.sources, sizes.rows // defaults.beams)
+    most = min(decoder.sizes.sources, decoder.sizes.rows // defaults.beams)
     for searches in dict.fromkeys((1, most)):
-        _warm(decoder, defaults, searches)
+        _warm(decoder, fitting(defaults, decoder.sizes), searches)
     return decoder
+
+
+def fitting(search: Search, sizes: SlotSizes) -> Search:
+    """Return a search that is no longer than the slots are."""
+    longest = sizes.target_tokens - 1  # the start takes a place
+    if search.max_new_tokens <= longest:
+        return search
+    return replace(
+        search, max_new_tokens=longest, min_new_tokens=min(search.min_new_tokens, longest)
+    )
 
 
 def _warm(decoder: Decoder, defaults: Search, searches: int) -> None:
