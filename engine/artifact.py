@@ -8,8 +8,8 @@ inspection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from engine.lowering.batch_axes import BatchAxes, BatchVerdict
 
 KIND: Final = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION: Final = 4
+COMPILER_VERSION: Final = 5
 LARGE_BYTES: Final = 4096  # fixed values above it are left out of a graph for inspection
 
 
@@ -53,7 +53,8 @@ class Artifact:
         outputs: The outputs that a run gives when it names none.
         batch: What may be batched, or why nothing.
         parameters: Elements of the weights as the file had them, before folding.
-        external: Whether tensors came from other files than the model's own.
+        external: Other files that tensors came from: paths within the model's folder, with what
+            told each from others when it was read (`engine.frontend.safety.ExternalData`).
         plan: What a device made of the graph, which then lacks its large fixed values.
     """
 
@@ -61,7 +62,7 @@ class Artifact:
     outputs: tuple[str, ...]
     batch: BatchVerdict
     parameters: int
-    external: bool = False
+    external: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     plan: StoredPlan | None = None
 
     @property
@@ -145,7 +146,7 @@ def _header(artifact: Artifact, into: ContainerWriter) -> dict[str, Any]:
         "batch": None if axes is None else [sorted(axes.inputs), sorted(axes.outputs)],
         "batch_reason": artifact.batch.reason,
         "parameters": artifact.parameters,
-        "external": artifact.external,
+        "external": dict(artifact.external),
         "native": None,
     }
     return {**header, "arrays": [into.add(blob) for blob in writer.blobs]}
@@ -163,6 +164,6 @@ def _read(container: Container) -> Artifact:
         outputs=tuple(header["outputs"]),
         batch=BatchVerdict(axes, header["batch_reason"]),
         parameters=int(header["parameters"]),
-        external=bool(header["external"]),
+        external={str(n): tuple(map(int, f)) for n, f in header["external"].items()},
         plan=None if native is None else StoredPlan(**native, blobs=blobs),
     )

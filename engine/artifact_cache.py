@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,7 @@ from engine.artifact_source import FileState, KnownHashes, content_hash
 from engine.compiler import Source
 from engine.container import is_private
 from engine.errors import InvalidModel
+from engine.external_files import EXTERNAL, is_unchanged, read_note, write_note
 from engine.limits import GIB, Limits
 
 CACHE_BYTES: Final = 4 * GIB
@@ -119,6 +120,41 @@ class ArtifactCache:
         """Whether there is an artifact of any source of this size."""
         return any(path.name.startswith(f"{size:x}-") for path in list(self._folder.iterdir()))
 
+    def beside(self, key: Key, folder: Path, limits: Limits) -> Key | None:
+        """Return the key that also covers the other files that a model's weights come from, as they
+        are now; None where an earlier load has not noted any.
+
+        Raises:
+            InvalidModel: One of them cannot be read.
+            ResourceLimit: One is larger than `limits.model_bytes`.
+        """
+        if not self._usable or key.is_new:
+            return None
+        names = read_note(self._folder / (key.name + EXTERNAL))
+        return None if names is None else self._joined(key, folder, names, limits)
+
+    def note_beside(
+        self, key: Key, folder: Path, files: Mapping[str, tuple[int, ...]], limits: Limits
+    ) -> Key | None:
+        """Note which other files a model has; return the key that covers their content.
+
+        None when one of them may have changed since it was read.
+        """
+        if not self._usable or not all(map(partial(is_unchanged, folder), files.items())):
+            return None
+        joined = self._joined(key, folder, list(files), limits)
+        if not all(map(partial(is_unchanged, folder), files.items())):
+            return None
+        write_note(self._folder / (key.name + EXTERNAL), list(files))
+        return joined
+
+    def _joined(self, key: Key, folder: Path, names: Sequence[str], limits: Limits) -> Key:
+        hashes = [
+            [name, content_hash(folder / name, limits.model_bytes, self._hashes)] for name in names
+        ]
+        size, _, _ = key.name.partition("-")
+        return Key(_name(int(size, 16), key.name, hashes), key.file)
+
     def find(self, key: Key, read: Callable[[Path], T]) -> T | None:
         """Return what `read` makes of the artifact of a key; one that it refuses is removed."""
         if not self._usable or key.is_new:
@@ -159,7 +195,7 @@ class ArtifactCache:
         return self._folder / (key.name + SUFFIX)
 
     def _make_room(self) -> None:
-        files: dict[str, list[tuple[float, int, Path]]] = {SUFFIX: [], NOTE: []}
+        files: dict[str, list[tuple[float, int, Path]]] = {SUFFIX: [], NOTE: [], EXTERNAL: []}
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
@@ -174,8 +210,9 @@ class ArtifactCache:
                 break
             path.unlink(missing_ok=True)
             total -= size
-        for _, _, path in sorted(files[NOTE])[:-MOST_NOTES]:
-            path.unlink(missing_ok=True)
+        for kind in (NOTE, EXTERNAL):
+            for _, _, path in sorted(files[kind])[:-MOST_NOTES]:
+                path.unlink(missing_ok=True)
 
 
 @cache

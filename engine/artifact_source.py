@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.container import is_private
-from engine.frontend.safety import hash_model_file
+from engine.frontend.safety import facts_of, hash_model_file
 
 SUFFIX: Final = ".source"
 # A file changed so lately may change again without another time stamp to show for it.
@@ -50,8 +50,7 @@ class FileState:
         except (OSError, RuntimeError):
             return None
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        facts = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        return cls(str(resolved), facts, changed < time.time_ns() - SETTLED_NS)
+        return cls(str(resolved), facts_of(status), changed < time.time_ns() - SETTLED_NS)
 
 
 class KnownHashes:

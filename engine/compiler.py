@@ -26,6 +26,7 @@ from engine.passes.roles import compile_role
 # whose models compile in child processes) never loads the ONNX parser.
 IMPORTER = "engine.frontend.onnx_importer"
 
+Facts = dict[str, tuple[int, ...]]  # other files that were read, see `Artifact.external`
 Source = str | os.PathLike[str] | bytes
 
 
@@ -85,7 +86,7 @@ def compile_model(
     `watch` is shown the graph after the import and each pass.
     """
     deadline = Deadline(request.limits.load_s)
-    read_model: Callable[..., tuple[Graph, bool]] = importlib.import_module(IMPORTER).read_model
+    read_model: Callable[..., tuple[Graph, Facts]] = importlib.import_module(IMPORTER).read_model
     imported, external = read_model(
         source,
         limits=request.limits,

@@ -130,6 +130,13 @@ class _Task:
         """Name of the device that stores what it makes of this model, or ""."""
         return self.target.name if isinstance(self.target, StoringDevice) else ""
 
+    @property
+    def folder(self) -> Path:
+        """Where external data lies; a model given as bytes has none."""
+        if isinstance(self.source, (bytes, bytearray, memoryview)):
+            return Path()
+        return Path(self.source).parent
+
     def in_memory(self) -> tuple[Artifact, Plan]:
         """Compile in this process; nothing is written."""
         return _made_ready(compile_model(self.source, self.request), self.target, self.options)
@@ -185,8 +192,10 @@ def _uncollected() -> Iterator[None]:
 
 def _cached(task: _Task, cache: ArtifactCache) -> tuple[Artifact, Plan]:
     """Find what an earlier call compiled, or compile and keep it."""
-    key = task.key(cache)
+    key, limits = task.key(cache), task.options.limits
     found = cache.find(key, task.read)
+    if found is None and (beside := cache.beside(key, task.folder, limits)) is not None:
+        found = cache.find(beside, task.read)
     if found is not None:
         return found
     with cache.new_file() as path:
@@ -196,9 +205,11 @@ def _cached(task: _Task, cache: ArtifactCache) -> tuple[Artifact, Plan]:
             _log.warning("a compiled model cannot be kept: %s", error)
             return task.in_memory()
         artifact, plan = task.read(path)
-        # The key covers no other files than the model's own, and that one as it was before.
-        if not artifact.external and key.still_holds(lambda: task.key(cache)):
-            cache.keep(path, key)
+        final: Key | None = key  # of the source as it was before; other files are known only now
+        if artifact.external:
+            final = cache.note_beside(key, task.folder, artifact.external, limits)
+        if final is not None and key.still_holds(lambda: task.key(cache)):
+            cache.keep(path, final)
     return artifact, plan
 
 

@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation", "interpreter"),
         ("frontend", "passes"),
         ("lowering", "profiler", "slots"),
-        ("cpu", "cuda", "reference", "artifact", "artifact_source"),
+        ("cpu", "cuda", "reference", "artifact", "artifact_source", "external_files"),
         ("compiler", "description"),
         ("session", "artifact_cache", "artifact_compiler", "request_json"),
         ("loading", "random_feeds", "child", "comparison", "custom"),

@@ -44,10 +44,10 @@ def import_model(
 
 
 class Imported(NamedTuple):
-    """A typed graph, and whether its weights came from other files too."""
+    """A typed graph, and the other files that its weights came from (`ExternalData.files`)."""
 
     graph: Graph
-    external: bool
+    external: dict[str, tuple[int, ...]]
 
 
 def read_model(
@@ -97,7 +97,7 @@ def read_model(
     typed = evaluate_graph(graph, registry, limits=limits, deadline=deadline).graph
     check_declared(graph, typed)
     check_shared_types(typed)
-    return Imported(typed.replace(metadata=metadata), external.was_read)
+    return Imported(typed.replace(metadata=metadata), external.files)
 
 
 def parse_model(data: bytes) -> ModelProto:

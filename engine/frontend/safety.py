@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,13 +58,18 @@ def opened_model(path: Path, max_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 class ExternalData:
-    """The folder whose files a model's tensors may name, and a bound on all they take."""
+    """The folder whose files a model's tensors may name, and a bound on all they take.
+
+    Attributes:
+        folder: None where a model has no files beside it.
+        files: What was read so far: paths within the folder, with `facts_of` each and the time.
+    """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self.folder = folder
         self._left = max_bytes
         self._max_bytes = max_bytes
-        self.was_read = False
+        self.files: dict[str, tuple[int, ...]] = {}
 
     def read(self, tensor: str, location: str, offset: int, length: int) -> bytearray:
         """Return `length` bytes at `offset` of the file `location`, for the tensor of that name."""
@@ -80,7 +86,9 @@ class ExternalData:
                     f"the {size} bytes of {location!r}"
                 )
             self._left -= length
-            self.was_read = True
+            parts = "/".join(safe_components(where, location))
+            if parts not in self.files:
+                self.files[parts] = (*facts_of(os.fstat(descriptor)), time.time_ns())
             return read_range(descriptor, offset, length, where)
 
     @contextmanager
@@ -105,6 +113,11 @@ class ExternalData:
         finally:
             for descriptor in held:
                 os.close(descriptor)
+
+
+def facts_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells that a file is still the one it was: device, inode, size, time stamps."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def safe_components(where: str, location: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper
 import engine
 from engine import artifact_cache, artifact_compiler
 from engine.artifact import Artifact, map_artifact, write_artifact
-from engine.artifact_cache import ArtifactCache, Key
+from engine.artifact_cache import SUFFIX, ArtifactCache, Key
 from engine.artifact_source import SUFFIX as NOTE
 from engine.compiler import CompileRequest, compile_model
 from engine.container import (
@@ -30,6 +31,8 @@ from engine.container import (
 )
 from engine.dtypes import DType
 from engine.errors import InvalidModel
+from engine.external_files import TICK_NS, is_unchanged, read_note
+from engine.frontend.safety import facts_of
 from engine.graph_json import GraphLoader, GraphWriter
 from engine.ir.graph import Graph, Node, Value
 from engine.ir.types import TensorType, symbol
@@ -49,7 +52,7 @@ def test_an_artifact_comes_back_the_same(written: tuple[Artifact, Path]) -> None
     made, path = written
     back = map_artifact(path)
     assert back.outputs == made.outputs and back.batch == made.batch
-    assert back.parameters == made.parameters and back.external is False
+    assert back.parameters == made.parameters and back.external == {}
     assert back.graph.types == made.graph.types and back.graph.inputs == made.graph.inputs
     assert [n.op for n in back.graph.nodes] == [n.op for n in made.graph.nodes]
     x = normal(2, 3, 8, 8)
@@ -277,7 +280,8 @@ def test_a_failed_compilation_leaves_nothing(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
-def test_models_with_external_data_are_not_kept(tmp_path: Path) -> None:
+def write_with_external(folder: Path, number: float) -> Path:
+    """Write y = x + w, w being four times a number in a file of its own."""
     built = helper.make_graph(
         [node("Add", ["x", "w"], ["y"])],
         "g",
@@ -287,12 +291,59 @@ def test_models_with_external_data_are_not_kept(tmp_path: Path) -> None:
     )
     built.initializer[0].external_data.add(key="location", value="w.bin")
     whole = helper.make_model(built, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    (tmp_path / "m.onnx").write_bytes(whole.SerializeToString())
-    for number in (1, 2):
-        np.full(4, number, np.float32).tofile(tmp_path / "w.bin")
-        with engine.load(tmp_path / "m.onnx", cache_dir=tmp_path / "cache") as net:
-            assert net.run({"x": np.zeros(4, np.float32)})["y"].tolist() == [number] * 4
-    assert entries(tmp_path / "cache") == []
+    folder.mkdir(exist_ok=True)
+    (folder / "m.onnx").write_bytes(whole.SerializeToString())
+    np.full(4, number, np.float32).tofile(folder / "w.bin")
+    return folder / "m.onnx"
+
+
+def loaded_sum(path: Path, cache: Path, isolate: bool = False) -> list[float]:
+    """Load y = x + w through a cache and return w."""
+    with engine.load(path, cache_dir=cache, device="reference", isolate=isolate) as net:
+        result: list[float] = net.run({"x": np.zeros(4, np.float32)})["y"].tolist()
+        return result
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_external_data_is_part_of_what_is_kept(
+    isolate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    paths = [write_with_external(tmp_path / str(number), number) for number in (1, 2)]
+    time.sleep(2 * TICK_NS / 1e9)  # what was written just now may change within the same tick
+    for number, path in enumerate(paths, start=1):
+        assert loaded_sum(path, cache, isolate) == [number] * 4
+    assert sum(name.endswith(SUFFIX) for name in entries(cache)) == 2
+    monkeypatch.setattr("engine.artifact_compiler.compile_model", None)  # it would fail
+    for number, path in enumerate(paths, start=1):
+        assert loaded_sum(path, cache) == [number] * 4
+
+
+def test_external_data_that_changed_is_noticed(tmp_path: Path) -> None:
+    path, cache = write_with_external(tmp_path / "m", 1), tmp_path / "cache"
+    time.sleep(2 * TICK_NS / 1e9)
+    assert loaded_sum(path, cache) == [1] * 4
+    for number in (2, 3):
+        write_with_external(tmp_path / "m", number)
+        assert loaded_sum(path, cache) == [number] * 4
+
+
+def test_external_data_written_just_now_is_not_kept(tmp_path: Path) -> None:
+    name, read_ns = "w.bin", time.time_ns()
+    (tmp_path / name).write_bytes(b"w")
+    facts = facts_of((tmp_path / name).stat())
+    assert not is_unchanged(tmp_path, (name, (*facts, read_ns)))
+    assert is_unchanged(tmp_path, (name, (*facts, read_ns + 10 * TICK_NS)))
+    (tmp_path / name).write_bytes(b"other")
+    assert not is_unchanged(tmp_path, (name, (*facts, read_ns + 10 * TICK_NS)))
+    (tmp_path / name).unlink()
+    assert not is_unchanged(tmp_path, (name, (*facts, read_ns + 10 * TICK_NS)))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '["../w.bin"]', "[1]", '"w.bin"', "[null]"])
+def test_damaged_notes_are_no_notes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "n").write_text(text)
+    assert read_note(tmp_path / "n") is None
 
 
 def test_a_file_that_changes_while_it_compiles_is_not_kept(
