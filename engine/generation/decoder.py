@@ -12,10 +12,11 @@ from engine.generation.beams import advance_beams, advance_single
 from engine.generation.decoding import StepResult
 from engine.generation.edits import Tokens
 from engine.generation.hypotheses import hypotheses_of, running_tokens_of
+from engine.generation.native import append_search
 from engine.generation.running import Batch, RunningSearch
 from engine.generation.sampling import draw, probabilities
 from engine.generation.search import Hypothesis, Search, SlotSizes
-from engine.generation.selection import choose
+from engine.generation.selection import choose, forced_token
 from engine.generation.settings import check, norms, record_of
 from engine.generation.slots import StepSlots
 from engine.generation.state import DONE, LENGTH, TOKEN, SearchState
@@ -27,6 +28,7 @@ class StepDecoder:
     def __init__(self, slots: StepSlots, sizes: SlotSizes) -> None:
         self.sizes = sizes
         self._slots, self._state = slots, SearchState(slots)
+        self.is_native = append_search(self._state)  # whether a step is one native call
         self._free_rows = list(range(sizes.rows))[::-1]
         self._sources: dict[int, int] = {}  # source slot -> searches over it
         self._leaving: set[int] = set()  # sources to free once no search uses them
@@ -121,26 +123,31 @@ class StepDecoder:
         return self._batch
 
     def _advance(self, batch: Batch, edits: dict[int, tuple[Tokens, Tokens]]) -> None:
+        """Choose tokens: those that native code did not."""
+        if self.is_native:
+            for running, first in batch.sampling:
+                self._draw(running, first)
+            return
+        state = self._state
         for running, first, rules in batch.rules(edits):
             for beam, rule in enumerate(rules):
-                choose(self._state, first + beam, rule)
+                choose(state, first + beam, rule)
             if running.search.sample:
                 self._draw(running, first)
             elif running.rows.size == 1:
-                token = int(self._state.token[first, 0])
-                advance_single(self._state, first, running.record, running.ends, token)
+                token = int(state.token[first, 0])
+                advance_single(state, first, running.record, running.ends, token)
             else:
-                advance_beams(self._state, first, running.rows, running.record, running.ends)
+                advance_beams(state, first, running.rows, running.record, running.ends)
 
     def _draw(self, running: RunningSearch, first: int) -> None:
         """Move a sampling search on, whose logits are edited and whose best token is known."""
         state, search = self._state, running.search
         token = int(state.token[first, 0])
-        if token >= 0:
+        if token >= 0 and forced_token(state, running.record) < 0:
             logits = self._slots.logits[first]
             chances = probabilities(logits, search.temperature, search.top_k, search.top_p)
-            step = int(state.numbers[running.record, LENGTH])
-            token = draw(chances, search.seed, step)
+            token = draw(chances, search.seed, int(state.numbers[running.record, LENGTH]))
             state.value[first, 0] = (logits[token] - state.peak[first]) - state.log_sum[first]
         advance_single(state, first, running.record, running.ends, token)
 

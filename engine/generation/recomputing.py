@@ -68,7 +68,7 @@ class RecomputingSlots:
         sources = self.source[:rows].tolist()
         self.logits[:rows] = self.model.logits_of(prefixes, lengths, sources)
 
-    def append_tail(self, steps: Sequence[tuple[Any, Sequence[NDArray[Any]]]]) -> bool:
+    def append_tail(self, steps: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bool:
         """There is no native program to append to."""
         return False
 

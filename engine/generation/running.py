@@ -91,8 +91,7 @@ class Batch:
         slots.source[:count] = np.repeat([search.source for search in self.searches], beams)
         slots.position[:count] = lengths
         slots.tokens[:count, 0] = state.token_at[rows, lengths]
-        state.leader[:] = -1
-        state.leader[self.first] = self.records
+        state.owner[:count] = np.repeat(self.records, beams)
         state.edits[:] = 0
 
     def edit(self, state: SearchState) -> dict[int, tuple[Tokens, Tokens]]:

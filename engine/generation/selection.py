@@ -52,8 +52,6 @@ def choose(state: SearchState, batch_row: int, rules: RowRules) -> None:
             return  # where a logit is not a number, no log-probability is one
         forced = forced_token(state, rules.record)
         if forced >= 0:
-            logits[:] = MINUS_INFINITY
-            logits[forced] = peak + log_sum
             state.token[batch_row, 0], state.value[batch_row, 0] = forced, 0.0
             return
         best = best_tokens(logits, int(state.numbers[rules.record, KEEP]))

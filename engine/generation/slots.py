@@ -40,8 +40,9 @@ class StepSlots(Protocol):
     def run(self, rows: int) -> None:
         """Feed the first rows of the batch."""
 
-    def append_tail(self, steps: Sequence[tuple[Any, Sequence[NDArray[Any]]]]) -> bool:
-        """Run kernels over the same rows after every step, in this order, each with its operands.
+    def append_tail(self, steps: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> bool:
+        """Run kernels over the same rows after every step, in this order: their names, and the
+        arrays that are their operands.
 
         Returns:
             Whether the device can; otherwise nothing is appended.

@@ -47,9 +47,10 @@ class SearchState:
     """The arrays; R rows, T positions.
 
     Attributes:
-        leader: The record whose first batch row this is, else -1. (R,) by batch row
+        owner: The record of a batch row's search; the row is its search's first if its cache row
+            has the same number. (R,) by batch row
         edits: Addresses and counts of tokens to penalize and to ban. (R, 4) by batch row
-        numbers: Settings and progress, columns above. (R, 16) by record
+        numbers: Settings and progress, columns above. (R, 16) by record.
         penalty: What scores of penalized tokens are multiplied with, or divided by. (R,) by record
         norm: Length to the power of the length penalty. (R, T + 1) by record and length
         peak, log_sum: Of the logits: largest, and log of the sum of exp(logit - largest). (R,) by
@@ -59,6 +60,7 @@ class SearchState:
         score: Sum of a beam's log-probabilities. (R,) by cache row
         token_at, value_at: Token of each position and its log-probability. (R, T) by cache row
         moved: Room for histories that change places. (R, T)
+        positions, vocabulary: T and V, for native code. (1,)
         pool_score, pool_length, pool_token, pool_value, pool_history: Hypotheses, as many as a
             search has cache rows: score, number of tokens (0: none yet), last token, its
             log-probability, and where the tokens before it are. By cache row
@@ -67,7 +69,7 @@ class SearchState:
     def __init__(self, slots: StepSlots) -> None:
         rows, positions = slots.history.shape
         self.slots = slots
-        self.leader = np.full(rows, -1, np.int64)
+        self.owner = np.zeros(rows, np.int64)
         self.edits = np.zeros((rows, 4), np.int64)
         self.numbers = np.zeros((rows, COLUMNS), np.int64)
         self.penalty = np.ones(rows, np.float32)
@@ -80,6 +82,8 @@ class SearchState:
         self.token_at = np.zeros((rows, positions), np.int32)
         self.value_at = np.zeros((rows, positions), np.float32)
         self.moved = np.zeros((rows, positions), np.int32)
+        self.positions = np.array([positions], np.int64)
+        self.vocabulary = np.array([slots.vocabulary_size], np.int64)
         self.pool_score = np.zeros(rows, np.float32)
         self.pool_length = np.zeros(rows, np.int32)
         self.pool_token = np.zeros(rows, np.int32)

@@ -75,7 +75,8 @@ def test_greedy_takes_the_largest_logit() -> None:
     tokens: list[int] = []
     last = before = START
     while len(tokens) < 20 and (not tokens or tokens[-1] != END):
-        tokens.append(int(np.argmax(tables.last[last] + tables.before[before] + tables.source[2])))
+        rows = tables.last[last] + tables.before[before] + tables.source[2]
+        tokens.append(int(np.argmax(rows + tables.position[len(tokens) + 1])))
         last, before = tokens[-1], last
     found = alone(2, search(log_probabilities=True))
     assert found[0].tokens == tuple(tokens)

@@ -1,8 +1,8 @@
 """A tiny encoder-decoder made of tables, the same in numpy and in torch to the last bit.
 
-The next token's logits are sums of three rows: one for the last token, one for the one before it,
-one for the source. Sums of two float32 numbers are the same everywhere, so that searches over it
-must agree exactly, whatever computes them.
+The next token's logits are sums of four rows: one for the last token, one for the one before it,
+one for the source, one for the position. Sums of two float32 numbers are the same everywhere, so
+that searches over it must agree exactly, whatever computes them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ PAD = 0
 END = 1
 SECOND_END = 2
 START = 3
+POSITIONS = 64
 
 
 class Tables:
-    """The numbers: V tokens, S sources; tables for last and second last token and source."""
+    """The numbers: V tokens, S sources; tables for last and second last token, source, position."""
 
     def __init__(self, vocabulary_size: int, sources: int, seed: int, end_bonus: float) -> None:
         rng = np.random.default_rng(seed)
@@ -30,6 +31,7 @@ class Tables:
         self.source = rng.standard_normal((sources, vocabulary_size)).astype(np.float32)
         self.source[:, END] += np.float32(end_bonus)
         self.source[:, PAD] -= 5
+        self.position = rng.standard_normal((POSITIONS, vocabulary_size)).astype(np.float32)
 
 
 class ToyModel:
@@ -51,7 +53,8 @@ class ToyModel:
         before = prefixes[rows, np.maximum(lengths - 2, 0)]
         tables = self.tables
         numbers = [self.kept[source] for source in sources]
-        return (tables.last[last] + tables.before[before]) + tables.source[numbers]
+        rows = (tables.last[last] + tables.before[before]) + tables.source[numbers]
+        return rows + tables.position[lengths]
 
     def memory_bytes(self) -> int:
         return 0
