@@ -40,7 +40,7 @@ class CachedSlots:
             "M": sizes.source_tokens,
         }
         _check_bytes(parts.step, named, limits)
-        self._parts = parts
+        self._parts, self._most = parts, sizes.source_tokens
         names = [spec.name for spec in parts.step.inputs if spec.name.startswith("past.")]
         state = {name: "present" + name.removeprefix("past") for name in names}
         self._slots = parts.step.bind(named, rows="N", state=state)
@@ -54,7 +54,7 @@ class CachedSlots:
 
     def encode(self, sentences: Sequence[Sequence[int]], sources: Sequence[int]) -> None:
         """Encode sentences in one batch into these source slots."""
-        for numbers, states in encode(self._parts.encoder, sentences):
+        for numbers, states in encode(self._parts.encoder, sentences, self._most):
             found = self._parts.cross.run({ENCODED: states})
             for row, number in enumerate(numbers):
                 source, length = sources[number], len(sentences[number])

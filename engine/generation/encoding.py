@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,18 @@ from engine.session import Model
 Sentences = Sequence[Sequence[int]]
 
 
-def encoder_feeds(model: Model, sentences: Sentences) -> dict[str, NDArray[np.int64]]:
-    """Return tokens (n, m), padded at the right, and the mask where the model takes one."""
+PADDED_TO: Final = 8  # so that few lengths occur: a length that is new to a model costs time
+
+
+def encoder_feeds(
+    model: Model, sentences: Sentences, most: int | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """Return tokens (n, m), padded at the right, and the mask where the model takes one; m is at
+    most `most`.
+    """
     longest = max(map(len, sentences))
+    if _takes_mask(model):
+        longest = max(longest, min(-(-longest // PADDED_TO) * PADDED_TO, most or longest))
     tokens = np.zeros((len(sentences), longest), np.int64)
     mask = np.zeros((len(sentences), longest), np.int64)
     for row, sentence in enumerate(sentences):
@@ -31,13 +41,19 @@ def groups(model: Model, sentences: Sentences) -> list[list[int]]:
     mask, so that padding would count.
     """
     numbers = list(range(len(sentences)))
-    if any(spec.name == PLAIN_MASK for spec in model.inputs):
-        return [numbers]
-    return [[number] for number in numbers]
+    return [numbers] if _takes_mask(model) else [[number] for number in numbers]
 
 
-def encode(model: Model, sentences: Sentences) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """Yield numbers of sentences and their states (n, m, d), m being the longest of them."""
+def _takes_mask(model: Model) -> bool:
+    return any(spec.name == PLAIN_MASK for spec in model.inputs)
+
+
+def encode(
+    model: Model, sentences: Sentences, most: int | None = None
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Yield numbers of sentences and their states (n, m, d), m being the longest of them or more,
+    up to `most`.
+    """
     for numbers in groups(model, sentences):
-        feeds = encoder_feeds(model, [sentences[number] for number in numbers])
+        feeds = encoder_feeds(model, [sentences[number] for number in numbers], most)
         yield numbers, model.run(feeds)[model.outputs[0].name]
