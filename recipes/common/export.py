@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recipes.common.halves import store_halves
+
 OPSET = 18
 BATCH = "N"
 
@@ -21,8 +23,13 @@ class ExportMismatch(Exception):
     """The exported file and the torch module disagree by more than rounding."""
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path, outputs: tuple[str, ...]) -> None:
-    """Write `model` with input `image`, the named outputs and a batch dimension called N."""
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, outputs: tuple[str, ...], *, half: bool = False
+) -> None:
+    """Write `model` with input `image`, the named outputs and a batch dimension called N.
+
+    `half` stores weights as float16 where that says the same.
+    """
     model.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)     # it misses torchvision
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, outputs: tuple[st
         )
     assert program is not None
     proto = plain(program.model_proto)
+    if half:
+        store_halves(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recipes.common import export, package
+from recipes.common import export, halves, package
 from recipes.common.data import Split
 
 GOLDEN_BATCHES = (1, 4, 11)               # rows of each golden sample; sixteen together
@@ -27,6 +27,7 @@ class Candidate:
     net: nn.Module
     outputs: tuple[str, ...]
     classes: Sequence[str]
+    half: bool = False                    # store weights as float16
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def publish(
 
     `documents` turns the findings into text files of the folder, such as the model card.
     """
+    if candidate.half:
+        halves.halve_weights(candidate.net)
     home = out / candidate.model
     incoming, final = home / f".incoming-{candidate.version}", home / candidate.version
     shutil.rmtree(incoming, ignore_errors=True)
@@ -65,7 +68,7 @@ def publish(
 def _fill(folder: Path, candidate: Candidate, test: Split, tensors: Tensor) -> Published:
     (folder / "samples").mkdir(parents=True)
     path = folder / "model.onnx"
-    export.export_onnx(candidate.net, tensors[:2], path, candidate.outputs)
+    export.export_onnx(candidate.net, tensors[:2], path, candidate.outputs, half=candidate.half)
     expected = _torch_outputs(candidate, tensors)
     found = export.run_onnx(path, tensors.numpy())
     differences = [

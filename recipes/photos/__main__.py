@@ -71,7 +71,7 @@ def finish(
 
     deployed = training.model.deployed()
     net = Mirrored(deployed) if mirror else deployed
-    candidate = Candidate(NAME, VERSION, net, OUTPUTS, data.classes)
+    candidate = Candidate(NAME, VERSION, net, OUTPUTS, data.classes, half=True)
     published = publish(candidate, data.test, training.test_images, out, documents)
     curve = training.progress.curve
     curve[-1]["test_accuracy"] = published.accuracy    # of the file, after the last calibration

@@ -71,7 +71,8 @@ GPU" (arXiv:2404.00498).
 |---|---|
 {table}
 
-Accuracy is that of `model.onnx` in ONNX Runtime, {LOOKS[mirrored]}. The copy of CIFAR-10 used
+Weights are stored as float16 and computed with in float32. Accuracy is that of `model.onnx` in ONNX
+Runtime, {LOOKS[mirrored]}. The copy of CIFAR-10 used
 here is lossy: every picture, of both splits, was kept as a JPEG of about 920 bytes, which makes it
 harder than the original pixels; do not compare the figure with results on those. No checkpoint
 was chosen by the test split: the weights are those after the last epoch.

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import sentencepiece
 
+# Too rare in the corpora to be kept for their number, and yet met in every text.
+REQUIRED = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜabcdefghijklmnopqrstuvwxyzäöüß" + (
+    "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~€£§°–—…„“”‚‘’«»éèêáàçñó"  # noqa: RUF001  (they are meant)
+)
 END, UNKNOWN, PADDING = "</s>", "<unk>", "<pad>"
 
 
@@ -68,6 +72,7 @@ def train_vocabulary(sentences: Iterable[str], size: int) -> Vocabulary:
         model_type="unigram",
         vocab_size=size - 1,              # padding is not a piece of the model
         character_coverage=0.9998,
+        required_chars=REQUIRED,
         normalization_rule_name="nmt_nfkc",
         bos_id=-1,
         eos_id=0,
