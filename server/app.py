@@ -26,16 +26,25 @@ from server.execution import WorkerPool, limit_blas_threads, set_switch_interval
 from server.handlers import Handlers
 from server.metrics import Metrics
 from server.repository.registry import Repository
-from server.routes import documentation, health, metadata_v2, models, predict, tensorflow_v1
+from server.routes import (
+    documentation,
+    health,
+    libretranslate,
+    metadata_v2,
+    models,
+    predict,
+    tensorflow_v1,
+    translate,
+)
 from server.routes.answers import Receive, Scope, Send, error_answer, send_answer
 from server.routes.endpoint import Endpoint, Runtime, begin_call
 from server.routes.table import MethodSwitch, Route, by_path
-from server.serving import ServingAttachment
+from server.serving import attachments
 from server.settings import Settings, available_cpus, load_settings
 
 logger = logging.getLogger("millrace.app")
 
-HOT = ("/predict", "/classify", "/embed")
+HOT = ("/predict", "/classify", "/embed", "/translate")
 POOL_CLOSE_S = 2.0
 FILE_THREADS = 2  # what asyncio.to_thread runs on: looks at folders, uploads, scrapes
 SWITCH_INTERVAL_S = 0.001  # how long a worker may keep the interpreter from the event loop
@@ -114,6 +123,8 @@ def create_app(settings: Settings | None = None) -> Application:
     table = [
         *health.routes(runtime),
         *predict.routes(runtime),
+        *translate.routes(runtime),
+        *libretranslate.routes(runtime),
         *metadata_v2.routes(runtime),
         *tensorflow_v1.routes(runtime),
         *models.routes(runtime),
@@ -138,7 +149,7 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
     pool = WorkerPool(settings.worker_threads)
     await _start_file_threads()
     metrics = Metrics()
-    repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))
+    repository = Repository(settings, metrics, attachments(pool, metrics, settings))
     runtime.start(Handlers(repository, pool, metrics, settings))
     metrics.loop_lag.start()
     await repository.start()

@@ -5,9 +5,9 @@ The hot routes read JSON without these models; a test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 
 class Schema(BaseModel):
@@ -91,6 +91,53 @@ class NamedTensor(BaseModel):
     data: list[Any]
 
 
+class Detected(BaseModel):
+    """What language a text seems to be in."""
+
+    language: str
+    confidence: float = Field(ge=0, le=1)
+
+
+class TranslatedSentence(BaseModel):
+    """One sentence of a text, when `sentences` or `log_probabilities` is asked for."""
+
+    source: str
+    start: int
+    text: str
+    score: float
+    tokens: list[int]
+    truncated: bool
+    split: bool
+    repetition: bool
+    cached: bool
+    log_probabilities: list[float] | None = None
+
+
+class Alternative(BaseModel):
+    """A translation that is nearly as good."""
+
+    text: str
+    score: float
+
+
+class Translated(BaseModel):
+    """The translation of one text."""
+
+    text: str
+    score: float
+    tokens: int
+    truncated: bool
+    split: bool
+    repetition: bool
+    untranslated: int = Field(description="characters in letters that the model does not know")
+    source: str | None
+    target: str | None
+    detected: Detected | None = Field(None, description="with source: auto")
+    alternatives: list[Alternative] | None = Field(None, description="with n_best")
+    seed: int | None = Field(None, description="with sample")
+    sentences: list[TranslatedSentence] | None = None
+
+
 class Tensors(BaseModel):
     """The result of any other model for one input."""
 
@@ -104,7 +151,82 @@ class PredictAnswer(BaseModel):
     version: str
     task: str
     id: str
-    results: list[Classified | Embedded | Tensors | Failure]
+    results: list[Classified | Embedded | Translated | Tensors | Failure]
+
+
+class TranslateBody(BaseModel):
+    """What `/translate` reads as JSON; every parameter may also stand in `parameters`."""
+
+    text: str | list[str]
+    model: str | None = Field(None, description="may be left out when one fits")
+    version: str | None = None
+    label: str | None = None
+    source: str | None = Field(None, description="language code, or auto")
+    target: str | None = None
+    format: Literal["text", "html"] = "text"
+    glossary: dict[str, str] | list[str] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict, examples=[{"beams": 4, "n_best": 2}])
+    id: str | None = Field(None, description="comes back in the answer")
+    timeout_s: float | None = Field(None, gt=0)
+    priority: int = Field(0, ge=-9, le=9)
+
+
+class TranslateAnswer(BaseModel):
+    """One translation per text, in order; a text that failed has its error in its place."""
+
+    model: str
+    version: str
+    task: str
+    id: str
+    translations: list[Translated | Failure]
+
+
+class LibreTranslateBody(BaseModel):
+    """The same in LibreTranslate's words."""
+
+    q: str | list[str]
+    source: str = Field(description="language code, or auto")
+    target: str
+    format: Literal["text", "html"] = "text"
+    alternatives: int = Field(0, ge=0, le=16)
+    api_key: str | None = Field(None, description="accepted, and ignored")
+
+
+class LibreDetected(BaseModel):
+    """A language and a percentage."""
+
+    language: str
+    confidence: float = Field(ge=0, le=100)
+
+
+class LibreTranslateAnswer(BaseModel):
+    """The same in LibreTranslate's words."""
+
+    translatedText: str | list[str]  # LibreTranslate's name
+    detectedLanguage: LibreDetected | list[LibreDetected] | None = None  # likewise
+    alternatives: list[str] | list[list[str]] | None = None
+
+
+class LibreDetect(BaseModel):
+    """A text whose language is asked for."""
+
+    q: str
+
+
+class LibreDetections(RootModel[list[LibreDetected]]):
+    """Languages, likeliest first."""
+
+
+class LibreLanguage(BaseModel):
+    """A language, and what it can be translated to."""
+
+    code: str
+    name: str
+    targets: list[str]
+
+
+class LibreLanguages(RootModel[list[LibreLanguage]]):
+    """Every language that there is."""
 
 
 class V2Tensor(BaseModel):
@@ -175,6 +297,13 @@ class ModelStatus(BaseModel):
 SCHEMAS: tuple[type[BaseModel], ...] = (
     PredictBody,
     PredictAnswer,
+    TranslateBody,
+    TranslateAnswer,
+    LibreTranslateBody,
+    LibreTranslateAnswer,
+    LibreDetect,
+    LibreDetections,
+    LibreLanguages,
     Failure,
     V2Request,
     V2Reply,

@@ -1,4 +1,6 @@
-"""What a deployment needs to answer requests: its task and its batcher, moved by the same switch.
+"""What a deployment needs to answer requests, moved by the same switch: its task, and who runs it.
+
+Models of tensors have a batcher; models that turn text into text have a translator.
 
 The repository does not know this attachment; it calls `prepare` beside the old deployment,
 `commit` at the switch and `discard` after the old one has drained.
@@ -6,21 +8,33 @@ The repository does not know this attachment; it calls `prepare` beside the old 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from server.batching.batcher import Batcher
-from server.errors import LoadFailed
+from server.errors import LoadFailed, RequestRejected
 from server.execution import WorkerPool
 from server.metrics import Metrics, ModelMetrics
-from server.repository.deployment import Deployment
+from server.repository.background import in_background
+from server.repository.deployment import Attachment, Deployment
+from server.repository.golden import GoldenMismatch
+from server.repository.loader import load_failed
+from server.repository.text_golden import TextSample, read_text_samples
+from server.repository.text_model import TextModel
 from server.settings import Settings
-from server.tasks import ImageLimits, Task, build_task, task_kinds
+from server.tasks import ImageLimits, Task, TranslationTask, build_task, task_kinds
 from server.tensors import TensorInfo
+from server.text import LanguageDetector
+from server.translation.attachment import TranslationAttachment, loop_of
+from server.translation.documents import Order, Translator
 
 NAME = "serving"
 TENSOR = "tensor"  # the engine's word for the kind of a value that is one
+# A translation model as the tensor doors see it: texts in, texts out.
+TEXT_INPUT = TensorInfo("text", "str", ("N",))
+TEXT_OUTPUT = TensorInfo("translation", "str", ("N",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +49,25 @@ class Serving:
     outputs: tuple[TensorInfo, ...]
 
 
-def serving_of(deployment: Deployment) -> Serving:
+@dataclass(frozen=True, slots=True)
+class TextServing:
+    """The same of a deployment that turns text into text."""
+
+    task: TranslationTask
+    translator: Translator
+    metrics: ModelMetrics
+    inputs: tuple[TensorInfo, ...] = (TEXT_INPUT,)
+    outputs: tuple[TensorInfo, ...] = (TEXT_OUTPUT,)
+
+    @property
+    def tasks(self) -> Mapping[str, TranslationTask]:
+        """The one task there is."""
+        return {self.task.name: self.task}
+
+
+def serving_of(deployment: Deployment) -> Serving | TextServing:
     """Return the serving part of a deployment."""
-    return cast(Serving, deployment.attachments[NAME])
+    return cast(Serving | TextServing, deployment.attachments[NAME])
 
 
 class ServingAttachment:
@@ -50,9 +80,13 @@ class ServingAttachment:
         self._pool = pool
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
+        self._golden_s = settings.load_timeout_s
+        self.detector = LanguageDetector()
 
-    async def prepare(self, new: Deployment, old: Deployment | None) -> Serving:
-        """Build the tasks and the batcher; raises if the config does not fit the model."""
+    async def prepare(self, new: Deployment, old: Deployment | None) -> Serving | TextServing:
+        """Build the tasks and who runs them; raises if the config does not fit the model."""
+        if new.text_model is not None:
+            return await self._prepare_text(new, new.text_model)
         model = new.engine_model
         inputs, outputs = _inputs(new), _outputs(new)
         tasks = {
@@ -86,7 +120,48 @@ class ServingAttachment:
 
     async def discard(self, value: object) -> None:
         """Finish what is queued and close the batcher."""
-        await cast(Serving, value).batcher.close()
+        if isinstance(value, Serving):
+            await value.batcher.close()
+
+    async def _prepare_text(self, new: Deployment, model: TextModel) -> TextServing:
+        own = new.config.translation
+        task = TranslationTask(model.defaults, rows=own.rows, target_tokens=own.target_tokens)
+        sentences = loop_of(new)
+        assert sentences is not None  # a text model's decode loop is prepared before this
+        translator = Translator(model, sentences, own, self._pool, self.detector)
+        try:
+            samples = await in_background(lambda: read_text_samples(new.folder), name="samples")
+            async with asyncio.timeout(self._golden_s):
+                await _check_texts(samples, translator, task)
+        except GoldenMismatch as error:
+            raise load_failed(new.model, new.version, str(error)) from error
+        except TimeoutError:
+            reason = f"its samples took longer than load_timeout_s = {self._golden_s:g} s"
+            raise load_failed(new.model, new.version, reason) from None
+        return TextServing(task, translator, self._metrics.model(new.model, new.version))
+
+
+def attachments(pool: WorkerPool, metrics: Metrics, settings: Settings) -> tuple[Attachment, ...]:
+    """Return what every deployment is served with, in the order in which it is prepared."""
+    return (TranslationAttachment(metrics), ServingAttachment(pool, metrics, settings))
+
+
+async def _check_texts(
+    samples: Sequence[TextSample], translator: Translator, task: TranslationTask
+) -> None:
+    """Translate the samples as requests do, all at once, and compare."""
+    try:
+        options = [task.options(task.parameters(sample.parameters)) for sample in samples]
+        translations = await asyncio.gather(
+            *(
+                translator.translate(sample.text, each, Order())
+                for sample, each in zip(samples, options, strict=True)
+            )
+        )
+    except RequestRejected as error:
+        raise GoldenMismatch(f"a sample cannot be translated: {error.message}") from error
+    for sample, translation in zip(samples, translations, strict=True):
+        sample.check(translation.text, translation.token_ids())
 
 
 def _inputs(new: Deployment) -> tuple[TensorInfo, ...]:

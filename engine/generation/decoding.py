@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.generation.search import Hypothesis, Search, SlotSizes
+from engine.session import MemoryReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class Seq2Seq(Protocol):
 
     def open(self, sizes: SlotSizes) -> Decoder:
         """Make a decoder with slots of its own; several share the weights."""
+
+    def memory(self) -> MemoryReport:
+        """Return the bytes of weights and code, without the decoders' slots."""
 
     def close(self) -> None:
         """Free everything once all decoders are gone."""

@@ -15,7 +15,7 @@ from server.execution import WorkerPool
 from server.metrics import Metrics
 from server.repository.registry import Repository
 from server.repository.status import ModelStatus, State
-from server.serving import ServingAttachment
+from server.serving import attachments
 from server.settings import Settings
 
 
@@ -44,7 +44,7 @@ def is_fine(status: ModelStatus) -> bool:
 async def _load_all(settings: Settings) -> list[ModelStatus]:
     pool = WorkerPool(settings.worker_threads)
     metrics = Metrics()
-    repository = Repository(settings, metrics, (ServingAttachment(pool, metrics, settings),))
+    repository = Repository(settings, metrics, attachments(pool, metrics, settings))
     try:
         await repository.start()
         await until_ready(lambda: repository.ready)

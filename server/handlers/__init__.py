@@ -12,6 +12,7 @@ from server.handlers.flights import Flights
 from server.handlers.infer import InferHandler
 from server.handlers.models import ModelHandler
 from server.handlers.predict import PredictHandler
+from server.handlers.translate import TranslateHandler
 from server.metrics import Metrics
 from server.repository.registry import Repository
 from server.settings import Settings
@@ -32,5 +33,6 @@ class Handlers:
         self.flights = Flights()
         self.predict = PredictHandler(repository, pool, self.flights, settings).predict
         self.infer = InferHandler(repository, pool, self.flights, settings).infer
+        self.translate = TranslateHandler(repository, pool, self.flights, settings)
         self.models = ModelHandler(repository, metrics)
         self.admin = AdminHandler(repository)

@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from server.batching import Work
-from server.errors import InvalidInput
+from server.errors import InvalidInput, ServerError
 from server.execution import WorkerPool
 from server.handlers.call import Call
 from server.handlers.flights import Flights
+from server.handlers.translate import begin_run, translate_all
 from server.metrics import Phase
 from server.repository.deployment import Deployment
 from server.repository.registry import Repository
-from server.serving import TENSOR, Serving, serving_of
+from server.serving import TENSOR, TEXT_INPUT, TEXT_OUTPUT, Serving, TextServing, serving_of
 from server.settings import Settings
 from server.tensors import TensorInfo, check_feeds
 
@@ -73,15 +74,11 @@ class InferHandler:
             deployment = lease.deployment
             serving = serving_of(deployment)
             call.of(deployment.model, deployment.version, serving.metrics)
+            if isinstance(serving, TextServing):
+                return await self._translate(request, call, parse_s, deployment, serving)
             model = deployment.engine_model
             fetches = _fetches(request.fetches, serving, deployment)
-            began = time.monotonic()
-            if request.large:
-                feeds = await self._pool.run(request.feeds, serving.inputs)
-            else:
-                feeds = request.feeds(serving.inputs)
-            check_feeds(serving.inputs, feeds)
-            call.observe(Phase.PARSE, parse_s + time.monotonic() - began)
+            feeds = await self._feeds(request, serving.inputs, call, parse_s)
             due = call.due(deployment.config.batching.timeout_ms, self._settings.request_timeout_s)
             rows = _rows(feeds, model.batch)
             work = Work(feeds, rows, fetches, int(due * 1e6), call.priority)
@@ -95,6 +92,58 @@ class InferHandler:
                 deployment.labels,
                 model.batch.outputs if model.batch is not None else frozenset(),
             )
+
+    async def _feeds(
+        self, request: InferRequest, inputs: tuple[TensorInfo, ...], call: Call, parse_s: float
+    ) -> Arrays:
+        began = time.monotonic()
+        if request.large:
+            feeds = await self._pool.run(request.feeds, inputs)
+        else:
+            feeds = request.feeds(inputs)
+        check_feeds(inputs, feeds)
+        call.observe(Phase.PARSE, parse_s + time.monotonic() - began)
+        return feeds
+
+    async def _translate(
+        self,
+        request: InferRequest,
+        call: Call,
+        parse_s: float,
+        deployment: Deployment,
+        serving: TextServing,
+    ) -> InferReply:
+        """Translate the texts of a tensor of strings; one that fails fails them all."""
+        if request.fetches not in (None, (TEXT_OUTPUT.name,)):
+            raise InvalidInput(
+                f"the output of model {deployment.model!r} is {TEXT_OUTPUT.name!r}",
+                field="outputs",
+                expected=[TEXT_OUTPUT.name],
+                got=[name[:200] for name in request.fetches or ()],
+            )
+        feeds = await self._feeds(request, serving.inputs, call, parse_s)
+        texts = [_as_text(value) for value in feeds[TEXT_INPUT.name].tolist()]
+        if not 1 <= len(texts) <= self._settings.max_items:
+            raise InvalidInput(
+                f"send 1 to {self._settings.max_items} texts at a time, got {len(texts)}",
+                field=TEXT_INPUT.name,
+                expected=f"1..{self._settings.max_items} texts",
+                got=len(texts),
+            )
+        run = begin_run(deployment, serving, {}, call, self._settings)
+        outcomes = await translate_all(run, texts, self._flights)
+        translations = np.empty(len(texts), dtype=object)
+        for row, outcome in enumerate(outcomes):
+            if isinstance(outcome, ServerError):
+                raise outcome
+            translations[row] = outcome.text
+        outputs: Arrays = {TEXT_OUTPUT.name: translations}
+        batched = frozenset({TEXT_OUTPUT.name})
+        return InferReply(deployment.model, deployment.version, outputs, None, batched)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _fetches(

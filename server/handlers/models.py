@@ -11,7 +11,7 @@ from server.model_config import LatestPolicy, SpecificPolicy
 from server.repository.deployment import Deployment
 from server.repository.registry import Repository
 from server.repository.status import IndexEntry, ModelStatus, State
-from server.serving import serving_of
+from server.serving import Serving, serving_of
 
 
 class ModelHandler:
@@ -109,10 +109,11 @@ def status_dict(status: ModelStatus) -> dict[str, Any]:
 
 
 def _triton_config(deployment: Deployment) -> dict[str, Any]:
-    model, serving = deployment.engine_model, serving_of(deployment)
+    serving = serving_of(deployment)
     config = deployment.config
     batching = config.batching
-    batched = model.batch is not None and batching.enabled
+    batched = isinstance(serving, Serving) and batching.enabled
+    batched = batched and deployment.engine_model.batch is not None
     policy = config.version_policy
     described: dict[str, Any] = {"all": {}}
     if isinstance(policy, LatestPolicy):

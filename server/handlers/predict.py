@@ -14,12 +14,12 @@ from server.execution import WorkerPool
 from server.handlers.call import Call
 from server.handlers.failures import as_server_error
 from server.handlers.flights import Flights
+from server.handlers.translate import TextRun, begin_run, other_task, translate_all
 from server.metrics import Phase
-from server.repository.deployment import Deployment
 from server.repository.registry import Repository
-from server.serving import Serving, serving_of
+from server.serving import Serving, TextServing, serving_of
 from server.settings import Settings
-from server.tasks import Item, Parameters, Prepared, Task
+from server.tasks import Item, Parameters, Prepared, Task, TextItem
 
 _PHASES = {"decode": Phase.DECODE, "preprocess": Phase.PREPROCESS}
 
@@ -69,9 +69,15 @@ class PredictHandler:
             serving = serving_of(deployment)
             call.of(deployment.model, deployment.version, serving.metrics)
             call.observe(Phase.PARSE, parse_s)
-            task = serving.task if request.task is None else serving.tasks.get(request.task)
-            if task is None:
-                raise _other_task(request.task, serving, deployment)
+            if request.task is not None and request.task not in serving.tasks:
+                raise other_task(request.task, serving, deployment)
+            if isinstance(serving, TextServing):
+                text_run = begin_run(deployment, serving, request.parameters, call, self._settings)
+                results = await self._translate(text_run, request.items)
+                return PredictReply(
+                    deployment.model, deployment.version, serving.task.name, results
+                )
+            task = serving.task if request.task is None else serving.tasks[request.task]
             parameters = task.parameters(request.parameters)
             due = call.due(deployment.config.batching.timeout_ms, self._settings.request_timeout_s)
             run = _Run(serving, task, parameters, call, due, request.large, self._pool)
@@ -85,6 +91,20 @@ class PredictHandler:
             return [await run.alone(items[0], self._flights)]
         work = asyncio.gather(*[run.item(item) for item in items])
         return await self._flights.wait(work, run.call, run.due)
+
+    async def _translate(
+        self, run: TextRun, items: list[Item | ServerError]
+    ) -> list[dict[str, Any] | ServerError]:
+        texts = [item.text for item in items if isinstance(item, TextItem)]
+        done = iter(await translate_all(run, texts, self._flights))
+        results: list[dict[str, Any] | ServerError] = []
+        for item in items:
+            outcome = next(done) if isinstance(item, TextItem) else _no_text(item)
+            if isinstance(outcome, ServerError):
+                results.append(outcome)
+            else:
+                results.append(outcome.describe(run.options))
+        return results
 
     def _check_count(self, request: PredictRequest) -> None:
         most = self._settings.max_items
@@ -162,12 +182,12 @@ class _Run:
         return result
 
 
-def _other_task(wanted: str | None, serving: Serving, deployment: Deployment) -> InvalidInput:
-    have = " and ".join(serving.tasks)
-    door = {"classification": "/classify", "embedding": "/embed"}.get(serving.task.name, "/predict")
+def _no_text(item: Item | ServerError) -> ServerError:
+    if isinstance(item, ServerError):
+        return item
     return InvalidInput(
-        f"model {deployment.model!r} is for {have}, not for {wanted}; send it to {door}",
-        field="model",
-        expected=wanted,
-        got=have,
+        "this model translates texts, got something else",
+        field=item.field,
+        expected='{"text": "..."}',
+        got=type(item).__name__.removesuffix("Item").lower(),
     )

@@ -279,6 +279,10 @@ class Catalog:
         """Return everything that can be leased now."""
         return [m.live[version] for m in self._sorted() for version in natural_sorted(m.live)]
 
+    def defaults(self) -> list[Deployment]:
+        """Return what every model serves where a request names no version."""
+        return [self._routes[name] for name in natural_sorted(self._routes)]
+
     def status(self, name: str | None = None) -> list[ModelStatus]:
         """Return the status of all models, or of one.
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from server.errors import InvalidInput
 from server.model_config import ModelConfig
-from server.repository.loader import Model
+from server.repository.loader import Model, TextModel
 
 
 @dataclass(eq=False)
@@ -22,7 +23,7 @@ class Deployment:
     model: str
     version: str
     config: ModelConfig
-    engine_model: Model
+    loaded: Model | TextModel
     labels: tuple[str, ...] | None  # class names
     folder: Path
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -30,6 +31,28 @@ class Deployment:
     key: str = ""  # of the files it was loaded from
     leases: int = 0
     _idle: asyncio.Event | None = None
+
+    @property
+    def text_model(self) -> TextModel | None:
+        """The model, of a version that turns text into text."""
+        return self.loaded if isinstance(self.loaded, TextModel) else None
+
+    @property
+    def engine_model(self) -> Model:
+        """The model, of a version that takes and gives tensors.
+
+        Raises:
+            InvalidInput: it turns text into text.
+        """
+        if isinstance(self.loaded, TextModel):
+            raise InvalidInput(
+                f"model {self.model!r} turns text into text and has no tensors; send it to "
+                "/translate",
+                field="model",
+                expected="a model of tensors",
+                got="translation",
+            )
+        return self.loaded
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no lease is left; False when the time is over first."""

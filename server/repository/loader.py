@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import engine
-from engine import Model
+from engine import Model, Seq2Seq
 from server.errors import LoadCrashed, LoadFailed
 from server.model_config import ModelConfig
-from server.repository import warmup
+from server.repository import layout, warmup
 from server.repository.config import ConfigInvalid, VersionConfig, version_config
 from server.repository.golden import GoldenMismatch, Sample, check_samples, read_samples
 from server.repository.manifest import (
@@ -29,8 +29,9 @@ from server.repository.manifest import (
     read_manifest,
 )
 from server.repository.scan import ModelSnapshot, VersionSnapshot, rescan_version
+from server.repository.text_model import TextModel, TextParts, check_vocabulary, read_text_parts
 
-__all__ = ["LoadOptions", "LoadedVersion", "Model", "load_version"]
+__all__ = ["LoadOptions", "LoadedVersion", "Model", "TextModel", "load_version"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +55,20 @@ class LoadOptions:
 class LoadedVersion:
     """A model that is ready to serve."""
 
-    engine_model: Model
+    loaded: Model | TextModel
     config: ModelConfig
     labels: tuple[str, ...] | None
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
 
+    @property
+    def engine_model(self) -> Model:
+        """The model, of a version that takes and gives tensors."""
+        assert isinstance(self.loaded, Model)
+        return self.loaded
+
     def close(self) -> None:
         """Free the model."""
-        self.engine_model.close()
+        self.loaded.close()
 
 
 def load_version(
@@ -113,12 +120,23 @@ def _load(
         if version.model_file is None:
             raise ConfigInvalid(
                 f"{version.folder.name}/ has several .onnx files or none; expected model.onnx, "
-                "or a single .onnx file"
+                f"a single .onnx file, or {layout.ENCODER_FILE} with decoder_model*.onnx"
             )
+        path = version.folder / version.model_file
         how = version_config(dict(model.body), model.folder, version.folder)
-        samples = read_samples(version.folder)
+        if _is_text_model(how.config, path):
+            config = how.config.model_copy(update={"task": "translation"})
+            folders = (version.folder, path.parent, model.folder)
+            parts = read_text_parts(config, tuple(dict.fromkeys(folders)))
+        else:
+            parts = None
+            samples = read_samples(version.folder)
+    if parts is not None:
+        with stages("compile"):
+            text_model = _compile_text(path.parent, config, parts, options)
+        return LoadedVersion(text_model, config, how.labels, stages.seconds)
     with stages("compile"):
-        engine_model = _compile(version.folder / version.model_file, how, samples, options)
+        engine_model = _compile(path, how, samples, options)
     try:
         with stages("warm up"):
             _warm(engine_model, how.config, samples)
@@ -142,6 +160,41 @@ def _compile(
         limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
         isolate=options.isolate,
         cache_dir=options.cache_dir,
+    )
+
+
+def _is_text_model(config: ModelConfig, path: Path) -> bool:
+    """Say whether a version translates: its configuration says so, or else its graphs do."""
+    if config.task is not None:
+        return config.task == "translation"
+    return path.name == layout.ENCODER_FILE and layout.holds_decoder(
+        {each.name for each in path.parent.iterdir()}
+    )
+
+
+def _compile_text(
+    folder: Path, config: ModelConfig, parts: TextParts, options: LoadOptions
+) -> TextModel:
+    seq2seq = engine.load_seq2seq(
+        folder,
+        device=config.device or options.device,
+        precision=config.precision,
+        threads=options.threads,
+        limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
+        isolate=options.isolate,
+        cache_dir=options.cache_dir,
+    )
+    try:
+        check_vocabulary(parts, seq2seq.vocabulary_size)
+    except ConfigInvalid:
+        seq2seq.close()
+        raise
+    return TextModel(
+        seq2seq,
+        parts.tokenizer,
+        parts.defaults,
+        config.translation.prefix,
+        (*seq2seq.notes, *parts.notes),
     )
 
 
@@ -207,7 +260,27 @@ class _Stages:
         self.seconds[self._name] = time.perf_counter() - self._start
 
 
-def memory_of(model: Model) -> Mapping[str, int]:
+def metadata_of(loaded: Model | TextModel) -> dict[str, Any]:
+    """Return what the status of a version says about the loaded model."""
+    if isinstance(loaded, TextModel):
+        sources, targets = loaded.languages()
+        return {
+            "memory": dict(memory_of(loaded.seq2seq)),
+            "notes": list(loaded.notes),
+            "cached": loaded.seq2seq.cached,
+            "vocabulary_size": loaded.seq2seq.vocabulary_size,
+            "languages": {"source": list(sources), "target": list(targets)},
+            "generation": asdict(loaded.defaults),
+        }
+    return {
+        "memory": dict(memory_of(loaded)),
+        "batchable": loaded.batch is not None,
+        "batch_reason": loaded.batch_reason,
+        "model": dict(loaded.metadata),
+    }
+
+
+def memory_of(model: Model | Seq2Seq) -> Mapping[str, int]:
     """Return the bytes that a loaded model holds, by kind."""
     report = model.memory()
     return {

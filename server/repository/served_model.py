@@ -25,7 +25,7 @@ from server.repository.loader import (
     LoadedVersion,
     load_failed,
     load_version,
-    memory_of,
+    metadata_of,
 )
 from server.repository.policy import Wanted
 from server.repository.scan import ModelSnapshot, VersionSnapshot
@@ -240,20 +240,16 @@ class ServedModel:
         return deployment
 
     def _deployment(self, version: VersionSnapshot, loaded: LoadedVersion) -> Deployment:
-        model = loaded.engine_model
         metadata = {
             "seconds": {stage: round(s, 4) for stage, s in loaded.seconds.items()},
             "load_s": round(sum(loaded.seconds.values()), 4),
-            "memory": dict(memory_of(model)),
-            "batchable": model.batch is not None,
-            "batch_reason": model.batch_reason,
-            "model": dict(model.metadata),
+            **metadata_of(loaded.loaded),
         }
         return Deployment(
             model=self.name,
             version=version.version,
             config=loaded.config,
-            engine_model=model,
+            loaded=loaded.loaded,
             labels=loaded.labels,
             folder=version.folder,
             metadata=metadata,
@@ -378,5 +374,5 @@ class ServedModel:
 
 
 def _close(deployment: Deployment) -> None:
-    deployment.engine_model.close()
+    deployment.loaded.close()
     return_memory()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ class Answer:
     body: bytes
     headers: list[Header] = field(default_factory=lambda: [JSON])
     code: str = "ok"  # what the metrics count it as
+    rest: AsyncGenerator[bytes] | None = None  # what follows the body, as it comes
 
 
 def to_json(value: Any) -> bytes:
@@ -109,8 +111,16 @@ async def send_answer(send: Send, answer: Answer, call: Call) -> None:
     if answer.code == RequestCancelled.code:
         return
     headers = answer.headers
-    headers.append((b"content-length", b"%d" % len(answer.body)))
+    if answer.rest is None:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
     headers.append((b"x-request-id", call.id.encode()))
     headers.append((b"server-timing", server_timing(call)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    if answer.rest is None:
+        await send({"type": "http.response.body", "body": answer.body})
+        return
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    async with aclosing(answer.rest):
+        async for piece in answer.rest:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -135,10 +135,13 @@ class Endpoint:
         except Exception as error:
             fault = as_server_error(error, call.id)
             answer = error_answer(fault, call, tensor_door=self._tensor_door)
+        if answer.rest is not None:
+            await send_answer(send, answer, call)  # only then it is known how it ended
         self._count(answer, call)
         if self._runtime.settings.access_log:
             log_access(scope, answer.status, call)
-        await send_answer(send, answer, call)
+        if answer.rest is None:
+            await send_answer(send, answer, call)
 
     def _count(self, answer: Answer, call: Call) -> None:
         if call.metrics is not None:

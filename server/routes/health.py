@@ -36,7 +36,10 @@ def routes(runtime: Runtime) -> list[Route]:
                 "ready": runtime.ready,
                 "models": models,
                 "docs": "/docs",
-                "routes": ["/predict", "/classify", "/embed", "/v2", "/v1", "/models", "/metrics"],
+                "routes": [
+                    *("/predict", "/classify", "/embed", "/translate", "/languages", "/detect"),
+                    *("/v2", "/v1", "/models", "/metrics"),
+                ],
             }
         )
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import reprlib
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
 
 from server.errors import InvalidInput, MalformedRequest, ServerError, UnsupportedMedia
 from server.handlers.call import Call
@@ -15,11 +13,10 @@ from server.handlers.predict import PredictRequest
 from server.routes.bodies import parse_object
 from server.routes.endpoint import read_priority, timeout_seconds
 from server.routes.multipart import Part, parse_multipart
+from server.routes.request_options import address_of, literal, read_query, request_id, wrong_kind
 from server.tasks import ImageItem, Item, TensorItem, TextItem
 
-MAX_QUERY_FIELDS = 64
 BODY_KEYS = (*("id", "inputs", "label", "model", "parameters", "priority", "timeout_s", "version"),)
-_ADDRESS = ("model", "version", "label")
 _FORM_TYPES = (b"application/x-www-form-urlencoded",)  # what `curl -d` says of any body
 
 
@@ -35,7 +32,7 @@ class _Options:
         if name in BODY_KEYS and name not in ("inputs", "parameters"):
             self.fields[name] = text
         else:
-            self.parameters[name] = _literal(text)
+            self.parameters[name] = literal(text)
 
 
 def read_request(
@@ -49,7 +46,7 @@ def read_request(
         UnsupportedMedia: a content type that this door does not read.
     """
     options = _Options()
-    for name, text in _query(query):
+    for name, text in read_query(query):
         options.take(name, text)
     kind = content_type.partition(b";")[0].strip().lower()
     items: list[Item | ServerError]
@@ -78,57 +75,9 @@ def _request(
     if "priority" in fields:
         call.priority = read_priority(fields["priority"])
     if "id" in fields:
-        call.id = _request_id(fields["id"])
-    model, version, label = (_name(fields.get(key), key) for key in _ADDRESS)
+        call.id = request_id(fields["id"])
+    model, version, label = address_of(fields)
     return PredictRequest(items, model, version, label, options.parameters, task)
-
-
-def _name(value: Any, key: str) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if key == "version" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise InvalidInput(
-        f"`{key}` must be a string, got {reprlib.repr(value)}",
-        field=key,
-        expected="a string",
-        got=reprlib.repr(value),
-    )
-
-
-def _request_id(value: Any) -> str:
-    text = str(value) if isinstance(value, str | int) else ""
-    if not (1 <= len(text) <= 128 and text.isascii() and text.isprintable()):
-        raise InvalidInput(
-            "`id` must be 1 to 128 printable ASCII characters",
-            field="id",
-            expected="1 to 128 printable ASCII characters",
-            got=reprlib.repr(value),
-        )
-    return text
-
-
-def _query(query: bytes) -> list[tuple[str, str]]:
-    if not query:
-        return []
-    try:
-        text = query.decode("latin-1")
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-    except ValueError:
-        raise MalformedRequest(f"the query has more than {MAX_QUERY_FIELDS} fields") from None
-
-
-def _literal(text: str) -> Any:
-    """Return what a text option means: true, false, a number, or itself."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            if len(text) <= 40:
-                return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _from_json(body: dict[str, Any], options: _Options) -> list[Item | ServerError]:
@@ -145,9 +94,9 @@ def _from_json(body: dict[str, Any], options: _Options) -> list[Item | ServerErr
     parameters = body.get("parameters") or {}
     items = body.get("inputs")
     if not isinstance(parameters, dict):
-        raise _wrong_kind("parameters", "an object", parameters)
+        raise wrong_kind("parameters", "an object", parameters)
     if not isinstance(items, list):
-        raise _wrong_kind("inputs", "a list of items", items)
+        raise wrong_kind("inputs", "a list of items", items)
     options.parameters.update(parameters)
     return [_json_item(item, f"inputs[{place}]") for place, item in enumerate(items)]
 
@@ -155,7 +104,7 @@ def _from_json(body: dict[str, Any], options: _Options) -> list[Item | ServerErr
 def _json_item(item: Any, where: str) -> Item | ServerError:
     try:
         if not isinstance(item, dict) or len(item) != 1:
-            raise _wrong_kind(where, 'one of {"image"}, {"text"}, {"tensors"}', item)
+            raise wrong_kind(where, 'one of {"image"}, {"text"}, {"tensors"}', item)
         [(kind, value)] = item.items()
         if kind == "tensors" and isinstance(value, dict):
             return TensorItem(value, f"{where}.tensors")
@@ -170,7 +119,7 @@ def _json_item(item: Any, where: str) -> Item | ServerError:
         "text": '{"text": "..."}',
         "image": '{"image": {"b64": "..."}}',
     }
-    return _wrong_kind(where, forms.get(kind, " or ".join(forms.values())), item)
+    return wrong_kind(where, forms.get(kind, " or ".join(forms.values())), item)
 
 
 def _base64(text: Any, where: str) -> bytes:
@@ -181,7 +130,7 @@ def _base64(text: Any, where: str) -> bytes:
             text = text.partition(",")[2]
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise _wrong_kind(where, "base64 text", text) from None
+        raise wrong_kind(where, "base64 text", text) from None
 
 
 def _from_form(parts: list[Part], options: _Options) -> list[Item | ServerError]:
@@ -218,13 +167,3 @@ def _text(data: bytes, where: str = "text") -> TextItem:
         return TextItem(data.decode(), where)
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the text is not UTF-8: {error.reason}") from None
-
-
-def _wrong_kind(field_name: str, expected: str, got: Any) -> InvalidInput:
-    shown = reprlib.repr(got)
-    return InvalidInput(
-        f"`{field_name}` must be {expected}, got {shown}",
-        field=field_name,
-        expected=expected,
-        got=shown,
-    )

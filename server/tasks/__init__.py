@@ -28,6 +28,7 @@ from .classification import ClassificationTask
 from .embedding import EmbeddingTask
 from .items import ItemReader, build_item_reader
 from .tensors import TensorsTask
+from .translation import TranslationOptions, TranslationTask
 from .vectors import pick_output, vector_size
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "Task",
     "TensorItem",
     "TextItem",
+    "TranslationOptions",
+    "TranslationTask",
     "build_task",
     "task_kinds",
 ]
@@ -129,6 +132,11 @@ def build_task(
     """
     kinds = task_kinds(config, labels)
     kind = kind or kinds[0]
+    if kind == TranslationTask.name:
+        raise LoadFailed(
+            'task = "translation" needs encoder_model.onnx and decoder_model*.onnx, and no '
+            "[embedding]"
+        )
     if kind not in kinds:
         raise LoadFailed(f"this model is for {' and '.join(kinds)}, not for {kind}")
     items = build_item_reader(config.preprocess, inputs, batch, limits or ImageLimits())
