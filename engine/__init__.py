@@ -5,6 +5,7 @@ else in the package is internal and may change.
 """
 
 import engine.ops  # noqa: F401  (fills the operator registry)
+from engine.choosing import Bound
 from engine.compiler import ALL
 from engine.device import RunControl
 from engine.errors import (
@@ -27,11 +28,13 @@ from engine.lowering.batch_axes import BatchAxes
 from engine.ops.define import make_elementwise
 from engine.ops.registry import Operator, make_operator
 from engine.profiler import NodeProfile, ProfileReport
-from engine.session import MemoryReport, Model, TensorSpec
+from engine.session import Candidate, MemoryReport, Model, PrecisionChoice, TensorSpec
 
 __all__ = [
     "ALL",
     "BatchAxes",
+    "Bound",
+    "Candidate",
     "Decoder",
     "DeviceUnavailable",
     "EngineError",
@@ -44,6 +47,7 @@ __all__ = [
     "ModelClosed",
     "NodeProfile",
     "Operator",
+    "PrecisionChoice",
     "ProfileReport",
     "ResourceLimit",
     "RunCancelled",

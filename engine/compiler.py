@@ -41,7 +41,8 @@ ALL: Final = _All()
 Outputs = Sequence[str] | _All | None
 DEFAULT_LEVEL = 2
 PART: Final = "it is a part of a generation, whose rows are told apart by their inputs"
-EXACT, INT8 = "fp32", "int8"  # what a graph may be compiled for; devices know more precisions
+# What a graph may be compiled for; devices know more precisions.
+EXACT, INT8, STORED_INT8 = "fp32", "int8", "int8-stored"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class CompileRequest:
         level: 0 takes the graph as it is, 1 tidies, 2 optimises.
         limits: Bounds on the work.
         registry: The operators.
-        precision: "int8" has products with fixed weights compute in bytes; anything else leaves the
-            graph exact.
+        precision: "int8" has products with fixed weights compute in bytes, "int8-stored" those
+            whose weights are bytes in the file; anything else leaves the graph exact.
         role: Part of an encoder-decoder to be made of the file (`engine.passes.roles`); it has
             inputs and outputs of its own. "" takes the graph as it is.
     """

@@ -6,17 +6,27 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.artifact import Artifact, map_artifact, read_plan
 from engine.artifact_cache import ArtifactCache, Key
 from engine.artifact_compiler import compile_to_file
-from engine.compiler import EXACT, INT8, CompileRequest, Outputs, Source, compile_model
+from engine.choosing import DEFAULT_BOUND, Bound, choose
+from engine.compiler import (
+    EXACT,
+    INT8,
+    STORED_INT8,
+    CompileRequest,
+    Outputs,
+    Source,
+    compile_model,
+)
 from engine.device import CompileOptions, Device, Plan, StoringDevice, get_device
 from engine.errors import InvalidModel
+from engine.ir.graph import Array
 from engine.isolate import ChildBudget, run_child
 from engine.limits import Limits
 from engine.ops.registry import REGISTRY, Operator
@@ -40,13 +50,16 @@ def load(
     limits: Limits = DEFAULT_LIMITS,
     isolate: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    samples: Sequence[Mapping[str, Array]] = (),
+    bound: Bound = DEFAULT_BOUND,
 ) -> Model:
     """Load an ONNX model and make it ready to run.
 
     Args:
         source: Path of a model file, or its bytes (then without external data).
         device: "cpu", "cuda" or "reference" (portable definitions over numpy).
-        precision: "fp32", or another one that the device offers.
+        precision: "fp32"; another one that the device offers, such as "bf16" or "int8"; or "auto",
+            the fastest whose outputs on `samples` lie within `bound` of fp32's.
         threads: Cores that one run may use; None leaves it to the device.
         outputs: Named values to keep, by default the graph's outputs; `engine.ALL` keeps every
             value, unoptimised.
@@ -56,6 +69,8 @@ def load(
         isolate: Parse and compile in a child process with limits of its own.
         cache_dir: Folder that keeps compiled models; the same source, options and compiler load
             from it. None keeps none. (Machine code of kernels is always kept for the user.)
+        samples: Typical inputs, for "auto"; without any, that is fp32.
+        bound: How far each value of the outputs may move, for "auto".
 
     Raises:
         InvalidModel: The file is malformed; `UnsupportedOp` when it needs an operator we lack.
@@ -67,18 +82,25 @@ def load(
     if ops and isolate:
         raise ValueError("operators of your own cannot be handed to a child: use isolate=False")
     registry = REGISTRY.extended(ops) if ops else REGISTRY
-    request = CompileRequest(
-        outputs=outputs,
-        keep=tuple(keep),
-        limits=limits,
-        registry=registry,
-        precision=INT8 if precision == INT8 else EXACT,
-    )
-    options = CompileOptions(
-        limits=limits, operators=registry, precision=precision, threads=threads
-    )
+    request = CompileRequest(outputs=outputs, keep=tuple(keep), limits=limits, registry=registry)
+    options = CompileOptions(limits=limits, operators=registry, threads=threads)
     place = Placement(device, isolate, cache_dir)
-    return load_request(source, request, options, place)
+
+    def load_in(how: str) -> Model:
+        return load_request(source, *in_precision(how, request, options), place)
+
+    return choose(load_in, samples, bound) if precision == "auto" else load_in(precision)
+
+
+def in_precision(
+    precision: str, request: CompileRequest, options: CompileOptions
+) -> tuple[CompileRequest, CompileOptions]:
+    """Return what the compiler and the device are told to compute in a precision."""
+    is_int8 = precision in (INT8, STORED_INT8)
+    return (
+        replace(request, precision=precision if is_int8 else EXACT),
+        replace(options, precision=INT8 if is_int8 else precision),
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,9 @@ def load_request(
             artifact, plan = task.read(path)  # the mapping outlives the file
     else:
         artifact, plan = _cached(task, ArtifactCache(Path(cache_dir)))
-    return Model(artifact, plan, target.name, registry)
+    model = Model(artifact, plan, target.name, registry)
+    model.precision = EXACT if options.precision == "auto" else options.precision
+    return model
 
 
 def model_from_artifact(artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS) -> Model:

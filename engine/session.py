@@ -49,6 +49,36 @@ class MemoryReport:
     code_bytes: int
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A precision that was tried.
+
+    Attributes:
+        precision: Its name.
+        seconds: What all samples took, None where it was not timed.
+        reason: Why it will not do, "" where it agrees.
+    """
+
+    precision: str
+    seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """What precision "auto" came to.
+
+    Attributes:
+        precision: The one chosen.
+        candidates: What was tried.
+        reason: Why this one.
+    """
+
+    precision: str
+    candidates: tuple[Candidate, ...]
+    reason: str
+
+
 class Model:
     """A model ready to run. Made by `engine.load`; thread-safe; a context manager that closes it.
 
@@ -60,6 +90,8 @@ class Model:
         batch: Which inputs and outputs hold independent items along axis 0, or None.
         batch_reason: Why nothing may be batched, naming the node; None when something may.
         metadata: Free text of the model file.
+        precision: What its products compute in: "fp32", "bf16" or "int8".
+        choice: How precision "auto" came to it; None where it was asked for by name.
     """
 
     def __init__(
@@ -70,6 +102,8 @@ class Model:
         values = {v.name: v for v in graph.outputs}
         self.name = graph.name
         self.device = device
+        self.precision = "fp32"
+        self.choice: PrecisionChoice | None = None
         self.inputs = tuple(tensor_spec(v) for v in graph.inputs)
         self.outputs = tuple(tensor_spec(values[name]) for name in artifact.outputs)
         self.kept = graph.output_names

@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cpu", "cuda", "reference", "artifact", "artifact_source", "external_files"),
         ("compiler", "description"),
         ("session", "artifact_cache", "artifact_compiler", "request_json"),
+        ("choosing",),
         ("loading", "random_feeds", "child", "comparison", "custom"),
         ("generation",),
         ("",),  # engine/__init__.py, the public surface

@@ -13,7 +13,8 @@ from engine.ops.registry import Registry
 @dataclass(frozen=True)
 class PassContext:
     """Operators, limits and the deadline of the load that a pass is part of; `precision` is what
-    products may compute in: "int8" has them quantize their operands, else the graph stays exact.
+    products may compute in: "int8" and "int8-stored" have them quantize their operands, else the
+    graph stays exact.
     """
 
     registry: Registry

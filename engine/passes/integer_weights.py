@@ -29,7 +29,7 @@ from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import BYTES, Quantization, attribute, dequantized, onnx_node
 from engine.passes.rewriting import fixed, tensor_type
 
-INT8: Final = "int8"
+PRECISIONS: Final = ("int8", "int8-stored")  # of any weights, of those that are bytes already
 INTEGER_VERSION: Final = 10
 LEAST_TERMS: Final = 32  # of a sum: shorter ones lose more than they gain
 LONGEST_SUM: Final = (1 << 31) // (255 * 255)
@@ -38,17 +38,15 @@ STEPS: Final = 127
 
 def use_integer_weights(graph: Graph, ctx: PassContext) -> Graph:
     """Compute with the integers that the model holds."""
-    return _rewritten(graph, ctx, stored=True)
+    return _rewritten(graph, ctx, stored=True) if ctx.precision in PRECISIONS else graph
 
 
 def quantize_weights(graph: Graph, ctx: PassContext) -> Graph:
     """Compute with integers in place of the floats that the model holds."""
-    return _rewritten(graph, ctx, stored=False)
+    return _rewritten(graph, ctx, stored=False) if ctx.precision == PRECISIONS[0] else graph
 
 
 def _rewritten(graph: Graph, ctx: PassContext, *, stored: bool) -> Graph:
-    if ctx.precision != INT8:
-        return graph
     work = _Rewrite(graph, ctx, stored=stored)
     for node in graph.nodes:
         if not work.replace(node):
