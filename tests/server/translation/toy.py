@@ -137,7 +137,7 @@ class ToyDecoder:
 
     def _one_thread(self) -> None:
         here = threading.get_ident()
-        if self._thread is None:
+        if not self.sources:  # an empty decoder may be handed to another thread
             self._thread = here
         if self._thread != here:
             raise AssertionError("two threads drive one decoder")
