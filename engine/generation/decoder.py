@@ -14,7 +14,7 @@ from engine.generation.edits import Tokens
 from engine.generation.hypotheses import hypotheses_of, running_tokens_of
 from engine.generation.native import append_search
 from engine.generation.running import Batch, RunningSearch
-from engine.generation.sampling import draw, probabilities
+from engine.generation.sampling import chances
 from engine.generation.search import Hypothesis, Search, SlotSizes
 from engine.generation.selection import choose, forced_token
 from engine.generation.settings import check, norms, record_of
@@ -146,8 +146,8 @@ class StepDecoder:
         token = int(state.token[first, 0])
         if token >= 0 and forced_token(state, running.record) < 0:
             logits = self._slots.logits[first]
-            chances = probabilities(logits, search.temperature, search.top_k, search.top_p)
-            token = draw(chances, search.seed, int(state.numbers[running.record, LENGTH]))
+            found = chances(logits, search.temperature, search.top_k, search.top_p)
+            token = found.draw(search.seed, int(state.numbers[running.record, LENGTH]))
             state.value[first, 0] = (logits[token] - state.peak[first]) - state.log_sum[first]
         advance_single(state, first, running.record, running.ends, token)
 
