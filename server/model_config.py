@@ -152,7 +152,7 @@ class ModelConfig(Section):
     description: str = ""
     class_labels: str | None = None  # file in the version folder, or beside model.toml
     device: str | None = None
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8", "auto"] = "fp32"
     version_policy: VersionPolicy = LatestPolicy()
     version_labels: dict[str, str] = Field(default_factory=dict)
     preprocess: PreprocessConfig | None = None

@@ -160,6 +160,8 @@ def _compile(
         limits=engine.Limits(model_bytes=options.model_bytes, load_s=options.load_timeout_s),
         isolate=options.isolate,
         cache_dir=options.cache_dir,
+        samples=[sample.inputs for sample in samples],
+        bound=engine.Bound(how.config.golden.rtol, how.config.golden.atol),
     )
 
 
@@ -260,11 +262,12 @@ class _Stages:
         self.seconds[self._name] = time.perf_counter() - self._start
 
 
-def metadata_of(loaded: Model | TextModel) -> dict[str, Any]:
+def metadata_of(loaded: Model | TextModel, config: ModelConfig) -> dict[str, Any]:
     """Return what the status of a version says about the loaded model."""
     if isinstance(loaded, TextModel):
         sources, targets = loaded.languages()
         return {
+            "precision": "fp32" if config.precision == "auto" else config.precision,
             "memory": dict(memory_of(loaded.seq2seq)),
             "notes": list(loaded.notes),
             "cached": loaded.seq2seq.cached,
@@ -276,6 +279,8 @@ def metadata_of(loaded: Model | TextModel) -> dict[str, Any]:
         "memory": dict(memory_of(loaded)),
         "batchable": loaded.batch is not None,
         "batch_reason": loaded.batch_reason,
+        "precision": loaded.precision,
+        "precision_choice": None if loaded.choice is None else asdict(loaded.choice),
         "model": dict(loaded.metadata),
     }
 

@@ -243,7 +243,7 @@ class ServedModel:
         metadata = {
             "seconds": {stage: round(s, 4) for stage, s in loaded.seconds.items()},
             "load_s": round(sum(loaded.seconds.values()), 4),
-            **metadata_of(loaded.loaded),
+            **metadata_of(loaded.loaded, loaded.config),
         }
         return Deployment(
             model=self.name,
