@@ -12,9 +12,11 @@ from engine.inference import Scope
 from engine.interpreter import GraphPlan
 from engine.ir.graph import Graph, Node, Value
 from engine.ir.types import TensorType, evaluate, symbols_of
+from engine.passes.cache_names import TOKENS, WHOLE_TOKENS
 from engine.passes.context import PassContext
 from engine.passes.dead_code import eliminate_dead_code
 
+TOKEN: Final = 3  # is rarely padding, which may have a position of its own
 TRIED: Final = 1024  # a graph that works for so many is not looked at any further
 SHAPE_OPS: Final = frozenset({"Shape", "Size"})
 
@@ -22,10 +24,11 @@ SHAPE_OPS: Final = frozenset({"Shape", "Size"})
 def longest(graph: Graph, name: str, ctx: PassContext) -> int | None:
     """Return the largest size that a symbol of the inputs may have; None where none was found.
 
-    What depends on sizes alone is computed at several sizes; a table that is too short fails.
+    What depends on sizes alone, and what tokens and sizes pick from fixed tables, is computed at
+    several sizes; a table that is too short fails.
     """
     seen = evaluate_graph(graph, ctx.registry, limits=ctx.limits, deadline=ctx.deadline)
-    wanted = _of_sizes(seen.graph, seen.scope)
+    wanted = list(dict.fromkeys([*_of_sizes(seen.graph, seen.scope), *_picked(seen.graph)]))
     if not wanted:
         return None
     outputs = tuple(Value(n, seen.graph.types[n]) for n in wanted)
@@ -54,6 +57,18 @@ def _of_sizes(graph: Graph, scope: Scope) -> list[str]:
     return [name for name in found if name not in scope.symbolic]
 
 
+def _picked(graph: Graph) -> list[str]:
+    """Return what is picked from fixed tables by computed indices."""
+    return [
+        node.outputs[0]
+        for node in graph.nodes
+        if node.op == "Gather"
+        and not node.domain
+        and graph.constant(node.inputs[0]) is not None
+        and node.inputs[1] in graph.producers
+    ]
+
+
 def _counts(node: Node, reads: set[str], sized: set[str]) -> bool:
     return node.op in SHAPE_OPS or not reads.isdisjoint(sized)
 
@@ -66,7 +81,8 @@ def _works(plan: GraphPlan, name: str, size: int) -> bool:
             return False
         sizes = {n: size if n == name else 1 for d in kind.shape for n in symbols_of(d)}
         shape = [evaluate(d, sizes) for d in kind.shape]
-        feeds[value.name] = np.ones(shape, kind.dtype.numpy)
+        number = TOKEN if value.name in (TOKENS, WHOLE_TOKENS) else 1
+        feeds[value.name] = np.full(shape, number, kind.dtype.numpy)
     try:
         plan.run(feeds)
     except EngineError:

@@ -111,8 +111,11 @@ class Probe:
         self._graph = needed.replace(inputs=inputs)
         self._plan = GraphPlan(self._graph, registry=ctx.registry, limits=ctx.limits)
 
-    def at(self, length: int, mask: Sequence[int] = (1,), rows: int = 1) -> dict[str, Array]:
-        """Return the values where `length` tokens came before and the source is `mask`.
+    def at(
+        self, length: int, mask: Sequence[int] = (1,), rows: int = 1, token: int = 0
+    ) -> dict[str, Array]:
+        """Return the values where `length` tokens came before, the source is `mask` and the new
+        token, if that matters, is `token`.
 
         Raises:
             RunFailed: The graph cannot compute them, such as beyond its table of positions.
@@ -125,7 +128,8 @@ class Probe:
             kind = value.type
             assert isinstance(kind, TensorType) and kind.shape is not None
             shape = [_number(d, sizes, value.name) for d in kind.shape]
-            feeds[value.name] = _feed(value.name, shape, kind, length, mask)
+            feed = _feed(value.name, shape, kind, length, mask)
+            feeds[value.name] = np.full_like(feed, token) if value.name == TOKENS else feed
         return self._plan.run(feeds)
 
 

@@ -30,7 +30,12 @@ from engine.passes.step_caches import with_caches
 from engine.passes.step_flow import Origin, Probe, find_origins
 from engine.passes.step_places import with_sizes, with_tables
 from engine.passes.step_scores import Scores, check_source_mask, read_scores
-from engine.passes.step_tables import Tables, make_tables, position_values
+from engine.passes.step_tables import (
+    Tables,
+    make_tables,
+    picked_by_position,
+    position_values,
+)
 
 METADATA: Final = "generation"  # the key under which a step graph says how it was made
 
@@ -53,9 +58,9 @@ def to_step_graph(graph: Graph, ctx: PassContext) -> Graph:
     cut = with_sizes(cut, seen.scope, origins, ctx)
     ranks = position_values(cut, origins, ctx)
     own = [i for i, each in enumerate(attentions) if each.is_own]
-    tables = make_tables(
-        graph, ranks, [scores[i] for i in own], [attentions[i].heads for i in own], ctx
-    )
+    picked = picked_by_position(cut, origins)
+    heads = [attentions[i].heads for i in own]
+    tables = make_tables(graph, ranks, picked, [scores[i] for i in own], heads, ctx)
     step = with_tables(cut, tables, [attentions[i] for i in own], origins, ctx)
     return _described(_typed(step, ctx), tables, attentions)
 

@@ -19,6 +19,7 @@ from engine.passes.step_scores import Scores
 
 MOST_POSITIONS: Final = 512
 FEWEST_POSITIONS: Final = 8  # a decoder for fewer is rather one that was not understood
+SOME_TOKENS: Final = (0, 3)  # one of them is no padding, which has a position of its own
 ROWS = symbol("N")
 GONE: Final = Origin.PAST | Origin.SOURCE | Origin.MASK | Origin.SPAN
 
@@ -77,10 +78,13 @@ def _met_at(graph: Graph, node: Node, name: str, ctx: PassContext) -> int:
 
 
 def make_tables(
-    graph: Graph, ranks: Mapping[str, int], scores: Sequence[Scores], heads: Sequence[int],
-    ctx: PassContext,
+    graph: Graph, ranks: Mapping[str, int], picked: Sequence[str], scores: Sequence[Scores],
+    heads: Sequence[int], ctx: PassContext,
 ) -> Tables:  # fmt: skip
-    """Compute values and biases for one position after the other, as far as the graph can."""
+    """Compute values and biases for one position after the other, as far as the graph can.
+
+    `ranks` are from `position_values`, `picked` from `picked_by_position`.
+    """
     extras = {name for each in scores for name in each.extras}
     probe = Probe(graph, sorted({*ranks, *extras}), ctx)
     values: dict[str, list[Array]] = {name: [] for name in ranks}
@@ -96,6 +100,7 @@ def make_tables(
             into.append(each.bias(found, (1, count, 1, length + 1)))
     most = min(len(rows) for rows in (*values.values(), *biases)) if values or biases else 0
     positions = min([most, *(_fitting(rows, ctx) for rows in biases)])
+    positions = _reached(Probe(graph, picked, ctx), positions)
     if positions < FEWEST_POSITIONS:
         raise NotRecognised(f"the decoder works for {positions} positions only")
     _check_rows(probe, ranks, values, positions)
@@ -103,13 +108,36 @@ def make_tables(
     return Tables(positions, stacked, [_bias_table(rows[:positions]) for rows in biases])
 
 
-def _at(probe: Probe, length: int) -> Mapping[str, Array] | None:
+def picked_by_position(graph: Graph, origins: Mapping[str, Origin]) -> list[str]:
+    """Return what is picked from fixed tables by indices made of token and position."""
+    mixed = Origin.TOKENS | Origin.LENGTH
+    return [
+        node.outputs[0]
+        for node in graph.nodes
+        if node.op == "Gather"
+        and not node.domain
+        and graph.constant(node.inputs[0]) is not None
+        and origins.get(node.inputs[1]) == mixed
+    ]
+
+
+def _reached(probe: Probe, most: int) -> int:
+    """Return for how many positions up to `most` such tables have entries."""
+    for token in SOME_TOKENS:
+        low, high = 0, most  # works for low, not known to work for more than high
+        while low < high:
+            middle = (low + high + 1) // 2
+            fails = _at(probe, middle - 1, token) is None
+            low, high = (low, middle - 1) if fails else (middle, high)
+        most = low or most  # a token that does not even exist says nothing
+    return most
+
+
+def _at(probe: Probe, length: int, token: int = 0) -> Mapping[str, Array] | None:
     """Return the values of a length; None where the model's own tables are at their end."""
     try:
-        return probe.at(length)
-    except EngineError as error:
-        if length == 0:
-            raise NotRecognised(f"the first position cannot be computed: {error}") from error
+        return probe.at(length, token=token)
+    except EngineError:
         return None
 
 
