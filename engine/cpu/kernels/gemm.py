@@ -9,7 +9,7 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import I64, Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.panels import Panels, whole_pairs
 from engine.cpu.kernels.row_cuts import cut_evenly, cut_rows, emit_chooser, tile_heights
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile, load_lanes
 from engine.cpu.target import Target
@@ -293,11 +293,6 @@ class _GemmEmitter:
             cut_evenly(f, full, rows, call, lambda height, row: call(ANY, row, height))
         else:
             cut_rows(f, (1,) if tiles is self.pair else self.heights, rows, call)
-
-
-def whole_pairs(terms: int, dtype: DType) -> int:
-    """Return how many terms are multiplied: bfloat16 comes in pairs."""
-    return terms + terms % 2 if dtype is DType.BFLOAT16 else terms
 
 
 def _rows(height: int, pitch: int) -> tuple[int, ...]:

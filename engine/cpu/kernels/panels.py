@@ -88,6 +88,11 @@ def _pairs(piece: Array) -> Array:
     return np.ascontiguousarray(pairs.transpose(0, 2, 1)).reshape(-1)
 
 
+def whole_pairs(terms: int, dtype: DType) -> int:
+    """Return how many terms are multiplied: bfloat16 comes in pairs."""
+    return terms + terms % 2 if dtype is DType.BFLOAT16 else terms
+
+
 def to_bfloat16(array: Array) -> Array:
     """Return float32 rounded to bfloat16, to nearest even, as the bits (uint16); NaN stays NaN."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

@@ -112,10 +112,13 @@ def schedule_depthwise(kernel: DepthwiseConv, target: Target) -> DepthwiseConv:
     return replace(kernel, schedule=DepthwiseSchedule(block, -(-vectors // shares)))
 
 
-def winograd_of(kernel: ImageConv, target: Target) -> Winograd | None:
-    """Return the same convolution after Winograd, scheduled, where that is faster; else None."""
+def winograd_of(kernel: ImageConv, target: Target, *, half: bool = False) -> Winograd | None:
+    """Return the same convolution after Winograd, scheduled, where that is faster; else None.
+
+    `half`: whether numbers may be rounded to bfloat16 before they are multiplied.
+    """
     x, y = kernel.x, kernel.y
-    plain = kernel.groups == 1 and kernel.pixels is None and x.dtype is DType.FLOAT32
+    plain = kernel.groups == 1 and kernel.pixels is None and (half or x.dtype is DType.FLOAT32)
     window = kernel.kernel, kernel.strides, kernel.dilations, kernel.begins
     if not plain or window != ((3, 3), (1, 1), (1, 1), (1, 1)):
         return None
@@ -127,8 +130,11 @@ def winograd_of(kernel: ImageConv, target: Target) -> Winograd | None:
     choices = [replace(first, m=m) for m in (4, 2)]
     best = min(choices, key=lambda k: k.tiles * k.places)
     # What the weights cost to read, larger than they are, must be shared by enough tiles.
-    best = next((k for k in (best, choices[1]) if k.tiles >= LEAST_WINOGRAD_TILES), best)
-    if best.tiles < LEAST_WINOGRAD_TILES or best.tiles * best.places > 6 * y.height * y.width:
+    least = LEAST_WINOGRAD_TILES
+    best = next((k for k in (best, choices[1]) if k.tiles >= least), best)
+    if half:  # half the bytes of weights, and hardly more products in the same time than m = 4 has
+        best, least = replace(first, m=2, dtype=DType.BFLOAT16), target.tile_rows
+    if best.tiles < least or best.tiles * best.places > 6 * y.height * y.width:
         return None
     return replace(best, schedule=winograd_schedule(best, target))
 
@@ -136,12 +142,13 @@ def winograd_of(kernel: ImageConv, target: Target) -> Winograd | None:
 def winograd_schedule(kernel: Winograd, target: Target) -> WinogradSchedule:
     """Cut pixels where the weights stay in cache, else filters."""
     panels = Panels.of(kernel.y.held, target)
-    weights = kernel.places * kernel.x.channels * kernel.y.held * 4
+    size = kernel.dtype.itemsize
+    weights = kernel.places * kernel.terms * kernel.y.held * size
     group, blocks = panels.count, 1
     if weights > target.l2_bytes:
         group = -(-panels.count // min(panels.count, FEW_TASKS // 2))
     columns = min(group * panels.width, kernel.y.held)
-    tile_bytes = kernel.places * (kernel.x_pitch(target) + columns) * 4
+    tile_bytes = kernel.places * (kernel.x_pitch(target) * size + columns * 4)
     blocks = -(-kernel.tiles * tile_bytes // (2 * target.l2_bytes))
     if weights <= target.l2_bytes:
         blocks = max(blocks, FEW_TASKS // 2)

@@ -2,14 +2,16 @@
 
 A tile of m x m results needs (m + 2)^2 products per channel and filter instead of 9 m^2: pixels and
 weights are transformed, multiplied place by place (a matrix product over the channels for each of
-the (m + 2)^2 places), and the sums are transformed back. The transforms F(2 x 2, 3 x 3) and
-F(4 x 4, 3 x 3) are those of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
-(2016). A block of tiles goes through all three stages while it is in cache.
+the (m + 2)^2 places), and the sums are transformed back (`winograd_transforms.py`). A block of
+tiles goes through all three stages while it is in cache.
+
+What is transformed may be rounded to bfloat16 and multiplied in pairs. With m of 2 that costs about
+1.6 times the error of a direct convolution of such numbers; with m of 4 it would be ten times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -20,25 +22,14 @@ from engine.cpu.builder import I1, I64, Builder, Number, Value
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.border import clear_border
-from engine.cpu.kernels.panels import Panels, pack_panels
+from engine.cpu.kernels.panels import Panels, pack_panels, whole_pairs
 from engine.cpu.kernels.tile import Sum, Tile, emit_epilogue, emit_tile
+from engine.cpu.kernels.winograd_transforms import PIXELS, RESULTS, WEIGHTS, both_ways
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.types import Dim, ceildiv
 
 PACKED_AT_ONCE = 32  # channels
-# How weights are transformed: G g G^T.
-WEIGHTS = {
-    2: ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,7 @@ class Winograd(Kernel):
         epilogue: Expression as text, or "".
         extras: Further operands of the expression: pictures like y, or None for a number per
             filter.
+        dtype: What is multiplied: FLOAT32, or BFLOAT16, to which transformed pixels are rounded.
     """
 
     x: ImageLayout
@@ -81,6 +73,12 @@ class Winograd(Kernel):
     schedule: WinogradSchedule
     epilogue: str = ""
     extras: tuple[ImageLayout | None, ...] = ()
+    dtype: DType = DType.FLOAT32
+
+    @property
+    def terms(self) -> int:
+        """Channels that are multiplied."""
+        return whole_pairs(self.x.channels, self.dtype)
 
     @property
     def places(self) -> int:
@@ -108,7 +106,7 @@ class Winograd(Kernel):
     def scratch_bytes(self, target: Target) -> int:
         """A block's transformed pixels and sums, and zeros that sums begin at."""
         pixels, sums = self.strides(target)
-        return (self.places * (pixels + sums) + target.tile_columns) * 4
+        return self.places * (pixels * self.dtype.itemsize + sums * 4) + target.tile_columns * 4
 
     def strides(self, target: Target) -> tuple[int, int]:
         """Return elements from one place's pixels to the next's, and from sums to sums.
@@ -118,7 +116,8 @@ class Winograd(Kernel):
         plan = self.schedule
         tiles = -(-plan.block // plan.rows) * plan.rows
         columns = min(plan.group * target.tile_columns, self.y.held)
-        return tiles * self.x_pitch(target) + 16, tiles * columns + 16
+        line = 64 // self.dtype.itemsize
+        return tiles * self.x_pitch(target) + line, tiles * columns + 16
 
     def x_pitch(self, target: Target) -> int:
         """Return elements from one tile's transformed pixels to the next's."""
@@ -130,7 +129,12 @@ class Winograd(Kernel):
 
 
 def pack_winograd(
-    weights: np.ndarray, m: int, columns: int, group: int, target: Target
+    weights: np.ndarray,
+    m: int,
+    columns: int,
+    group: int,
+    target: Target,
+    dtype: DType = DType.FLOAT32,
 ) -> np.ndarray:
     """Return (filters, channels, 3, 3) weights transformed.
 
@@ -151,7 +155,7 @@ def pack_winograd(
     for first in range(0, columns, step):
         part = wide[:, :, first : first + step]
         panels = Panels.of(part.shape[2], target)
-        pieces += [pack_panels(place, panels) for place in part]
+        pieces += [pack_panels(place, panels, dtype) for place in part]
     return np.concatenate(pieces)
 
 
@@ -174,7 +178,7 @@ class _WinogradEmitter:
         count, shares = f.mul(f.number(0), spec.tiles), spec.shares(target)
         tasks = f.mul(f.div(f.add(count, plan.block - 1), plan.block), shares)
         v = f.scratch
-        m = f.at(v, spec.places * self.v_stride)
+        m = f.at(v, spec.places * self.v_stride, spec.dtype)
         zeros = f.at(m, spec.places * self.m_stride)
         f.clear(zeros, target.tile_columns * 4)
         with f.loop(f.low, f.high) as task:
@@ -194,13 +198,14 @@ class _WinogradEmitter:
             )
             w = f.at(
                 pointers[2],
-                f.mul(share, plan.group * self.panels.width * spec.x.channels * spec.places),
+                f.mul(share, plan.group * self.panels.width * spec.terms * spec.places),
+                spec.dtype,
             )
             with f.loop(0, spec.places) as place:
                 sides = (
-                    f.at(v, f.mul(place.i, self.v_stride)),
+                    f.at(v, f.mul(place.i, self.v_stride), spec.dtype),
                     f.at(m, f.mul(place.i, self.m_stride)),
-                    f.at(w, f.mul(f.mul(place.i, columns), spec.x.channels)),
+                    f.at(w, f.mul(f.mul(place.i, columns), spec.terms), spec.dtype),
                     zeros,
                 )
                 if whole is not None:
@@ -225,8 +230,9 @@ class _WinogradEmitter:
             extras=(),
             vectors=vectors,
             last_lanes=self.target.lanes,
-            sum=Sum(spec.x.channels),
+            sum=Sum(spec.terms),
             ahead=spec.schedule.ahead,
+            dtype=spec.dtype,
         )
         return emit_tile(self.module, f"{self.name}.x{vectors}", self.target, tile)
 
@@ -241,14 +247,15 @@ class _WinogradEmitter:
         """Multiply a block's pixels of one place with one panel."""
         spec, plan, width = self.spec, self.spec.schedule, self.panels.width
         v, m, w, zeros = sides
-        w = f.at(w, f.mul(panel, width * spec.x.channels))
-        following = f.at(w, width * spec.x.channels)
+        w = f.at(w, f.mul(panel, width * spec.terms), spec.dtype)
+        following = f.at(w, width * spec.terms, spec.dtype)
+        steps = spec.terms * spec.dtype.itemsize // 4
         out = f.at(m, f.mul(panel, width))
         with f.loop(0, tiles, plan.rows) as row:
-            share = f.mul(f.div(row.i, plan.rows), plan.ahead * spec.x.channels)
+            share = f.mul(f.div(row.i, plan.rows), plan.ahead * steps)
             f.call(
                 function,
-                f.at(v, f.mul(row.i, self.x_pitch)),
+                f.at(v, f.mul(row.i, self.x_pitch), spec.dtype),
                 f.at(out, f.mul(row.i, self.y_pitch)),
                 w,
                 zeros,
@@ -270,20 +277,24 @@ class _WinogradEmitter:
         """Transform the pixels of one tile, channel vector by channel vector."""
         spec, layout, size = self.spec, self.spec.x, self.spec.m + 2
         picture, top, left = self._place(f, tile)
-        x = f.at(x, f.mul(picture, layout.picture))
+        x = f.at(x, f.mul(picture, layout.picture), layout.dtype)
         rows = self._positions(f, top, size, layout.height, layout.row)
         columns = self._positions(f, left, size, layout.width, layout.pitch)
-        base = f.at(x, f.add(rows[0], columns[0], layout.at(-1, -1)))
-        out = f.at(v, f.mul(index, self.x_pitch))
+        base = f.at(x, f.add(rows[0], columns[0], layout.at(-1, -1)), layout.dtype)
+        out = f.at(v, f.mul(index, self.x_pitch), spec.dtype)
         with f.loop(0, self.x_pitch, f.lanes, unroll=False) as channel:
-            source = f.at(base, channel.i)
+            source = f.at(base, channel.i, layout.dtype)
             pixels = [
-                [f.load(f.at(source, f.add(row, column))) for column in [0, *columns[1:]]]
+                [
+                    f.load(f.at(source, f.add(row, column), layout.dtype), layout.dtype)
+                    for column in [0, *columns[1:]]
+                ]
                 for row in [0, *rows[1:]]
             ]
-            done = _both_ways(f, pixels, PIXELS[spec.m])
+            done = both_ways(f, pixels, PIXELS[spec.m])
             for i, value in enumerate(v for row in done for v in row):
-                f.store(value, f.at(out, f.add(channel.i, i * self.v_stride)))
+                place = f.add(channel.i, i * self.v_stride)
+                f.store(value, f.at(out, place, spec.dtype), spec.dtype)
 
     def _positions(
         self, f: Builder, first: Value, count: int, size: int, pitch: int
@@ -335,7 +346,7 @@ class _WinogradEmitter:
                 ]
                 for i in range(size)
             ]
-            done = _both_ways(f, sums, RESULTS[spec.m])
+            done = both_ways(f, sums, RESULTS[spec.m])
             added = f.load(f.at(bias, channel.i))
             here = [
                 f.at(outs[0], channel.i, spec.y.dtype),
@@ -368,57 +379,3 @@ class _WinogradEmitter:
         value = emit_epilogue(f, spec.epilogue, operands)
         place = f.at(here[0], i * spec.y.row + j * spec.y.pitch, spec.y.dtype)
         f.store(value, place, spec.y.dtype)
-
-
-Transform = Callable[[Builder, Sequence[Value]], list[Value]]
-
-
-def _both_ways(f: Builder, grid: list[list[Value]], transform: Transform) -> list[list[Value]]:
-    """Transform all columns of a square, then all rows."""
-    columns = [transform(f, [row[j] for row in grid]) for j in range(len(grid))]
-    return [transform(f, [column[i] for column in columns]) for i in range(len(columns[0]))]
-
-
-def _times(f: Builder, x: Value, factor: float, y: Value) -> Value:
-    """Return x * factor + y."""
-    return f.fma(x, f.floats(factor), y)
-
-
-def _pixels_2(f: Builder, d: Sequence[Value]) -> list[Value]:
-    b = f.b
-    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
-
-
-def _pixels_4(f: Builder, d: Sequence[Value]) -> list[Value]:
-    b = f.b
-    even, odd = _times(f, d[2], -4.0, d[4]), _times(f, d[1], -4.0, d[3])
-    near, far = b.fsub(d[4], d[2]), b.fsub(d[3], d[1])
-    return [
-        _times(f, d[0], 4.0, _times(f, d[2], -5.0, d[4])),
-        b.fadd(even, odd),
-        b.fsub(even, odd),
-        _times(f, far, 2.0, near),
-        _times(f, far, -2.0, near),
-        _times(f, d[1], 4.0, _times(f, d[3], -5.0, d[5])),
-    ]
-
-
-def _results_2(f: Builder, m: Sequence[Value]) -> list[Value]:
-    b = f.b
-    return [b.fadd(m[0], b.fadd(m[1], m[2])), b.fsub(b.fsub(m[1], m[2]), m[3])]
-
-
-def _results_4(f: Builder, m: Sequence[Value]) -> list[Value]:
-    b = f.b
-    sum_1, sum_2 = b.fadd(m[1], m[2]), b.fadd(m[3], m[4])
-    difference_1, difference_2 = b.fsub(m[1], m[2]), b.fsub(m[3], m[4])
-    return [
-        b.fadd(m[0], b.fadd(sum_1, sum_2)),
-        _times(f, difference_2, 2.0, difference_1),
-        _times(f, sum_2, 4.0, sum_1),
-        b.fadd(_times(f, difference_2, 8.0, difference_1), m[5]),
-    ]
-
-
-PIXELS: dict[int, Transform] = {2: _pixels_2, 4: _pixels_4}
-RESULTS: dict[int, Transform] = {2: _results_2, 4: _results_4}

@@ -117,8 +117,9 @@ def lower_dense(
     """Add the step of a convolution whose groups are few and wide, or made so."""
     weights, groups = merged_groups(part.weights, whole.groups, ctx.target.lanes)
     kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
-    wino = winograd_of(kernel, ctx.target) if ctx.winograd else None
-    if wino is None and groups == 1 and takes_half(ctx, weights, x.image):
+    half = groups == 1 and takes_half(ctx, weights, x.image)
+    wino = winograd_of(kernel, ctx.target, half=half) if ctx.winograd else None
+    if wino is None and half:
         x = rounded(ctx, whole.node, x, ctx.shape(whole.x)[0])
         kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
     dtype = x.image.dtype
@@ -191,10 +192,10 @@ def _lower_winograd(
     numbers: list[Buffer],
 ) -> None:
     """Add the step of a 3 x 3 convolution after Winograd."""
-    m, group, columns = kernel.m, kernel.schedule.group, kernel.y.held
+    m, group, columns, dtype = kernel.m, kernel.schedule.group, kernel.y.held, kernel.dtype
     weights = ctx.weights(
-        f"{whole.key}|winograd {m} {group}|{columns}|{ctx.target.isa}",
-        lambda: pack_winograd(whole.weights, m, columns, group, ctx.target),
+        f"{whole.key}|winograd {m} {group}|{columns}|{ctx.target.isa}|{dtype}",
+        lambda: pack_winograd(whole.weights, m, columns, group, ctx.target, dtype),
         whole.key,
     )
     add_step(ctx, whole, kernel, y, [x, weights], extras, numbers, kernel.tasks)

@@ -13,11 +13,9 @@ import numpy as np
 
 from engine.cpu.buffers import Buffer
 from engine.cpu.image_layout import ImageLayout
-from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.rounding import RoundImage
-from engine.cpu.kernels.schedule import winograd_of
 from engine.cpu.lower.context import Lowering
-from engine.cpu.lower.conv_geometry import CONVOLUTIONS, Geometry, geometry, two
+from engine.cpu.lower.conv_geometry import CONVOLUTIONS, geometry
 from engine.cpu.lower.rules import NoKernel
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -26,7 +24,7 @@ from engine.ir.types import Dim, TensorType
 
 def result_type(ctx: Lowering, name: str) -> DType:
     """Return the type in which a convolution writes its result."""
-    if not _is_on(ctx) or ctx.is_wanted(name):
+    if not is_on(ctx) or ctx.is_wanted(name):
         return DType.FLOAT32
     readers = ctx.graph.consumers.get(name, ())
     halves = bool(readers) and all(_reads_half(ctx, node, name) for node in readers)
@@ -49,16 +47,16 @@ def _reads_half(ctx: Lowering, node: Node, name: str) -> bool:
         return False
     if found.groups == weights.shape[0] and weights.shape[1] == 1:
         return found.groups * 2 > ctx.target.lanes
-    dense = found.groups == 1 and _comes_in_pairs(ctx, weights)
-    return dense and not _is_winograd(ctx, found, weights)
+    return found.groups == 1 and _comes_in_pairs(ctx, weights)
 
 
 def takes_half(ctx: Lowering, weights: np.ndarray, x: ImageLayout) -> bool:
     """Whether a dense convolution of this picture multiplies numbers of bfloat16."""
-    return _is_on(ctx) and _comes_in_pairs(ctx, weights) and x.held % ctx.target.lanes == 0
+    return is_on(ctx) and _comes_in_pairs(ctx, weights) and x.held % ctx.target.lanes == 0
 
 
-def _is_on(ctx: Lowering) -> bool:
+def is_on(ctx: Lowering) -> bool:
+    """Whether convolutions may multiply numbers of bfloat16."""
     return ctx.precision == "bf16" and ctx.target.has_bf16_dot
 
 
@@ -66,28 +64,6 @@ def _comes_in_pairs(ctx: Lowering, weights: np.ndarray) -> bool:
     """Whether the channels are even, and not just a few."""
     channels = int(weights.shape[1])
     return channels % 2 == 0 and channels * 2 > ctx.target.lanes
-
-
-def _is_winograd(ctx: Lowering, found: Geometry, weights: np.ndarray) -> bool:
-    """Whether the convolution takes Winograd's way, which is one of float32."""
-    if not ctx.winograd:
-        return False
-    whole = ctx.target.whole_vectors
-    x, y = (
-        ImageLayout(*size, count, whole(count), whole(count), 1)
-        for size, count in ((found.sizes, weights.shape[1]), (found.outputs, weights.shape[0]))
-    )
-    window = found.window
-    kernel = ImageConv(
-        x,
-        y,
-        two(window.kernel),
-        two(window.strides),
-        two(window.dilations),
-        two(window.begins),
-        ConvSchedule(1, 1),
-    )
-    return winograd_of(kernel, ctx.target) is not None
 
 
 def rounded(ctx: Lowering, node: Node, picture: Buffer, batch: Dim) -> Buffer:

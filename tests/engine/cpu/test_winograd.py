@@ -7,11 +7,12 @@ import pytest
 
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
-from engine.cpu.kernels.panels import Panels, pack_columns
+from engine.cpu.kernels.panels import Panels, pack_columns, to_bfloat16
 from engine.cpu.kernels.schedule import winograd_of, winograd_schedule
 from engine.cpu.kernels.winograd import Winograd, WinogradSchedule, pack_winograd
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
+from engine.dtypes import DType
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.windows import resolve_window
 from tests.engine.cpu.harness import run_kernel
@@ -33,24 +34,26 @@ def run(
     *,
     isa: str = "",
     pieces: int = 1,
+    dtype: DType = DType.FLOAT32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The kernel's result, with a residual and a factor per filter, and numpy's."""
     target = target_for(isa) if isa else host_target()
     batch, channels, height, width = shape
     held = target.whole_vectors(channels)
-    x_layout = ImageLayout(height, width, channels, held, held, 2)
+    x_layout = ImageLayout(height, width, channels, held, held, 2, dtype)
     held = target.whole_vectors(filters)
     y_layout = ImageLayout(height, width, filters, held, held + 16, 1)
     r_layout = ImageLayout(height, width, filters, held, held)
-    spec = Winograd(x_layout, y_layout, m, schedule, EPILOGUE, (r_layout, None))
+    spec = Winograd(x_layout, y_layout, m, schedule, EPILOGUE, (r_layout, None), dtype)
     panels = Panels.of(held, target)
     x, w = numbers(1, *shape), numbers(2, filters, channels, 3, 3)
     bias, factor = numbers(3, filters), numbers(4, filters)
     residual = numbers(5, batch, filters, height, width)
+    picture = to_picture(x, x_layout, between=1.0)
     operands = [
         empty_picture(batch, y_layout),
-        to_picture(x, x_layout, between=1.0),
-        pack_winograd(w, m, held, schedule.group, target),
+        to_bfloat16(picture) if dtype is DType.BFLOAT16 else picture,
+        pack_winograd(w, m, held, schedule.group, target, dtype),
         pack_columns(bias, panels),
         to_picture(residual, r_layout, between=1.0),
         pack_columns(factor, panels),
@@ -86,6 +89,20 @@ def test_any_schedule_gives_the_same_bits(schedule: WinogradSchedule) -> None:
     np.testing.assert_allclose(other, expected, rtol=0, atol=2e-5 * float(expected.max()))
 
 
+@pytest.mark.skipif(not host_target().has_bf16_dot, reason="no dot products of bfloat16")
+def test_pairs_of_bfloat16() -> None:
+    """What the numbers are rounded to, before and after they are transformed, sets the error."""
+    for shape, schedule in (
+        ((2, 32, 5, 8), WinogradSchedule(3, 2, 1)),
+        ((1, 33, 6, 7), WinogradSchedule(12, 14, 2, 32)),
+    ):
+        y, expected = run(2, shape, 50, schedule, pieces=2, dtype=DType.BFLOAT16)
+        error = np.sqrt(np.square(y - expected).mean() / np.square(expected).mean())
+        assert 1e-3 < error < 8e-3
+        other, _ = run(2, shape, 50, WinogradSchedule(5, 3, 1), dtype=DType.BFLOAT16)
+        assert other.tobytes() == y.tobytes()
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_code_for_every_instruction_set(isa: str) -> None:
     target = target_for(isa)
@@ -104,19 +121,24 @@ def conv(channels: int, filters: int, size: int, stride: int = 1) -> ImageConv:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "m"),
+    ("kernel", "m", "half"),
     [
-        (conv(64, 64, 56), 4),
-        (conv(256, 256, 14), 2),
-        (conv(512, 512, 7), None),  # too few tiles to share the weights
-        (conv(64, 64, 56, 2), None),
-        (conv(16, 16, 56), None),
+        (conv(64, 64, 56), 4, False),
+        (conv(256, 256, 14), 2, False),
+        (conv(512, 512, 7), None, False),  # too few tiles to share the weights
+        (conv(64, 64, 56, 2), None, False),
+        (conv(16, 16, 56), None, False),
+        (conv(64, 64, 56), 2, True),
+        (conv(512, 512, 7), 2, True),
+        (conv(512, 512, 4), None, True),
+        (conv(16, 16, 56), None, True),
     ],
 )
-def test_when_it_is_chosen(kernel: ImageConv, m: int | None) -> None:
+def test_when_it_is_chosen(kernel: ImageConv, m: int | None, half: bool) -> None:
     target = target_for("avx512")
-    found = winograd_of(kernel, target)
+    found = winograd_of(kernel, target, half=half)
     assert (found and found.m) == m
+    assert found is None or (found.dtype is DType.BFLOAT16) == half
     if found is not None:
         assert found.schedule == winograd_schedule(found, target)
         assert 1 <= found.schedule.block <= found.tiles
