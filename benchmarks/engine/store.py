@@ -29,8 +29,8 @@ class Store:
         return [row_from_dict(data) for data in document["details"]] if same else []
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Merge rows and write both files, each at once."""
-        self.rows = merged(self.rows, rows)
+        """Merge rows and write both files, each at once; others may have added theirs meanwhile."""
+        self.rows = merged(self._read(), rows)
         targets = figure_targets(self.rows)
         document = {
             "machine": self._machine,
