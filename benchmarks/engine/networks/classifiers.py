@@ -14,6 +14,7 @@ from benchmarks.engine.networks.building import (
     Exportable,
     batch_axis,
     draw_weights,
+    end_residual,
     random_tensor,
     settle_statistics,
 )
@@ -53,6 +54,7 @@ class Bottleneck(nn.Module):
             conv_norm(width, width, 3, stride),
             conv_norm(width, 4 * width, 1, activation=None),
         )
+        end_residual(self.body)
         same = stride == 1 and source == 4 * width
         self.shortcut = (
             nn.Identity() if same else conv_norm(source, 4 * width, 1, stride, activation=None)
@@ -73,6 +75,8 @@ class InvertedResidual(nn.Module):
         layers.append(conv_norm(wide, target, 1, activation=None))
         self.body = nn.Sequential(*layers)
         self.residual = stride == 1 and source == target
+        if self.residual:
+            end_residual(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x) if self.residual else self.body(x)
@@ -109,6 +113,8 @@ class MBConv(nn.Module):
         layers.append(conv_norm(wide, target, 1, activation=None))
         self.body = nn.Sequential(*layers)
         self.residual = stride == 1 and source == target
+        if self.residual:
+            end_residual(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x) if self.residual else self.body(x)

@@ -14,6 +14,7 @@ from benchmarks.engine.networks.building import (
     Exportable,
     batch_axis,
     draw_weights,
+    end_residual,
     random_tensor,
     settle_statistics,
 )
@@ -40,6 +41,8 @@ class Split(nn.Module):
         self.pairs = nn.ModuleList(
             nn.Sequential(conv(half, half), conv(half, half)) for _ in range(pairs)
         )
+        for pair in self.pairs if residual else ():
+            end_residual(pair)
         self.leave = conv((2 + pairs) * half, target, 1)
 
     def forward(self, x: Tensor) -> Tensor:
