@@ -33,11 +33,16 @@ class HubVocabulary:
         self._tidy = tidy
         self.size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.unknown = unknown
+        added = tokenizer.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special}
+        self._special = frozenset(special - {unknown})
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        # Some vocabularies have special tokens among their ordinary pieces as well.
+        special = self._special
+        return ids if special.isdisjoint(ids) else [each for each in ids if each not in special]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""

@@ -15,9 +15,20 @@ SHORT_NAMES = (
     "mon:mn mya:my nld:nl dut:nl nob:no nor:no npi:ne nep:ne oci:oc ory:or pan:pa pol:pl "
     "por:pt pbt:ps pus:ps ron:ro rum:ro rus:ru sin:si slk:sk slv:sl som:so spa:es als:sq "
     "sqi:sq srp:sr sun:su swe:sv swh:sw swa:sw tam:ta tel:te tgk:tg tgl:tl tha:th tur:tr "
-    "ukr:uk urd:ur uzn:uz uzb:uz vie:vi xho:xh yor:yo zho:zh zul:zu"
+    "ukr:uk urd:ur uzn:uz uzb:uz vie:vi xho:xh yor:yo zho:zh cmn:zh zul:zu"
 )
 SHORT = dict(pair.split(":") for pair in SHORT_NAMES.split())
+# M2M-100's language tokens follow its vocabulary in this order; newer tools save no list of them.
+M2M_100 = (
+    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu "
+    "ha he hi hr ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms "
+    "my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur "
+    "uz vi wo xh yi yo zh zu"
+)
+M2M_FAMILIES = {
+    "m2m100": M2M_100.split(),
+    "wmt21": ["en", "ha", "is", "ja", "cs", "ru", "zh", "de"],
+}
 TOKEN_FORMS = (
     re.compile(r"__([a-z]{2,4})__"),  # M2M-100: __de__
     re.compile(r">>([A-Za-z_]{2,12})<<"),  # Marian with several targets: >>deu<<

@@ -20,7 +20,7 @@ from typing import Any
 from server.errors import LoadFailed
 
 from .hub import HubVocabulary, frame_of, language_tokens, read_tokenizer, unknown_of
-from .languages import language_of_token
+from .languages import M2M_FAMILIES, language_of_token
 from .pieces import PieceVocabulary, read_pieces
 from .reading import number_of, read_json_if_there, read_numbers, token_name
 from .tokenizer import SOURCE, Task, Tokenizer
@@ -96,11 +96,7 @@ def _marian(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         hidden=[written[token] for token in names.values() if token in written],
         target_numbers=target_numbers,
     )
-    tokens = {
-        str(language_of_token(token)): number
-        for token, number in numbers.items()
-        if token.startswith(">>") and language_of_token(token)
-    }
+    tokens = _languages({token: n for token, n in numbers.items() if token.startswith(">>")})
     return Tokenizer(
         vocabulary,
         tail=(special["eos"],),
@@ -131,12 +127,7 @@ def _hub(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
 
 def _m2m(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     numbers = read_numbers(folder / "vocab.json")
-    added = _added_tokens(folder, settings, len(numbers))
-    tokens = {
-        str(language_of_token(token)): number
-        for token, number in added.items()
-        if language_of_token(token)
-    }
+    tokens = _m2m_languages(folder, settings, len(numbers))
     if not tokens:
         raise LoadFailed("no language tokens such as __de__ in the tokenizer's configuration")
     special = {
@@ -157,24 +148,36 @@ def _m2m(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     )
 
 
-def _added_tokens(folder: Path, settings: Mapping[str, Any], first: int) -> dict[str, int]:
-    """Return token -> id of what is not in `vocab.json`; a mere list counts on from `first`."""
+def _m2m_languages(folder: Path, settings: Mapping[str, Any], first: int) -> dict[str, int]:
+    """Return language -> id of the tokens that follow `vocab.json`, whichever file lists them."""
     numbered = settings.get("added_tokens_decoder")
+    listed = read_json_if_there(folder / "added_tokens.json")
     if isinstance(numbered, dict):
-        return {
+        listed |= {
             str(entry.get("content")): int(number)
             for number, entry in numbered.items()
             if isinstance(entry, dict) and number.isdecimal()
         }
-    listed = read_json_if_there(folder / "added_tokens.json")
-    if listed:
-        return {token: number for token, number in listed.items() if isinstance(number, int)}
-    names = settings.get("additional_special_tokens")
-    if not isinstance(names, list):
-        names = read_json_if_there(folder / "special_tokens_map.json").get(
-            "additional_special_tokens", []
-        )
-    return {str(name): first + index for index, name in enumerate(names)}
+    found = _languages(listed)
+    if not found:
+        names = settings.get("additional_special_tokens")
+        if not isinstance(names, list):
+            special = read_json_if_there(folder / "special_tokens_map.json")
+            names = special.get("additional_special_tokens")
+        names = names if isinstance(names, list) else []
+        found = _languages({str(name): first + index for index, name in enumerate(names)})
+    if not found:
+        family = M2M_FAMILIES.get(str(settings.get("language_codes", "m2m100")), [])
+        found = {language: first + index for index, language in enumerate(family)}
+    return found
+
+
+def _languages(tokens: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        language: number
+        for token, number in tokens.items()
+        if (language := language_of_token(token)) is not None and type(number) is int
+    }
 
 
 def _t5(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:

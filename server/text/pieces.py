@@ -61,6 +61,8 @@ def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
     """
     data = read_bytes(path)
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=data)
+        model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        model.encode("a")  # an empty file is read without complaint
+        return model
     except (RuntimeError, ValueError) as error:
         raise LoadFailed(f"{path.name} is not a SentencePiece model") from error
