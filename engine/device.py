@@ -142,8 +142,8 @@ class TailStep:
     """A kernel to run after a graph's own, over the same rows.
 
     Attributes:
-        kernel: What the device takes for one; its only run-time number is that of the rows, which
-            are its tasks.
+        kernel: What the device takes for one, or the name under which it knows one; its only
+            run-time number is that of the rows, which are its tasks.
         arrays: Its operands, which stay where they are.
     """
 

@@ -4,6 +4,7 @@ one call of native code with next to nothing around it.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,8 +22,18 @@ from engine.cpu.runtime.program import PreparedRun, ResolvedStep
 from engine.cpu.target import Target
 from engine.device import StaticArrays, TailStep
 
+# Named, and imported when one is asked for: most models are bound without a tail.
+TAILS: Final = "engine.cpu.tails"
 Array = np.ndarray[Any, Any]
-NOTHING: Final = np.zeros(0, np.int64)
+
+
+def _kernel_of(step: TailStep) -> Kernel | None:
+    """Return the kernel that a step gives or names."""
+    if isinstance(step.kernel, Kernel):
+        return step.kernel
+    tails: Any = importlib.import_module(TAILS)
+    found: Kernel | None = tails.TAILS.get(step.kernel)
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,8 @@ class StaticRegion:
             np.copyto(state, result)
 
     def append_tail(self, steps: Sequence[TailStep]) -> bool:
-        """Run kernels after the region's own from now on; whether all of them are ours."""
-        kernels = [step.kernel for step in steps if isinstance(step.kernel, Kernel)]
+        """Run kernels after the region's own from now on; whether all of them are known here."""
+        kernels = [kernel for step in steps if (kernel := _kernel_of(step)) is not None]
         if len(kernels) < len(steps):
             return False
         for array in (array for step in steps for array in step.arrays):
