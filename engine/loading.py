@@ -133,9 +133,11 @@ def load_request(
     return model
 
 
-def model_from_artifact(artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS) -> Model:
+def model_from_artifact(
+    artifact: Artifact, device: str, limits: Limits = DEFAULT_LIMITS, *, precision: str = EXACT
+) -> Model:
     """Make a compiled artifact ready to run."""
-    target, options = get_device(device), CompileOptions(limits)
+    target, options = get_device(device), CompileOptions(limits, precision=precision)
     return Model(*_made_ready(artifact, target, options), target.name)
 
 

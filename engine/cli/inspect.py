@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from engine.cli.options import add_compile_options, command, kept_values
+from engine.cli.options import add_compile_options, command, compiler_told
 from engine.cli.tables import console, number_text, plain, table
-from engine.compiler import CompileRequest, compile_model
+from engine.compiler import compile_model
 from engine.description import Description, describe
 from engine.device import CompileOptions, get_device
 from engine.ir.graph import Graph
@@ -28,7 +28,7 @@ def add_inspect(commands: Any) -> None:
 
 def inspect_model(options: argparse.Namespace) -> None:
     """Print what a model is: every node's shapes, parameters and arithmetic, and the totals."""
-    request = CompileRequest(outputs=kept_values(options), level=options.level)
+    request, _ = compiler_told(options)
     artifact = compile_model(options.model, request)
     model = model_from_artifact(artifact, "reference")
     found = describe(artifact)

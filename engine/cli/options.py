@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from engine.artifact import map_artifact
-from engine.compiler import ALL, Outputs
+from engine.compiler import ALL, CompileRequest, Outputs
 from engine.container import is_container
+from engine.device import CompileOptions
 from engine.errors import InvalidInput
 from engine.ir.types import parse_dim, symbols_of
-from engine.loading import load, model_from_artifact
+from engine.loading import PRECISIONS, in_precision, load, model_from_artifact
 from engine.random_feeds import random_feeds
 from engine.session import Model
 
@@ -38,7 +39,14 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", type=level, default=2, metavar="O2", help="optimisation level: O0, O1 or O2"
     )
+    add_precision_option(parser)
     add_keep_option(parser)
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Add what products compute in."""
+    names = [name for name in PRECISIONS if name != "auto"]  # which needs samples
+    parser.add_argument("--precision", choices=names, default="fp32", help="of products")
 
 
 def add_keep_option(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +77,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_feed_options(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
+    add_precision_option(parser)
     add_keep_option(parser)
+
+
+def compiler_told(options: argparse.Namespace) -> tuple[CompileRequest, CompileOptions]:
+    """Return how the options of `add_compile_options` have a model compiled."""
+    request = CompileRequest(outputs=kept_values(options), level=options.level)
+    return in_precision(options.precision, request, CompileOptions(request.limits))
 
 
 def level(text: str) -> int:
@@ -89,9 +104,14 @@ def kept_values(options: argparse.Namespace) -> Outputs:
 def load_model(options: argparse.Namespace) -> Model:
     """Load a model file or an artifact on the device of the options."""
     if is_container(options.model):
-        return model_from_artifact(map_artifact(options.model), options.device)
+        artifact = map_artifact(options.model)
+        return model_from_artifact(artifact, options.device, precision=options.precision)
     return load(
-        options.model, device=options.device, threads=options.threads, outputs=kept_values(options)
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+        outputs=kept_values(options),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,11 @@ from engine.cli.options import (
     add_compile_options,
     add_run_options,
     command,
-    kept_values,
+    compiler_told,
     load_model,
     read_feeds,
 )
 from engine.cli.tables import console, counted, plain, table
-from engine.compiler import CompileRequest
-from engine.device import CompileOptions
 from engine.errors import InvalidInput
 from engine.ir.graph import Graph
 from engine.ir.printer import print_graph
@@ -58,13 +57,13 @@ def compile_file(options: argparse.Namespace) -> None:
     """
     if options.dump is not None:
         options.dump.mkdir(parents=True, exist_ok=True)
-    request = CompileRequest(outputs=kept_values(options), level=options.level)
+    request, how = compiler_told(options)
     start = time.perf_counter()
     watch = _dumper(options.dump) if options.dump is not None else None
     with tempfile.TemporaryDirectory(prefix="millrace-") as folder, counted("kernels") as progress:
         output = options.output or Path(folder) / "artifact"
         output.unlink(missing_ok=True)
-        how = CompileOptions(request.limits, progress=progress)
+        how = replace(how, progress=progress)
         artifact = compile_to_file(options.model, output, request, options.device, how, watch=watch)
     seconds = time.perf_counter() - start
     console().print(f"{len(artifact.graph.nodes)} nodes after {seconds:.2f} s")

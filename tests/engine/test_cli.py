@@ -17,6 +17,7 @@ from engine.cli.tables import counted
 from engine.comparison import Side, run_side
 from engine.isolate import PACKAGE_ROOT
 from tests.engine.onnx_models import convnet, load, mlp, model, node, normal
+from tests.engine.passes.test_integer_weights import tied
 
 
 @pytest.fixture
@@ -92,6 +93,22 @@ def test_compile_writes_an_artifact_and_the_graph_after_each_pass(
     capsys.readouterr()
     assert main(["run", artifact, "--dim", "N=3"]) == 0
     assert "[3, 5]" in said(capsys)
+
+
+def test_products_are_computed_in_the_precision_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(tied())
+    path, artifact = str(tmp_path / "m.onnx"), str(tmp_path / "a")
+    assert main(["inspect", path, "--precision", "int8"]) == 0
+    assert "QuantizeRows" in said(capsys)
+    assert main(["inspect", path]) == 0
+    assert "QuantizeRows" not in said(capsys)
+    assert main(["compile", path, "-o", artifact, "--precision", "int8"]) == 0
+    options = ["--device", "reference", "--precision", "int8", "--repeat", "1"]
+    for each in (path, artifact):
+        assert main(["profile", each, *options, "--dim", "N=2", "--dim", "S=3"]) == 0
+        assert "MatMulInteger" in said(capsys)
 
 
 def test_run_takes_and_saves_arrays(path: str, tmp_path: Path) -> None:
