@@ -18,7 +18,7 @@ US_PER_TOKEN = 500  # how much later a sentence ranks for every token to be read
 MAX_HANDICAP_US = 30_000_000  # however long the request
 HOLD_AFTER_US = 50_000  # so long after its rank, rows that come free are kept for a sentence
 PADDING_SHARE = 0.25  # of an encoder batch that may be padding
-PADDING_TOKENS = 24  # or so many tokens, where a further batch would cost more than they do
+PADDING_TOKENS = 12  # or so many tokens: a further batch costs about as much as they do
 LOOK_AHEAD = 128  # waiting sentences that one plan looks at
 
 
