@@ -69,6 +69,10 @@ ONLY_IN = {
     "uvicorn": ("server.process", "server.commands", "server.http_protocol"),
     "PIL": ("server.preprocessing", "engine.ops.image_decoding"),
     "prometheus_client": ("server.metrics",),
+    "py3langid": ("server.text",),
+    "sentencepiece": ("server.text",),
+    "sentencex": ("server.text",),
+    "tokenizers": ("server.text",),
     "watchfiles": ("server.repository",),
 }
 # Whole families that a package must not touch, whoever asks.

@@ -54,12 +54,17 @@ def base_language(name: str) -> str:
 
 def pick_language(asked: str, known: Iterable[str]) -> str | None:
     """Return the one of the known languages that is meant: exactly, else the first of its base."""
-    spelled = asked.strip().replace("-", "_").casefold()
-    base = base_language(asked)
+    spelled, base = _spelled(asked), base_language(asked)
     near = None
     for language in known:
-        if language.replace("-", "_").casefold() == spelled:
+        if _spelled(language) == spelled:
             return language
         if near is None and base_language(language) == base:
             near = language
     return near
+
+
+def _spelled(name: str) -> tuple[str, str]:
+    """Return the short name and what follows it: a script, a country."""
+    rest = re.split(r"[-_]", name.strip().casefold(), maxsplit=1)[1:]
+    return base_language(name), rest[0] if rest else ""

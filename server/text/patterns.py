@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 
-ADDRESS_END = r"(?<![.,;:!?'\")\]}*])"  # marks behind an address belong to the sentence
+# Characters of an address, and those it may end with: marks behind it belong to the sentence, and a
+# closing parenthesis only where the opening one is in it.
+IN_ADDRESS = r"[^\s<>\"'`|{}\\^()]"
+AT_END = r"[^\s<>\"'`|{}\\^().,;:!?*\]]"
+IN_PARENTHESES = rf"\({IN_ADDRESS}*+\)"
+ADDRESS = rf"(?:{IN_ADDRESS}|{IN_PARENTHESES})*(?:{AT_END}|{IN_PARENTHESES})"
 
-URL = rf"(?:\b(?:https?|ftp|file)://|\bwww\.)[^\s<>\"'`|{{}}\\^]+{ADDRESS_END}"
+URL = rf"(?:\b(?:https?|ftp|file)://|\bwww\.){ADDRESS}"
 EMAIL = r"(?<![\w.+-])(?:mailto:)?[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 DOMAIN = (
     r"(?<![\w.@/-])(?:[A-Za-z0-9-]{1,63}\.){1,6}"
     r"(?:com|org|net|edu|gov|info|io|eu|de|at|ch|fr|nl|pl|uk|dev|app)"
-    rf"(?![\w-])(?!\.\w)(?:/[^\s<>\"']*{ADDRESS_END})?"
+    rf"(?![\w-])(?!\.\w)(?:/(?:{ADDRESS})?)?"
 )
 PATH = (
     r"(?<![\w./~-])(?:~|\.{1,2})?/(?:[\w.+-]+/)+[\w.+-]*\w"
@@ -38,7 +43,7 @@ SHORT_DATE = r"(?<![\w.])\d{1,2}(?P<dot>[./])\d{1,2}(?P=dot)(?:\d{4}|\d{2})(?!\w
 TELEPHONE = r"(?<![\w.,])(?:\+\d|0\d)[\d ()/-]{5,24}\d(?![\w.,]*\d)"
 # Groups of three are a number and no version: 3.500.000 is read, and written in the other way.
 DOTTED = (
-    r"(?!\d{1,3}(?:\.\d{3})+(?:,\d+)?(?![\w,]))"
+    r"(?!\d{1,3}(?:\.\d{3})+(?:,\d+)?(?![.,]?\w))"
     r"(?<![\w.,])v?\d{1,5}\.\d{1,5}\.\d{1,5}(?:\.\d{1,5})*(?:-[\w.]{1,20})?(?!\w)"
 )
 CODE = (
