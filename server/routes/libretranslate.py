@@ -38,10 +38,7 @@ async def libre_translate(runtime: Runtime, values: dict[str, Any], call: Call) 
     if count:
         parameters["n_best"] = count + 1
     request = TranslateRequest(texts, _model(values), None, None, parameters, lenient=True)
-    try:
-        reply = await runtime.handlers.translate.translate(request, call)
-    except PayloadTooLarge as error:
-        raise InvalidInput(f"Invalid request: {error.message}", **error.extra) from None
+    reply = await runtime.handlers.translate.translate(request, call)
     began = time.monotonic()
     answer = json_answer(_answer(reply, listed, count, source == AUTO))
     call.observe(Phase.SERIALIZE, time.monotonic() - began)
@@ -51,6 +48,8 @@ async def libre_translate(runtime: Runtime, values: dict[str, Any], call: Call) 
 def _answer(reply: TranslateReply, listed: bool, count: int, auto: bool) -> dict[str, Any]:
     done = []
     for outcome in reply.outcomes:
+        if isinstance(outcome, PayloadTooLarge):  # a text, not the body: its clients expect 400
+            raise InvalidInput(f"Invalid request: {outcome.message}", **outcome.extra)
         if isinstance(outcome, ServerError):  # there is no place for it in this shape
             raise outcome
         done.append(outcome)

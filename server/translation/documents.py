@@ -135,6 +135,8 @@ class _Job:
 
     async def run(self) -> list[TranslatedSentence]:
         """Translate every sentence; the first that fails stops the others."""
+        if self._progress is not None:
+            self._progress.begin()
         attempts = [iter(sentence.attempts()) for sentence in self._parts]
         first = [next(each) for each in attempts]
         tasks: list[asyncio.Future[TranslatedSentence]] = []

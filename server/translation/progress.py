@@ -22,6 +22,10 @@ class Progress:
         self._stream: TokenStream | None = None  # of that sentence
         self._told = 0  # characters of it
 
+    def begin(self) -> None:
+        """Tell what comes before the first sentence; of a text without any, all of it."""
+        self._tell("".join(self._settled()))
+
     def token(self, index: int, token: int) -> None:
         """Take the next token of a sentence."""
         self._tokens.setdefault(index, []).append(token)

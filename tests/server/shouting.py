@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import pytest
 import sentencepiece
 
 import engine
 from engine import Hypothesis, Search, SlotSizes, StepResult
 
-END, UNKNOWN = 0, 1
+END = 0
+STAND_IN = b"stands for a graph"
 SCORE = -0.25
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜÉ0123456789.,;:!?'\"()-/"
 
@@ -56,7 +60,7 @@ def write_shouting(
     folder = root / name / version
     folder.mkdir(parents=True, exist_ok=True)
     for graph in ("encoder_model", "decoder_model", "decoder_with_past_model"):
-        (folder / f"{graph}.onnx").write_bytes(b"stands for a graph")
+        (folder / f"{graph}.onnx").write_bytes(STAND_IN)
     for side in ("source", "target"):
         (folder / f"{side}.spm").write_bytes(model)
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
@@ -82,6 +86,26 @@ def write_sample(folder: Path, name: str, **content: object) -> None:
     """Add a golden sample to a version."""
     (folder / "samples").mkdir(exist_ok=True)
     (folder / "samples" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+MODELS: dict[str, ShoutingModel] = {}  # those that were loaded last, by name
+_load_graphs = engine.load_seq2seq
+
+
+def load_seq2seq(folder: Path, **options: Any) -> Any:
+    """Load what `write_shouting` wrote; other folders are loaded as ever."""
+    if (folder / "encoder_model.onnx").read_bytes() != STAND_IN:
+        return _load_graphs(folder, **options)
+    MODELS[folder.parent.name] = ShoutingModel(folder)
+    return MODELS[folder.parent.name]
+
+
+@contextmanager
+def shouting_models() -> Iterator[None]:
+    """Let the server load models that shout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "load_seq2seq", load_seq2seq)
+        yield
 
 
 class ShoutingModel:

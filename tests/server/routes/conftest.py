@@ -8,7 +8,8 @@ import pytest
 
 from server.settings import Settings
 from tests.server.running import RunningServer, running_server
-from tests.server.zoo import build_zoo
+from tests.server.shouting import shouting_models, write_sample, write_shouting
+from tests.server.zoo import add_echo, build_zoo
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,27 @@ def server(zoo: Path) -> Iterator[RunningServer]:
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=20.0) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def shouting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a translation model that shouts, and one of tensors."""
+    root = tmp_path_factory.mktemp("shouting")
+    folder = write_shouting(root, generation_config={"num_beams": 2, "max_new_tokens": 200})
+    write_sample(folder, "hello", text="Hallo Welt.", translation="HALLO WELT.")
+    limits = "[translation]\nmax_characters = 3000\nmax_sentences = 40\ncache_bytes = 0\n"
+    (root / "shout" / "model.toml").write_text(limits + "[generation]\nbeams = 1\n")
+    add_echo(root, "echo")
+    settings = Settings(
+        repository=root,
+        isolate=False,
+        watch=False,
+        settle_s=0.0,
+        worker_threads=2,
+        max_body_bytes=1 << 20,
+        max_inline_json_bytes=2048,
+        max_items=8,
+        request_timeout_s=10.0,
+    )
+    with shouting_models(), running_server(settings) as running:
+        yield running

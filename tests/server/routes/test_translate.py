@@ -4,54 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-import engine
-from server.settings import Settings
-from tests.server.running import RunningServer, running_server, wait_until
-from tests.server.shouting import SCORE, ShoutingModel, shouted, write_sample, write_shouting
-from tests.server.zoo import add_echo
-
-MODELS: dict[str, ShoutingModel] = {}  # by the name of their folder
-
-
-def load_shouting(folder: Path, **options: object) -> ShoutingModel:
-    """Stand in for `engine.load_seq2seq`."""
-    MODELS[folder.parent.name] = ShoutingModel(folder)
-    return MODELS[folder.parent.name]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    root = tmp_path_factory.mktemp("shouting")
-    folder = write_shouting(root, generation_config={"num_beams": 2, "max_new_tokens": 200})
-    write_sample(folder, "hello", text="Hallo Welt.", translation="HALLO WELT.")
-    limits = "[translation]\nmax_characters = 3000\nmax_sentences = 40\ncache_bytes = 0\n"
-    (root / "shout" / "model.toml").write_text(limits + "[generation]\nbeams = 1\n")
-    add_echo(root, "echo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "load_seq2seq", load_shouting, raising=False)
-        settings = Settings(
-            repository=root,
-            isolate=False,
-            watch=False,
-            settle_s=0.0,
-            worker_threads=2,
-            max_body_bytes=1 << 20,
-            max_inline_json_bytes=2048,
-            max_items=8,
-            request_timeout_s=10.0,
-        )
-        with running_server(settings) as running:
-            yield running
+from tests.server.running import RunningServer, wait_until
+from tests.server.shouting import MODELS, SCORE, shouted
 
 
 @pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20.0) as session:
+def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shouting_server.url, timeout=20.0) as session:
         yield session
 
 
@@ -258,7 +221,7 @@ def test_a_stream_of_a_text_that_fails_ends_with_its_error(client: httpx.Client)
 
 
 def test_a_client_that_goes_away_frees_its_slots(
-    server: RunningServer, client: httpx.Client
+    shouting_server: RunningServer, client: httpx.Client
 ) -> None:
     model = MODELS["shout"]
     decoder = model.decoders[-1]
