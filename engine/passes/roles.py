@@ -43,6 +43,8 @@ from engine.passes.cache_names import (
 )
 from engine.passes.context import PassContext
 from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.head_splitting import split_heads
+from engine.passes.identity_elimination import eliminate_identity
 from engine.passes.pipeline import O1, Pipeline, Watcher, run_pipeline
 from engine.passes.position_limits import longest
 from engine.passes.step_graph import METADATA, to_step_graph
@@ -87,6 +89,7 @@ def compile_role(
         NotRecognised: The file has not the form that the role needs; says what is in the way.
     """
     graph = prepare(graph, role, ctx)
+    pipeline = _with_heads_apart(pipeline)
     if role != STEP:
         again = O1 if role == CROSS_STATES and pipeline else ()
         most = longest(graph, LENGTHS[role], ctx) if role in LENGTHS else None
@@ -99,6 +102,20 @@ def compile_role(
     place = names.index(RECOGNISED) + 1
     graph = to_step_graph(run_pipeline(graph, pipeline[:place], ctx, watch), ctx)
     return run_pipeline(graph, (*O1, *pipeline[place:]), ctx, watch)
+
+
+def _with_heads_apart(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with passes that make old exporters' attention recognisable."""
+    names = [name for name, _ in pipeline]
+    if RECOGNISED not in names:
+        return pipeline
+    place = names.index(RECOGNISED)
+    more: Pipeline = (
+        ("head_splitting", split_heads),
+        ("leftovers_of_merging", eliminate_identity),
+        ("unused_merging", eliminate_dead_code),
+    )
+    return (*pipeline[:place], *more, *pipeline[place:])
 
 
 def _fed(graph: Graph) -> Graph:
