@@ -16,6 +16,7 @@ from server.execution.generation import (
 from server.execution.mailbox import LoopMailbox
 from server.execution.pool import WorkerPool
 from server.execution.tuning import (
+    give_way,
     keep_freed_memory,
     limit_blas_threads,
     lower_priority,
@@ -33,6 +34,7 @@ __all__ = [
     "StepResult",
     "WorkerPool",
     "as_server_error",
+    "give_way",
     "keep_freed_memory",
     "limit_blas_threads",
     "lower_priority",

@@ -38,6 +38,13 @@ def lower_priority(nice: int) -> bool:
     return False
 
 
+def give_way() -> None:
+    """Let other threads that are ready to run have this one's core (where the system knows how)."""
+    # Native code on all cores keeps a thread that has been woken waiting for a whole slice.
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+
+
 def set_switch_interval(seconds: float) -> None:
     """Set how long a thread may hold the interpreter while the event loop waits for it."""
     sys.setswitchinterval(seconds)

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from server.batching import monotonic_us
 from server.batching.steps import StepLimits
 from server.errors import InternalFault, ModelNotReady, QueueFull
-from server.execution import Decoder, LoopMailbox, lower_priority
+from server.execution import Decoder, LoopMailbox, give_way, lower_priority
 from server.metrics import TranslationMetrics
 from server.translation.driver import Driver, Turn
 from server.translation.sentence import Sentence
@@ -167,6 +167,8 @@ class DecodeLoop:
     def _tell(self, turn: Turn) -> None:
         if turn:
             self._mailbox.post(partial(_deliver, turn))
+            if turn.tokens:  # somebody reads along: the event loop first, the next step then
+                give_way()
 
 
 class _Pace:
