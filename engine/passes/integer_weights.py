@@ -25,6 +25,7 @@ from engine.ops.fused import FUSED_DOMAIN, FUSED_VERSION
 from engine.ops.row_quantization import ZERO_POINT
 from engine.passes import qdq_formulas as formulas
 from engine.passes.context import PassContext
+from engine.passes.dead_code import eliminate_dead_code
 from engine.passes.graph_draft import GraphDraft
 from engine.passes.qdq_parameters import BYTES, Quantization, attribute, dequantized, onnx_node
 from engine.passes.rewriting import fixed, tensor_type
@@ -51,7 +52,8 @@ def _rewritten(graph: Graph, ctx: PassContext, *, stored: bool) -> Graph:
     for node in graph.nodes:
         if not work.replace(node):
             work.nodes.append(node)
-    return work.result()
+    # What dequantized the weights would else be computed, when compiling, for nobody.
+    return eliminate_dead_code(work.result(), ctx) if work.types else graph
 
 
 @dataclass(frozen=True, eq=False)

@@ -182,6 +182,7 @@ def test_large_weights_are_unpacked_once() -> None:
     small = Limits(fold_bytes=1 << 10)
     found = ops(graph_of(data, "fp32", small))
     assert not any(op.startswith(("Dequantize", "Elementwise")) for op in found)
+    graph_of(data, "int8", Limits(fold_bytes=1 << 10, run_bytes=1000))  # unpacks nothing
     with pytest.raises(ResourceLimit, match=r"run_bytes=1000"):
         graph_of(data, "fp32", Limits(fold_bytes=1 << 10, run_bytes=1000))
 
