@@ -17,7 +17,7 @@ from engine.generation.running import Batch, RunningSearch
 from engine.generation.sampling import chances
 from engine.generation.search import Hypothesis, Search, SlotSizes
 from engine.generation.selection import choose, forced_token
-from engine.generation.settings import check, norms, record_of
+from engine.generation.settings import prepare
 from engine.generation.slots import StepSlots
 from engine.generation.state import DONE, LENGTH, TOKEN, SearchState
 
@@ -84,15 +84,15 @@ class StepDecoder:
         """Begin a search over a source; return its handle."""
         if source not in self._sources or source in self._leaving:
             raise InvalidInput(f"source: expected one from add_sources, got {source}")
-        check(search, self._slots.vocabulary_size, self.sizes.target_tokens, self.sizes.rows)
+        rows_in_all, positions = self._slots.history.shape
+        prepared = prepare(search, self._slots.vocabulary_size, positions, rows_in_all)
         if search.beams > self.free_rows:
             raise ResourceLimit("beams", f"{search.beams} free rows", self.free_rows)
         rows = np.array([self._free_rows.pop() for _ in range(search.beams)], np.int64)
-        running = RunningSearch(next(self._handles), search, source, rows)
-        state = self._state
-        state.numbers[running.record] = record_of(search, running.ends, running.bans)
-        state.norm[running.record] = norms(search, state.norm.shape[1])
-        state.penalty[running.record] = search.repetition_penalty
+        running = RunningSearch(next(self._handles), search, prepared, source, rows)
+        state, record = self._state, running.record
+        state.numbers[record], state.norm[record] = prepared.record, prepared.norm
+        state.penalty[record] = search.repetition_penalty
         state.begin(rows, search.start)
         self._sources[source] += 1
         self._searches[running.handle] = running
@@ -136,9 +136,9 @@ class StepDecoder:
                 self._draw(running, first)
             elif running.rows.size == 1:
                 token = int(state.token[first, 0])
-                advance_single(state, first, running.record, running.ends, token)
+                advance_single(state, first, running.record, running.prepared.ends, token)
             else:
-                advance_beams(state, first, running.rows, running.record, running.ends)
+                advance_beams(state, first, running.rows, running.record, running.prepared.ends)
 
     def _draw(self, running: RunningSearch, first: int) -> None:
         """Move a sampling search on, whose logits are edited and whose best token is known."""
@@ -149,7 +149,7 @@ class StepDecoder:
             found = chances(logits, search.temperature, search.top_k, search.top_p)
             token = found.draw(search.seed, int(state.numbers[running.record, LENGTH]))
             state.value[first, 0] = (logits[token] - state.peak[first]) - state.log_sum[first]
-        advance_single(state, first, running.record, running.ends, token)
+        advance_single(state, first, running.record, running.prepared.ends, token)
 
     def hypotheses(self, handle: int) -> list[Hypothesis]:
         """Return the best `n_best` sequences, best first; of a running search, what it has."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.generation.edits import NONE, Tokens, banned, needs_history, penalized
+from engine.generation.edits import NONE, Tokens, banned, penalized
 from engine.generation.search import Search
 from engine.generation.selection import RowRules
-from engine.generation.settings import banned_always
+from engine.generation.settings import Prepared
 from engine.generation.state import (
     BANNED,
     BANNED_COUNT,
@@ -28,26 +28,18 @@ class RunningSearch:
 
     Attributes:
         handle: Its name outside.
-        search: Its settings.
+        search, prepared: Its settings.
         source: Its source slot.
         rows: Its cache rows, one per beam; the first is its record. (k,)
-        ends, bans: Tokens that end it, and that never come; the record has their addresses.
         is_done: Whether it is over, and so in no batch.
     """
 
     handle: int
     search: Search
+    prepared: Prepared
     source: int
     rows: NDArray[np.int64]
-    ends: Tokens = field(init=False)
-    bans: Tokens = field(init=False)
-    asks: bool = field(init=False)
     is_done: bool = False
-
-    def __post_init__(self) -> None:
-        self.ends = np.array(sorted(set(self.search.end)), np.int32)
-        self.bans = banned_always(self.search)
-        self.asks = needs_history(self.search)
 
     @property
     def record(self) -> int:
@@ -76,7 +68,7 @@ class Batch:
         self.handles = np.array([search.handle for search in searches], np.int64)
         self.records = np.array([search.record for search in searches], np.int64)
         placed = list(zip(searches, self.first.tolist(), strict=True))
-        self.asking = [pair for pair in placed if pair[0].asks]
+        self.asking = [pair for pair in placed if pair[0].prepared.asks]
         self.sampling = [pair for pair in placed if pair[0].search.sample]
         self._kept: list[Tokens] = []  # what the addresses in the state point to
         self._lay_out(state, beams)
@@ -123,8 +115,8 @@ class Batch:
                     RowRules(
                         running.record,
                         running.rows.size > 1,
-                        running.ends,
-                        running.bans,
+                        running.prepared.ends,
+                        running.prepared.bans,
                         *edits.get(first + beam, (NONE, NONE)),
                     )
                     for beam in range(running.rows.size)

@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInput
 from engine.generation import state as columns
+from engine.generation.edits import Tokens, needs_history
 from engine.generation.search import Search
 from engine.generation.state import COLUMNS, MOST_CANDIDATES
 
-MOST_PENALTY = 16.0  # of `length_penalty`, either way: its powers of a length stay float32
+REMEMBERED: Final = 256  # searches with different settings
+MOST_PENALTY: Final = 16.0  # of `length_penalty`, either way: its powers of a length stay float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What searches with the same settings share.
+
+    Attributes:
+        record: The record of one that begins; it has the addresses of `ends` and `bans`.
+        norm: What scores are divided by, by length.
+        ends, bans: Tokens that end it, and that never come.
+        asks: Whether what it may choose depends on what it chose before.
+    """
+
+    record: NDArray[np.int64]
+    norm: NDArray[np.float32]
+    ends: Tokens
+    bans: Tokens
+    asks: bool
+
+
+@lru_cache(maxsize=REMEMBERED)
+def prepare(search: Search, vocabulary_size: int, positions: int, rows: int) -> Prepared:
+    """Check settings for a decoder of this vocabulary and these sizes; return what follows.
+
+    Raises:
+        InvalidInput: They make no sense.
+    """
+    check(search, vocabulary_size, positions, rows)
+    ends = np.array(sorted(set(search.end)), np.int32)
+    bans = banned_always(search)
+    record, norm = record_of(search, ends, bans), norms(search, positions + 1)
+    return Prepared(record, norm, ends, bans, needs_history(search))
 
 
 def check(search: Search, vocabulary_size: int, positions: int, rows: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.cpu.kernels import search_records, top_candidates
-from engine.cpu.kernels.beam_update import OPERANDS
+from engine.cpu.kernels.beam_update import OPERANDS, BeamUpdate
 from engine.cpu.kernels.top_candidates import TopCandidates
 from engine.cpu.native import compile_kernel
 from engine.cpu.tails import TAILS
@@ -25,7 +25,6 @@ from tests.engine.generation.settings_table import SETTINGS
 from tests.engine.generation.toy import END, START, Tables, ToyModel
 
 SIZES = SlotSizes(rows=24, sources=6, source_tokens=1, target_tokens=32)
-PER_ROW = ("score", "token_at", "pool_score", "pool_length", "pool_token", "pool_history")
 
 
 def decoder_pair(seed: int, vocabulary: int = 60) -> tuple[StepDecoder, StepDecoder]:
@@ -144,6 +143,29 @@ def test_columns_and_operands_agree() -> None:
     known = SearchState(RecomputingSlots(ToyModel(Tables(9, 1, 0, 0.0)), SIZES))
     for name, array in zip(OPERANDS, native.update_arrays(known), strict=True):
         assert array is getattr(known, name, None) or array is getattr(known.slots, name)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 5])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_searches_touch_nothing_else(beams: int, pieces: int) -> None:
+    """No byte around an array changes, also where a search uses all of its room."""
+    searches, positions, rng = 3, 9, np.random.default_rng(beams)
+    rows = searches * beams
+    sizes = SlotSizes(rows=rows, sources=1, source_tokens=1, target_tokens=positions)
+    decoder = StepDecoder(RecomputingSlots(ToyModel(Tables(30, 1, 0, 0.0)), sizes), sizes)
+    source = decoder.add_sources([[0]])[0]
+    for number in range(searches):
+        length = positions - 1 - number
+        decoder.start(source, search({"beams": beams, "max_new_tokens": length, "end": (1, 2)}))
+    for _ in range(positions - 2):
+        decoder.step()
+    known = decoder._state
+    known.token[:] = rng.integers(0, 30, known.token.shape)
+    known.value[:] = -np.sort(rng.random(known.value.shape, np.float32) * 20)
+    arrays = native.update_arrays(known)
+    found = run_kernel(BeamUpdate(), arrays, numbers=[rows], tasks=rows, writes=13, pieces=pieces)
+    assert set(found[0][:, state.DONE].tolist()) >= {1}
+    assert (found[0][:, state.LENGTH] >= known.numbers[:, state.LENGTH]).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

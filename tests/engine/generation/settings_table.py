@@ -8,6 +8,19 @@ from tests.engine.generation.toy import END, SECOND_END, START
 
 Changes = dict[str, Any]
 
+
+def for_tokens(changes: Changes, start: int, end: int) -> Changes:
+    """Return settings for a model with other special tokens."""
+
+    def other(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(other(each) for each in value)
+        return {START: start, END: end}.get(value, value)
+
+    tokens = ("end", "bad_words", "suppressed", "forced_first", "forced_last")
+    return {name: other(value) if name in tokens else value for name, value in changes.items()}
+
+
 GREEDY: dict[str, Changes] = {
     "greedy": {},
     "greedy short": {"max_new_tokens": 4},
