@@ -125,9 +125,10 @@ class ServingAttachment:
 
     async def _prepare_text(self, new: Deployment, model: TextModel) -> TextServing:
         own = new.config.translation
-        task = TranslationTask(model.defaults, rows=own.rows, target_tokens=own.target_tokens)
         sentences = loop_of(new)
         assert sentences is not None  # a text model's decode loop is prepared before this
+        sizes = sentences.sizes  # what the model has positions for may be less than was asked
+        task = TranslationTask(model.defaults, rows=sizes.rows, target_tokens=sizes.target_tokens)
         translator = Translator(model, sentences, own, self._pool, self.detector)
         try:
             samples = await in_background(lambda: read_text_samples(new.folder), name="samples")
