@@ -42,6 +42,7 @@ from benchmarks.common.results import (
 from benchmarks.common.server_process import ServerProcess
 from benchmarks.server.compare import Running, peer
 from benchmarks.server.load import Body, tree_cpu_s
+from benchmarks.translation.scores import Scores, card_scores, served_scores
 from benchmarks.translation.streams import stream_request, streams
 from benchmarks.translation.texts import captions, mixed
 
@@ -249,7 +250,21 @@ def medians(points: Sequence[Point] | Sequence[Use]) -> dict[str, float]:
     return {name: median(row[name] for row in rows) for name in rows[0]}
 
 
-def targets(found: dict[int, dict[str, object]]) -> list[Target]:
+def score(arguments: argparse.Namespace) -> tuple[Scores, Scores] | None:
+    """Return the test set's scores as served and as the version's card has them."""
+    offline = card_scores(arguments.model)
+    if offline is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        repository = make_repository(Path(folder), arguments.model)
+        with ServerProcess(repository, Path(folder) / "millrace.log") as server:
+            served = served_scores(server.port, NAME, arguments.data)
+    return served, offline
+
+
+def targets(
+    found: dict[int, dict[str, object]], scores: tuple[Scores, Scores] | None
+) -> list[Target]:
     checked = []
     for beams, figures in found.items():
         points = figures["points"]
@@ -265,6 +280,12 @@ def targets(found: dict[int, dict[str, object]]) -> list[Target]:
             at_most(f"{what}: p95 over the wrapper's better", ours["p95_ms"] / calmest, 1)
         )
         checked.append(at_most(f"{what}: failed requests", ours["errors"], 0))
+    if scores is not None:
+        served, offline = scores
+        for name in ("bleu", "chrf"):
+            here, there = getattr(served, name), getattr(offline, name)
+            what = f"{name}, served {here:.2f}, offline {there:.2f}: difference"
+            checked.append(at_most(what, abs(here - there), 0))
     return checked
 
 
@@ -313,7 +334,8 @@ def main() -> int:
     )
     found = {beams: compare(arguments, texts, beams) for beams in arguments.beams}
     facts = machine_facts("fastapi", "uvicorn", "ctranslate2", "sentencepiece")
-    checked = targets(found)
+    scores = score(arguments)
+    checked = targets(found, scores)
     text = report(found, checked)
     print(text)
     print(json.dumps(found, indent=1))
