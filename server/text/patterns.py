@@ -15,7 +15,7 @@ AT_END = r"[^\s<>\"'`|{}\\^().,;:!?*\]]"
 IN_PARENTHESES = rf"\({IN_ADDRESS}*+\)"
 ADDRESS = rf"(?:{IN_ADDRESS}|{IN_PARENTHESES})*(?:{AT_END}|{IN_PARENTHESES})"
 
-URL = rf"(?:\b(?:https?|ftp|file)://|\bwww\.){ADDRESS}"
+URL = rf"(?:(?:https?|ftp|file)://|\bwww\.){ADDRESS}"
 EMAIL = r"(?<![\w.+-])(?:mailto:)?[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 DOMAIN = (
     r"(?<![\w.@/-])(?:[A-Za-z0-9-]{1,63}\.){1,6}"
