@@ -5,7 +5,9 @@ same cores, in turn; every client sends the next sentence when it has its answer
 of sentences is off. Also: how long a stream takes to its first token, and whether what is served
 scores as what is translated offline. Needs the `bench` extra, and
 
-    python -m benchmarks.translation.served --model VERSION_FOLDER --ct2 CONVERTED --data DATA
+    python -m benchmarks.translation.served --model VERSION --checkpoint FOLDER --data FOLDER
+
+with MILLRACE_TORCH_PYTHON naming a Python that has torch and transformers, for the conversion.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from benchmarks.common.results import (
 from benchmarks.common.server_process import ServerProcess
 from benchmarks.server.compare import Running, peer
 from benchmarks.server.load import Body, tree_cpu_s
+from benchmarks.translation.convert import convert
 from benchmarks.translation.scores import Scores, card_scores, served_scores
 from benchmarks.translation.streams import stream_request, streams
 from benchmarks.translation.texts import captions, mixed
@@ -322,12 +325,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     data = os.environ.get("MILLRACE_TEST_DATA")
     parser.add_argument("--model", type=Path, required=True, help="a version's folder")
-    parser.add_argument("--ct2", type=Path, required=True, help="the same weights, converted")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="the same weights as Hugging Face has them"
+    )
     parser.add_argument("--data", type=Path, default=data, required=data is None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
+    arguments.ct2 = convert(arguments.checkpoint, arguments.checkpoint.parent / "ct2")
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(arguments.model / "source.spm"))
     texts = mixed(
         captions(arguments.data), SENTENCES, 3, 60, lambda text: len(pieces.encode(text)) + 1
