@@ -96,7 +96,7 @@ class TranslationConfig(Section):
     target: str | None = None
     prefix: str | None = None  # put in front of every sentence, as T5 wants it
     max_characters: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000  # of one text
-    max_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of one request
+    max_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of one text
     rows: Annotated[int, Field(ge=1, le=4096)] = 64  # sequences under construction at a time
     sources: Annotated[int, Field(ge=1, le=4096)] = 64  # sentences under way at a time
     source_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256  # longer sentences are split

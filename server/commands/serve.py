@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from server.app import Application
 from server.commands.common import console, fail, settings_from, until_ready
 from server.process import run_server
+from server.repository.text_golden import read_text_samples
 from server.settings import Settings
 
 
@@ -71,7 +73,8 @@ async def _show_example(url: str, app: Application) -> None:
 
 def example_line(url: str, app: Application) -> str:
     """Return a curl line for one of the loaded models, or for the list of models."""
-    for deployment in app.runtime.handlers.repository.deployments():
+    deployments = app.runtime.handlers.repository.deployments()
+    for deployment in deployments:
         pictures = (".png", ".jpg", ".jpeg")
         folders = (deployment.folder / "samples", deployment.folder, deployment.folder.parent)
         for folder in folders:
@@ -83,6 +86,14 @@ def example_line(url: str, app: Application) -> str:
                     f"curl -s '{url}/predict?model={deployment.model}' "
                     f"-H 'Content-Type: image/{_kind(found[0])}' --data-binary @{found[0]}"
                 )
+    for deployment in deployments:
+        if deployment.text_model is not None:
+            samples = read_text_samples(deployment.folder)
+            text = samples[0].text if samples else "Hello!"
+            return (
+                f"curl -s '{url}/translate?model={deployment.model}' "
+                f"-H 'Content-Type: text/plain' -d {shlex.quote(text)}"
+            )
     return f"curl -s {url}/models"
 
 
