@@ -32,6 +32,21 @@ def find_pattern(node: Expr) -> Found:
     return None
 
 
+def find_coarse_pattern(node: Expr) -> Found:
+    """Return the same for a node whose value is rounded to bfloat16: x * sigmoid(z)."""
+    if node.dtype is not DType.FLOAT32 or node.op != "mul":
+        return None
+    for x, factor in (node.args, node.args[::-1]):
+        z = _sigmoid_argument(factor)
+        if z is not None:
+            return (x, z), _times_coarse_sigmoid
+    return None
+
+
+def _times_coarse_sigmoid(f: Builder, _: Expr, values: Sequence[Value]) -> Value:
+    return f.b.fmul(values[0], vmath.coarse_sigmoid(f, values[1]))
+
+
 def _sigmoid(node: Expr) -> Found:
     """1 / (1 + exp(-x))."""
     x = _sigmoid_argument(node)

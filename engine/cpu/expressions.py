@@ -14,7 +14,7 @@ import llvmlite.ir as ir
 from engine.cpu.builder import MEMORY, REGISTER, Builder, Value, lanes_of, vector
 from engine.cpu.expression_casts import emit_cast
 from engine.cpu.expression_operations import OPERATIONS
-from engine.cpu.expression_patterns import Write, find_pattern
+from engine.cpu.expression_patterns import Write, find_coarse_pattern, find_pattern
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.expr import Expr
@@ -37,6 +37,7 @@ def emit_expr(
     *,
     lanes: int | None = None,
     stored: bool = False,
+    coarse: bool = False,
 ) -> Value:
     """Write the code of an expression; return the register that holds the result.
 
@@ -47,6 +48,8 @@ def emit_expr(
         lanes: The width; None takes that of the widest argument.
         stored: Whether the result is stored as `expr.dtype` next, which rounds: a rounding to a
             narrow float at the very end is left to that.
+        coarse: Whether the result is rounded to bfloat16 next, so that it may be off by 1e-4 of
+            itself before.
     """
     width = lanes or max((lanes_of(a) for a in args), default=1)
     wide = [f.splat(a, width) if lanes_of(a) != width else a for a in args]
@@ -55,7 +58,7 @@ def emit_expr(
         source = expr.args[0].dtype
         root = expr.args[0] if source is DType.FLOAT32 else expr
     done: dict[int, Value] = {}
-    for node, operands, write in _steps(root):
+    for node, operands, write in _steps(root, coarse):
         values = [done[id(each)] for each in operands]
         if node.op == "arg":
             done[id(node)] = wide[int(node.payload or 0)]
@@ -75,7 +78,7 @@ def constant(f: Builder, node: Expr, lanes: int) -> Value:
     return ir.Constant(kind, value if lanes == 1 else [value] * lanes)
 
 
-def _steps(root: Expr) -> list[tuple[Expr, tuple[Expr, ...], Write]]:
+def _steps(root: Expr, coarse: bool) -> list[tuple[Expr, tuple[Expr, ...], Write]]:
     """Return what to compute in order: each with its operands and how to write it down."""
     found: list[tuple[Expr, tuple[Expr, ...], Write]] = []
     seen: set[int] = set()
@@ -86,7 +89,8 @@ def _steps(root: Expr) -> list[tuple[Expr, tuple[Expr, ...], Write]]:
             found.append(top)
         elif id(top) not in seen:
             seen.add(id(top))
-            pattern = find_pattern(top)
+            pattern = find_coarse_pattern(top) if coarse and top is root else None
+            pattern = pattern or find_pattern(top)
             operands, write = pattern if pattern is not None else (top.args, _plain)
             stack.append((top, operands, write))
             stack.extend(reversed(operands))

@@ -319,7 +319,7 @@ class DepthwiseEmitter:
             if layout is not None:
                 at = f.at(at, f.add(f.mul(pixel[0], layout.row), f.mul(pixel[1], layout.pitch)))
             operands.append(f.load(at))
-        value = emit_epilogue(f, spec.epilogue, operands)
+        value = emit_epilogue(f, spec.epilogue, operands, spec.y.dtype)
         out = f.at(f.parameter("y"), channel, spec.y.dtype)
         at = f.add(f.mul(pixel[0], spec.y.row), f.mul(pixel[1], spec.y.pitch))
         f.store(value, f.at(out, at, spec.y.dtype), spec.y.dtype)

@@ -156,7 +156,8 @@ class _Run:
                     each[j] if each is not None else self._read(k, x.i, place, lanes)
                     for k, each in enumerate(fixed)
                 ]
-                value = emit_expr(f, self.expr, args, lanes=lanes)
+                coarse = kernel.target.dtype is DType.BFLOAT16
+                value = emit_expr(f, self.expr, args, lanes=lanes, coarse=coarse)
                 if meaning:
                     mask = ir.Constant(vector(I1, lanes), [int(k < meaning) for k in range(lanes)])
                     value = f.b.select(mask, value, f.floats(0.0, lanes))

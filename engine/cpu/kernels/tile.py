@@ -251,9 +251,16 @@ def is_costly(text: str) -> bool:
     return bool(text) and _steps(text) > INLINE_STEPS
 
 
-def emit_epilogue(f: Builder, text: str, operands: Sequence[Value]) -> Value:
-    """Return the sum, operand 0, with an epilogue applied; "" leaves it as it is."""
-    return emit_expr(f, read_expr(text), operands) if text else operands[0]
+def emit_epilogue(
+    f: Builder, text: str, operands: Sequence[Value], dtype: DType = DType.FLOAT32
+) -> Value:
+    """Return the sum, operand 0, with an epilogue applied; "" leaves it as it is.
+
+    `dtype` is what the result is stored as next.
+    """
+    if not text:
+        return operands[0]
+    return emit_expr(f, read_expr(text), operands, coarse=dtype is DType.BFLOAT16)
 
 
 def _steps(text: str) -> int:
@@ -291,7 +298,7 @@ def _finish_row(
                 operands.append(f.load(place))
             else:
                 operands.append(load_lanes(f, f.at(place, offset), lanes))
-        value = emit_epilogue(f, tile.epilogue, operands)
+        value = emit_epilogue(f, tile.epilogue, operands, tile.y_dtype)
         place = f.at(f.parameter("y"), y_offset, tile.y_dtype)
         store_lanes(f, value, f.at(place, j * f.lanes, tile.y_dtype), lanes, tile.y_dtype)
 

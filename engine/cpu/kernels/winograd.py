@@ -376,6 +376,6 @@ class _WinogradEmitter:
         for pointer, layout in zip(here[1:], spec.extras, strict=True):
             at = 0 if layout is None else i * layout.row + j * layout.pitch
             operands.append(f.load(f.at(pointer, at)))
-        value = emit_epilogue(f, spec.epilogue, operands)
+        value = emit_epilogue(f, spec.epilogue, operands, spec.y.dtype)
         place = f.at(here[0], i * spec.y.row + j * spec.y.pitch, spec.y.dtype)
         f.store(value, place, spec.y.dtype)

@@ -1,8 +1,8 @@
 """Which pictures are held as bfloat16 when precision is "bf16".
 
 Dense convolutions round their input to bfloat16 anyway; where only such ones (and depthwise ones,
-which read either type) read a convolution's result, it is rounded as it is written. What else reads
-pictures gets float32.
+which read either type) read the result of a convolution or of an elementwise operator, it is
+rounded as it is written. What else reads pictures gets float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.ir.types import Dim, TensorType
 
 
 def result_type(ctx: Lowering, name: str) -> DType:
-    """Return the type in which a convolution writes its result."""
+    """Return the type in which a convolution, or what computes on pictures, writes its result."""
     if not is_on(ctx) or ctx.is_wanted(name):
         return DType.FLOAT32
     readers = ctx.graph.consumers.get(name, ())

@@ -12,6 +12,7 @@ from engine.cpu.buffers import Buffer
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.image_elementwise import ImageElementwise, ImageOperand
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.half import result_type
 from engine.dtypes import DType
 from engine.ir.expr import Expr
 from engine.ir.expr_text import write_expr
@@ -52,7 +53,8 @@ def lower_on_images(
         reads.append(buffer)
     layouts = [a.layout for a in arguments if a.layout]
     narrow = all(layout.dtype is DType.BFLOAT16 for layout in layouts)
-    target = ctx.output_image(output, dtype=DType.BFLOAT16 if narrow else None)
+    dtype = DType.BFLOAT16 if narrow else result_type(ctx, output)
+    target = ctx.output_image(output, dtype=dtype)
     kernel = ImageElementwise(write_expr(expr), target.image, tuple(arguments))
     tasks = ctx.shape(output)[0] * kernel.parts
     in_place = all(_is_aligned(layout, target.image) for layout in layouts)

@@ -7,7 +7,7 @@ Polynomials were fitted for this file (minimax in relative error, coefficients r
 """
 
 from engine.cpu.vmath.error_function import erf, gelu
-from engine.cpu.vmath.exponential import exp, expm1, sigmoid, tanh
+from engine.cpu.vmath.exponential import coarse_sigmoid, exp, expm1, sigmoid, tanh
 from engine.cpu.vmath.libm import call_libm
 from engine.cpu.vmath.logarithm import log, log1p
 from engine.cpu.vmath.parts import maximum, minimum
@@ -15,6 +15,7 @@ from engine.cpu.vmath.trigonometry import cos, sin
 
 __all__ = [
     "call_libm",
+    "coarse_sigmoid",
     "cos",
     "erf",
     "exp",

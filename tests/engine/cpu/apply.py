@@ -22,6 +22,7 @@ class Apply(Kernel):
 
     expression: str
     lanes: int
+    coarse: bool = False
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         f = KernelBuilder(module, name, target)
@@ -37,18 +38,22 @@ class Apply(Kernel):
                 else f.floats(0.0, self.lanes)
                 for i in range(arguments_of(expr))
             ]
-            value = emit_expr(f, expr, args, lanes=self.lanes, stored=True)
+            value = emit_expr(f, expr, args, lanes=self.lanes, stored=True, coarse=self.coarse)
             f.store(value, f.at(f.operand(0), first, expr.dtype), expr.dtype)
         f.ret()
 
 
 def apply_native(
-    expr: Expr, *args: np.ndarray, lanes: int = 16, target: Target | None = None
+    expr: Expr,
+    *args: np.ndarray,
+    lanes: int = 16,
+    target: Target | None = None,
+    coarse: bool = False,
 ) -> np.ndarray:
     """Compute an expression of flat arrays of one length, by native code."""
     size = args[0].size
     padded = [np.concatenate([a, np.repeat(a[-1:], -size % lanes)]) for a in args]
     out = np.zeros(padded[0].size, expr.dtype.numpy)
-    kernel = Apply(write_expr(expr), lanes)
+    kernel = Apply(write_expr(expr), lanes, coarse)
     (result,) = run_kernel(kernel, [out, *padded], tasks=padded[0].size // lanes, target=target)
     return result[:size]

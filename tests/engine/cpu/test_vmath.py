@@ -104,3 +104,19 @@ def test_gelu_vanishes_far_below_and_is_x_far_above() -> None:
     got = apply_native(X * 0.5 * (1 + e.erf(X * 0.7071067811865476)), x)
     assert_array_equal(got[:3], np.zeros(3, np.float32))
     np.testing.assert_allclose(got[3:], x[3:], rtol=3e-7)
+
+
+def test_a_coarse_silu_is_good_enough_for_bfloat16() -> None:
+    """x * sigmoid(x) for what is rounded to bfloat16 next; everything else stays as it was."""
+    x = samples()
+    silu = X * (1.0 / (1.0 + e.exp(-X)))
+    with np.errstate(all="ignore"):
+        exact = x.astype(np.float64) * sigmoid(x.astype(np.float64))
+        got = apply_native(silu, x, coarse=True)
+        normal = np.isfinite(exact) & (np.abs(exact) > 1e-30)
+        assert (np.abs(got[normal] / exact[normal] - 1) < 2e-4).all()
+        tiny = np.isfinite(exact) & ~normal
+        assert (np.abs(got[tiny]) <= 2e-30).all()
+        assert np.isnan(got[np.isnan(x)]).all() and (got[x == np.inf] == np.inf).all()
+        other = silu + X  # the sum could magnify what is off
+        assert_array_equal(apply_native(other, x, coarse=True), apply_native(other, x))
