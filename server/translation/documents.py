@@ -21,6 +21,7 @@ from server.text import (
     LanguageDetector,
     Plan,
     PlanOptions,
+    Sentence,
     plan_document,
 )
 from server.translation.progress import Progress
@@ -28,7 +29,7 @@ from server.translation.sentence import SentenceResult
 from server.translation.sentences import Sentences
 from server.translation.translated import TranslatedSentence, Translation, put_together
 
-LONG_TEXT = 2000  # characters from which cutting does not happen on the event loop
+LONG_TEXT = 400  # characters from which cutting, some 5 us for each, is not for the event loop
 
 OnText = Callable[[str], None]
 
@@ -80,11 +81,11 @@ class Translator:
         search = options.search
         if codec.forced_first is not None:
             search = replace(search, forced_first=codec.forced_first)
-        plan = await self._plan(text, codec, options)
-        progress = None if on_text is None else Progress(plan, codec, on_text)
-        job = _Job(plan, codec, search, order, self._sentences, progress)
+        cut = await self._cut(text, codec, options)
+        progress = None if on_text is None else Progress(cut.plan, codec, on_text)
+        job = _Job(cut, codec, search, order, self._sentences, progress)
         done = await job.run()
-        return put_together(plan, done, search, options, codec, detected)
+        return put_together(cut.plan, done, search, options, codec, detected)
 
     async def _codec(
         self, text: str, options: TranslationOptions
@@ -98,7 +99,7 @@ class Translator:
         source = best.language if best is not None and len(known) > 1 else None
         return self.model.bind(source, options.target), found[0] if found else None
 
-    async def _plan(self, text: str, codec: Codec, options: TranslationOptions) -> Plan:
+    async def _cut(self, text: str, codec: Codec, options: TranslationOptions) -> _Cut:
         config = self._config
         how = PlanOptions(
             format=options.format,
@@ -109,8 +110,26 @@ class Translator:
             max_sentences=config.max_sentences,
         )
         if len(text) < LONG_TEXT:
-            return plan_document(text, codec, how)
-        return await self._pool.run(plan_document, text, codec, how)
+            return _cut_text(text, codec, how)
+        return await self._pool.run(_cut_text, text, codec, how)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A text taken apart, with the first way to translate each of its sentences."""
+
+    plan: Plan
+    sentences: tuple[Sentence, ...]
+    attempts: list[Iterator[Attempt]]  # further ways
+    first: list[Attempt]
+
+
+def _cut_text(text: str, codec: Codec, how: PlanOptions) -> _Cut:
+    """Take a text apart; for any thread."""
+    plan = plan_document(text, codec, how)
+    sentences = plan.sentences
+    attempts = [iter(sentence.attempts()) for sentence in sentences]
+    return _Cut(plan, sentences, attempts, [next(each) for each in attempts])
 
 
 class _Job:
@@ -118,14 +137,14 @@ class _Job:
 
     def __init__(
         self,
-        plan: Plan,
+        cut: _Cut,
         codec: Codec,
         search: Search,
         order: Order,
         sentences: Sentences,
         progress: Progress | None,
     ) -> None:
-        self._parts = plan.sentences
+        self._cut = cut
         self._codec = codec
         self._search = search
         self._order = order
@@ -137,8 +156,7 @@ class _Job:
         """Translate every sentence; the first that fails stops the others."""
         if self._progress is not None:
             self._progress.begin()
-        attempts = [iter(sentence.attempts()) for sentence in self._parts]
-        first = [next(each) for each in attempts]
+        attempts, first = self._cut.attempts, self._cut.first
         tasks: list[asyncio.Future[TranslatedSentence]] = []
         try:
             waiting = self._submit_all(first)
@@ -175,7 +193,7 @@ class _Job:
 
     def _is_streamed(self, index: int) -> bool:
         greedy = self._progress is not None and self._search.beams == 1
-        return greedy and bool(self._parts[index].streamable)
+        return greedy and bool(self._cut.sentences[index].streamable)
 
     def _submit(self, sentences: Sequence[tuple[int, ...]]) -> list[asyncio.Future[SentenceResult]]:
         if not sentences:
@@ -222,7 +240,7 @@ class _Job:
         if self._progress is not None:
             self._progress.done(index, text)
         others = self._alternatives(attempt, results)
-        return TranslatedSentence.of(self._parts[index], text, results, others)
+        return TranslatedSentence.of(self._cut.sentences[index], text, results, others)
 
     def _decode(self, hypothesis: Hypothesis) -> str:
         return self._codec.decode(hypothesis.tokens)

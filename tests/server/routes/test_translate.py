@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from server.schemas import TranslateAnswer, Translated, TranslatedSentence
 from tests.server.running import RunningServer, wait_until
 from tests.server.shouting import MODELS, SCORE, shouted
 
@@ -300,3 +302,24 @@ def test_the_status_shows_what_is_known(client: httpx.Client) -> None:
     assert metadata["languages"] == {"source": ["de"], "target": ["en"]}
     assert metadata["generation"]["beams"] == 1 and metadata["generation"]["max_new_tokens"] == 200
     assert metadata["memory"]["weights_bytes"] == 1000
+
+
+# What the pages say
+
+
+def test_answers_are_what_the_openapi_page_says(client: httpx.Client) -> None:
+    body = {"text": ["ja. nein.", "x" * 3001], "n_best": 2, "log_probabilities": True}
+    answer = translate(client, **body, source="auto")
+    validated = TranslateAnswer.model_validate(answer)
+    found, failed = validated.translations
+    assert isinstance(found, Translated) and not isinstance(failed, Translated)
+    assert set(answer["translations"][0]) <= set(Translated.model_fields)
+    sentence = answer["translations"][0]["sentences"][0]
+    assert set(sentence) == set(TranslatedSentence.model_fields)
+
+
+def test_every_parameter_is_documented(client: httpx.Client) -> None:
+    answer = client.post("/translate", json={"text": "a", "parameters": {"beems": 1}})
+    page = (Path(__file__).parents[3] / "docs" / "translation.md").read_text()
+    missing = [name for name in answer.json()["expected"] if f"`{name}`" not in page]
+    assert not missing
