@@ -141,6 +141,10 @@ class Driver:
             self._fail(turn, sentence, error)
         return turn
 
+    def close(self) -> None:
+        """Let go of the decoder, whose memory goes with it; nothing may come after this."""
+        del self._decoder
+
     # Who waits.
 
     def _insert(self, sentence: Sentence) -> None:

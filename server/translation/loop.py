@@ -142,6 +142,7 @@ class DecodeLoop:
         self._read_inbox()
         gone = ModelNotReady("this version was unloaded meanwhile; send the request again")
         self._tell(driver.abort(gone))
+        driver.close()
         self._mailbox.post(self._ended.set)
 
     def _read_inbox(self) -> None:
