@@ -435,6 +435,13 @@ class Lowering:
                 CONVERTERS["to_plain"](self, buffer, self._image[name], last)
             if buffer is None or buffer.place is not Place.OUTPUT or buffer.parent is not None:
                 source = self.plain(name, last)
+                if _is_all_of_its_own(source):  # an array in another shape: it may lie there itself
+                    root, _ = source.root
+                    root.place, root.index = Place.OUTPUT, index
+                    layout = self._plain_layout(name)
+                    given = Buffer(name, layout, layout.size_bytes, Place.OUTPUT, root, 0, index)
+                    self.program.outputs.append(given)
+                    continue
                 buffer = self._new(name, self._plain_layout(name), Place.OUTPUT)
                 CONVERTERS["copy"](self, buffer, source, last)
             buffer.index = index
@@ -474,6 +481,14 @@ class Lowering:
 
 # Filled by the file that holds the steps: "to_plain" widens rows of bfloat16 into a plain array.
 CONVERTERS_OF_HALVES: dict[str, Callable[[Lowering, Buffer, HalfRows, Node], None]] = {}
+
+
+def _is_all_of_its_own(buffer: Buffer) -> bool:
+    """Whether a buffer is all of an array of the arena."""
+    root, offset = buffer.root
+    lies_there = root.place is Place.ARENA and isinstance(root.layout, PlainLayout)
+    return lies_there and not offset and root.size_bytes == buffer.size_bytes
+
 
 # Filled by the file that holds the kernel: "to_plain" copies a view into a plain array.
 CONVERTERS_OF_VIEWS: dict[str, Callable[[Lowering, Buffer, StridedView, Node], None]] = {}

@@ -110,7 +110,10 @@ def run_program(
     for fault in program.faults:
         if memory[id(fault.buffer)][0].any():
             raise IndexError(fault.message)
-    return [memory[id(buffer.root[0])][0] for buffer in program.outputs]
+    return [
+        memory[id(b.root[0])][0].reshape([evaluate(d, bindings) for d in b.plain.shape])
+        for b in program.outputs
+    ]
 
 
 def check(

@@ -52,6 +52,24 @@ def test_views_cost_nothing() -> None:
     check(nodes, {"x": x}, [("y", ["M", 4])], weights, shapes=shapes, steps=1)
 
 
+def test_a_result_in_another_shape_is_written_where_it_belongs() -> None:
+    x, w = normal(3, 1, 4), normal(4, 5)
+    weights = {"w": w, "a": np.array([1], np.int64), "s": np.array([-1, 1, 5], np.int64)}
+    nodes = [
+        node("MatMul", ["x", "w"], ["p"]),
+        node("Squeeze", ["p", "a"], ["y"]),
+        node("Reshape", ["p", "s"], ["z"]),
+        node("Relu", ["y"], ["r"]),
+    ]
+    shapes = {"x": ["N", 1, 4]}
+    # The product, a copy for the second name, and what reads the first.
+    check(nodes, {"x": x}, [("y", ["N", 5])], weights, shapes=shapes, steps=2, tolerance=1e-5)
+    wanted = [("y", ["N", 5]), ("z", ["N", 1, 5]), ("r", ["N", 5])]
+    check(nodes, {"x": x}, wanted, weights, shapes=shapes, steps=3, tolerance=1e-5)
+    wanted = [("y", ["N", 5]), ("p", ["N", 1, 5])]
+    check(nodes[:2], {"x": x}, wanted, weights, shapes=shapes, steps=2, tolerance=1e-5)
+
+
 def test_a_reshape_by_a_computed_shape() -> None:
     nodes = [
         node("Shape", ["x"], ["s"]),
