@@ -62,8 +62,8 @@ class IndexedAttention:
     """Each row's query over its own history: the keys of positions up to its own.
 
     Inputs: q (N, 1, W), keys and values (R, T, W), history (R, T) of cache rows, slot (N),
-    position (N), and optionally a bias (N or 1, heads or 1, 1, T) that is added to the scaled
-    scores. Row n sees `keys[history[slot[n], t], t]` for every t from 0 to `position[n]`.
+    position (N), and optionally a bias (N or 1, heads or 1, 1, T or more) that is added to the
+    scaled scores. Row n sees `keys[history[slot[n], t], t]` for every t from 0 to `position[n]`.
     """
 
     attributes = {"heads": REQUIRED, "scale": 1.0}
@@ -80,7 +80,9 @@ class IndexedAttention:
         if ctx.has(6):
             bias = _shape(ctx, 6, 4, "bias")
             if bias and keys:
-                _same(ctx, "positions of keys and bias", keys[1], bias[3])
+                most, there = int_value(keys[1]), int_value(bias[3])
+                if most is not None and there is not None and there < most:
+                    ctx.fail(f"a bias for {there} positions, there are {most}")
         return [_result(ctx, q, values)]
 
     @staticmethod
@@ -105,6 +107,8 @@ class IndexedAttention:
         past = xp.where(seen, history[slot, :count], 0)  # (N, L)
         _within(past, keys.shape[0], "history")
         check_size(ctx, (*past.shape, max(keys.shape[2], values.shape[2])), xp.float32)
+        if bias is not None and bias.shape[3] < history.shape[1]:
+            raise ValueError(f"a bias of {bias.shape} for {history.shape[1]} positions")
         extra = None if bias is None else widen(xp, bias)[..., :count]
         y = _attend(ctx, q, keys[past, places[None]], values[past, places[None]], seen, extra)
         return [y]

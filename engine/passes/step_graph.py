@@ -87,7 +87,7 @@ def _check_sources(
     probe = Probe(graph, sorted({name for _, each in cross for name in each.extras}), ctx)
     done: set[tuple[object, ...]] = set()
     for attention, each in cross:
-        key = (each.node.attributes["scores"], each.extras)
+        key = each.meaning
         if key not in done:
             check_source_mask(each, probe.at, attention.heads)
             done.add(key)
@@ -107,7 +107,7 @@ def _described(graph: Graph, tables: Tables, attentions: Sequence[CachedAttentio
         f"{len(own)} layers append to static caches, {own[0].heads} heads",
         f"{len(attentions) - len(own)} layers look at the source by its length",
         f"{tables.positions} positions, computed beforehand: {len(tables.values)} tables, "
-        f"{sum(each is not None for each in tables.biases)} biases of scores",
+        f"{len({id(each) for each in tables.biases if each is not None})} biases of scores",
     ]
     facts = {"positions": tables.positions, "layers": len(own), "notes": notes}
     return graph.replace(metadata={**graph.metadata, METADATA: json.dumps(facts)})

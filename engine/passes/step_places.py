@@ -99,17 +99,16 @@ def _put_pick(draft: GraphDraft, name: str, table: Array) -> None:
 def _put_biases(
     draft: GraphDraft, tables: Tables, own: Sequence[CachedAttention]
 ) -> dict[str, str]:
-    """Return the bias that each attention reads, by its keys; equal tables are one."""
+    """Return the bias that each attention reads, by its keys; one table is picked from once."""
     found: dict[str, str] = {}
-    known: list[tuple[Array, str]] = []
+    known: dict[int, str] = {}
     for table, attention in zip(tables.biases, own, strict=True):
         if table is None:
             continue
-        name = next((n for other, n in known if np.array_equal(other, table)), None)
-        if name is None:
-            name = draft.fresh(f"{attention.node.label}/bias")
+        name = known.get(id(table), "")
+        if not name:
+            name = known[id(table)] = draft.fresh(f"{attention.node.label}/bias")
             _put_pick(draft, name, table)
-            known.append((table, name))
         found[attention.caches[0].slot_out] = name
     return found
 

@@ -43,6 +43,11 @@ class Scores:
     extras: tuple[str, ...]
     apply: Callable[..., Array]
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """What tells it from others that add something else."""
+        return self.node.attributes["scores"], self.extras
+
     def bias(self, values: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
         """Return what is added to the scaled products of this shape; NaN is never among it.
 

@@ -88,7 +88,10 @@ def make_tables(
     extras = {name for each in scores for name in each.extras}
     probe = Probe(graph, sorted({*ranks, *extras}), ctx)
     values: dict[str, list[Array]] = {name: [] for name in ranks}
-    biases: list[list[Array]] = [[] for _ in scores]
+    # Layers often share what they add to their scores.
+    keys = [(each.meaning, count) for each, count in zip(scores, heads, strict=True)]
+    different = dict(zip(keys, scores, strict=True))
+    biases: dict[tuple[object, int], list[Array]] = {key: [] for key in different}
     for length in range(MOST_POSITIONS):
         ctx.deadline.check(f"position {length} of the step graph")
         found = _at(probe, length)
@@ -96,16 +99,18 @@ def make_tables(
             break
         for name, rank in ranks.items():
             values[name].append(_row(name, found[name], rank))
-        for each, count, into in zip(scores, heads, biases, strict=True):
-            into.append(each.bias(found, (1, count, 1, length + 1)))
-    most = min(len(rows) for rows in (*values.values(), *biases)) if values or biases else 0
-    positions = min([most, *(_fitting(rows, ctx) for rows in biases)])
+        for key, each in different.items():
+            biases[key].append(each.bias(found, (1, key[1], 1, length + 1)))
+    computed = (*values.values(), *biases.values())
+    most = min(map(len, computed)) if computed else 0
+    positions = min([most, *(_fitting(rows, ctx) for rows in biases.values())])
     positions = _reached(Probe(graph, picked, ctx), positions)
     if positions < FEWEST_POSITIONS:
         raise NotRecognised(f"the decoder works for {positions} positions only")
     _check_rows(probe, ranks, values, positions)
     stacked = {name: np.stack(rows[:positions]) for name, rows in values.items()}
-    return Tables(positions, stacked, [_bias_table(rows[:positions]) for rows in biases])
+    tables = {key: _bias_table(rows[:positions]) for key, rows in biases.items()}
+    return Tables(positions, stacked, [tables[key] for key in keys])
 
 
 def picked_by_position(graph: Graph, origins: Mapping[str, Origin]) -> list[str]:
