@@ -13,6 +13,7 @@ from .atoms import Atom, Kind, blocks_of, cut, raw_of, shadow_of
 from .codec import Codec
 from .glossary import Glossary
 from .markup import escape, scan_html
+from .numbers import numbers_of
 from .scanning import scan_text, well_formed
 from .sentences import cuts_of, sentence_ends
 from .sources import Write
@@ -22,7 +23,7 @@ from .whole import Whole, build_whole
 
 Format = Literal["text", "html"]
 Attempt = Whole | Around
-MAX_MARKED = 48  # values, terms and tags in one sentence; with more it is no prose
+MARKED_PER_SENTENCE = 8  # so many values, terms and tags count as a sentence of their own
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Sentence:
 
     @property
     def streamable(self) -> bool:
-        """Return whether a translation of it may be shown while it grows."""
-        return all(atom.kind is Kind.TEXT for atom in self.atoms)
+        """Return whether a translation of it may be shown while it grows: there is one way only."""
+        plain = all(atom.kind is Kind.TEXT for atom in self.atoms)
+        return plain and not numbers_of(shadow_of(self.atoms))
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield ways to translate it: the best first, and one that always succeeds last.
@@ -107,8 +109,7 @@ class Gap:
     Attributes:
         source: How it stands in the document.
         written: How it stands in the translation; differs only by terms of the glossary.
-        foreign: Whether it has words, but the model knows hardly any of their letters, or they are
-            lost in markup.
+        foreign: Whether it has words, but in letters that the model does not know.
     """
 
     source: str
@@ -134,7 +135,7 @@ class Plan:
 
     @property
     def foreign(self) -> int:
-        """Return how many characters stay as they are, though they have words."""
+        """Return how many characters stay as they are, in letters that the model does not know."""
         return sum(len(p.source) for p in self.pieces if isinstance(p, Gap) and p.foreign)
 
     def join(self, translations: Sequence[str]) -> str:
@@ -230,12 +231,13 @@ class _Planner:
         self._add_gap(raw_of(after))
 
     def _add_words(self, atoms: list[Atom], *, split: bool) -> None:
-        self._sentences += 1
-        if self._sentences > self._options.max_sentences:
-            raise _too_large("sentences", self._sentences, self._options.max_sentences)
         source = raw_of(atoms)
         known = with_known_text(atoms, self._codec)
-        if known is None or sum(atom.kind is not Kind.TEXT for atom in known) > MAX_MARKED:
+        marked = sum(atom.kind is not Kind.TEXT for atom in known or atoms)
+        self._sentences += 1 + marked // MARKED_PER_SENTENCE
+        if self._sentences > self._options.max_sentences:
+            raise _too_large("sentences", self._sentences, self._options.max_sentences)
+        if known is None:
             self._add_gap(source, foreign=True)
             return
         self._end_gap()

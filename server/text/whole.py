@@ -20,9 +20,10 @@ from .numbers import digits_of, numbers_of, split_numbers
 from .patterns import NUMBER
 from .sources import Source, Write, squeezed
 
-# Names that are the same in many languages and common in corpora; small numbers for numbers.
-NAMES = ("Tom", "John", "Ken", "Bob", "Jim", "Bill")
-COUNTS = ("25", "36", "48", "17", "52", "63")
+# What is the same in most languages and common in corpora: of all words that stand on both sides of
+# Tatoeba's German-English pairs, these do so most often and nearly always together.
+NAMES = ("Tom", "Mary", "Boston", "London", "John", "Paris")
+COUNTS = ("300", "200", "500", "100", "30", "40")
 MAX_PAIRS = 8  # tags in one sentence; more are kept by translating around them
 
 

@@ -190,6 +190,8 @@ def test_too_much_text_is_refused() -> None:
     with pytest.raises(PayloadTooLarge, match="at most 3 are translated at a time; send it in"):
         plan("Zug.\n" * 4, max_sentences=3)
     assert len(plan("Zug.\n" * 3, max_sentences=3).sentences) == 3
+    with pytest.raises(PayloadTooLarge):  # much markup counts as more sentences
+        plan("Der <b>Zug</b> " * 12, max_sentences=3)
 
 
 @pytest.mark.parametrize(
