@@ -1,4 +1,4 @@
-"""A digit, a photo, and a new version under full load, with what came back in readable form.
+"""A digit, a photo, German sentences, and a new version under full load, in readable form.
 
     python -m demo [--repository model_repo] [--requests 3000] [--concurrency 32]
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from benchmarks.common.server_process import ServerProcess
 from demo.answers import show_answers
 from demo.swap import show_swap
+from demo.translation import MODEL, show_translations
 
 OLD, NEW = "1", "2"
 
@@ -34,6 +35,7 @@ def main() -> int:
         with ServerProcess(repository, Path(folder) / "server.log") as server:
             console.print(f"A server runs on {server.url}\n")
             wrong = show_answers(console, server.url, repository)
+            wrong += show_translations(console, server.url, repository)
             failed = asyncio.run(
                 show_swap(
                     console,
@@ -54,7 +56,7 @@ def main() -> int:
 
 def prepare(shipped: Path, repository: Path, folder: Path) -> Path:
     """Copy the shipped models; keep the second version of `digits` back and return its folder."""
-    for needed in (f"digits/{OLD}", f"digits/{NEW}", "photos"):
+    for needed in (f"digits/{OLD}", f"digits/{NEW}", "photos", MODEL):
         if not (shipped / needed).is_dir():
             sys.exit(f"{shipped / needed} is missing: the demo needs the models that ship")
     shutil.copytree(shipped, repository, ignore=shutil.ignore_patterns(".*"))

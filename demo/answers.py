@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from demo.http import ask
 
 SHADES = " .:-=+*#%@"
 
@@ -38,16 +37,6 @@ def show_answers(console: Console, url: str, repository: Path) -> list[str]:
         if best != truth:
             problems.append(f"{model}: {picture.name} was taken for {best!r}")
     return problems
-
-
-def ask(url: str, body: bytes, content_type: str) -> dict[str, Any]:
-    """POST and return the answer, be it an error."""
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return dict(json.load(answer))
-    except urllib.error.HTTPError as error:
-        return dict(json.load(error))
 
 
 def _sample(repository: Path, model: str, label: str) -> Path:
