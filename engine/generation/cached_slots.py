@@ -52,6 +52,11 @@ class CachedSlots:
         self.logits: NDArray[np.float32] = self._slots.outputs[LOGITS]
         self.vocabulary_size = int(self.logits.shape[1])
 
+    @property
+    def is_native(self) -> bool:
+        """Whether a step is one call of native code."""
+        return self._slots.is_native
+
     def encode(self, sentences: Sequence[Sequence[int]], sources: Sequence[int]) -> None:
         """Encode sentences in one batch into these source slots."""
         for numbers, states in encode(self._parts.encoder, sentences, self._most):
