@@ -215,14 +215,14 @@ def _interleave_row(
             lines = [f.load(f.at(source, f.add(x.i, c * _plane(layout)))) for c in range(channels)]
             for j in range(channels):
                 at = f.add(f.mul(x.i, channels), j * lanes)
-                f.store(_woven(f, lines, j), f.at(row, at, layout.dtype), layout.dtype)
+                f.store(woven(f, lines, j), f.at(row, at, layout.dtype), layout.dtype)
     with f.loop(whole, width) as x:
         for c in range(channels):
             number = f.load(f.at(source, f.add(x.i, c * _plane(layout))), lanes=1)
             f.store(number, f.at(row, f.add(f.mul(x.i, channels), c), layout.dtype), layout.dtype)
 
 
-def _woven(f: KernelBuilder, lines: list[Value], part: int) -> Value:
+def woven(f: KernelBuilder, lines: list[Value], part: int) -> Value:
     """Return the `part`-th vector of the lines woven together."""
     lanes, count = f.lanes, len(lines)
     wanted = [divmod(part * lanes + lane, count) for lane in range(lanes)]  # (pixel, channel)

@@ -116,6 +116,9 @@ def lower_dense(
 ) -> None:
     """Add the step of a convolution whose groups are few and wide, or made so."""
     weights, groups = merged_groups(part.weights, whole.groups, ctx.target.lanes)
+    if groups == 1:  # a thin picture may have a channel of zeros
+        missing = max(x.image.channels - weights.shape[1], 0)
+        weights = np.pad(weights, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else weights
     kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
     half = groups == 1 and takes_half(ctx, weights, x.image)
     wino = winograd_of(kernel, ctx.target, half=half) if ctx.winograd else None
@@ -137,7 +140,7 @@ def lower_dense(
         rows = values.reshape(groups, -1)
         return lambda: np.concatenate([pack_columns(row, panels) for row in rows])
 
-    label = f"{weights.shape[0]}|{groups}|{panels}"
+    label = f"{weights.shape[0]}|{weights.shape[1]}|{groups}|{panels}"
     numbers = [
         ctx.weights(f"{name}|filters|{label}", per_filter(values), name)
         for name, values in whole.per_filter

@@ -12,7 +12,7 @@ from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel
 from engine.cpu.lower.context import CONVERTERS, Lowering
 from engine.cpu.lower.epilogue import Epilogue, contraction_inputs, epilogue_of
-from engine.cpu.lower.half import result_type
+from engine.cpu.lower.half import result_type, takes_pairs, thin_pairs
 from engine.cpu.lower.rules import NoKernel
 from engine.cpu.target import Target
 from engine.dtypes import DType
@@ -103,9 +103,12 @@ def input_pictures(ctx: Lowering, whole: Convolution) -> tuple[Buffer, list[Buff
     """Return the input and the further operands as pictures; None for numbers per filter."""
     channels = whole.weights.shape[1] * whole.groups
     thin = whole.groups == 1 and channels * 2 <= ctx.target.lanes
-    x = _picture(
-        ctx, whole, whole.x, border=whole.border, thin=thin, whole_vectors=whole.is_depthwise
-    )
+    if thin and takes_pairs(ctx, whole.x, channels) and whole.rank == 2:
+        x = thin_pairs(ctx, whole.node, whole.x, whole.border)
+    else:
+        x = _picture(
+            ctx, whole, whole.x, border=whole.border, thin=thin, whole_vectors=whole.is_depthwise
+        )
     extras = [
         None if values is not None else _picture(ctx, whole, name, whole_vectors=True)
         for name, values in zip(whole.epilogue.extras, whole.epilogue.columns, strict=True)

@@ -14,7 +14,8 @@ import numpy as np
 from engine.cpu.buffers import Buffer
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.rounding import RoundImage
-from engine.cpu.lower.context import Lowering
+from engine.cpu.kernels.thin_pairs import ToThinPairs
+from engine.cpu.lower.context import MAX_PICTURE_BYTES, Lowering
 from engine.cpu.lower.conv_geometry import CONVOLUTIONS, geometry
 from engine.cpu.lower.rules import NoKernel
 from engine.dtypes import DType
@@ -64,6 +65,26 @@ def _comes_in_pairs(ctx: Lowering, weights: np.ndarray) -> bool:
     """Whether the channels are even, and not just a few."""
     channels = int(weights.shape[1])
     return channels % 2 == 0 and channels * 2 > ctx.target.lanes
+
+
+def takes_pairs(ctx: Lowering, name: str, channels: int) -> bool:
+    """Whether a value of few channels is yet to become a picture, and pairs are worth it."""
+    return is_on(ctx) and channels > 1 and not ctx.is_image(name) and ctx.can_be_image(name)
+
+
+def thin_pairs(ctx: Lowering, node: Node, name: str, border: int) -> Buffer:
+    """Return a picture of a few channels as bfloat16, with a zero behind an odd number of them."""
+    source = ctx.plain(name, node)
+    batch, channels, height, width = ctx.shape(name)
+    assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
+    even = channels + channels % 2
+    layout = ImageLayout(height, width, even, even, even, border, DType.BFLOAT16)
+    if layout.picture_bytes > MAX_PICTURE_BYTES:
+        raise NoKernel(f"a picture of {name!r} takes {layout.picture_bytes} bytes with border")
+    made = ctx.temporary_image(f"{name}.pairs", batch, layout)
+    kernel = ToThinPairs(layout, channels)
+    ctx.step(kernel, [made], [source], tasks=batch * height, node=node)
+    return made
 
 
 def rounded(ctx: Lowering, node: Node, picture: Buffer, batch: Dim) -> Buffer:

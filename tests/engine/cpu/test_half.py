@@ -14,6 +14,8 @@ from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.panels import pack_columns, pack_panels, to_bfloat16
 from engine.cpu.kernels.rounding import RoundImage
+from engine.cpu.kernels.thin_pairs import ToThinPairs
+from engine.cpu.lower import half as half_pictures
 from engine.cpu.target import host_target
 from engine.device import CompileOptions
 from engine.dtypes import DType
@@ -123,6 +125,41 @@ def test_a_chain_of_convolutions() -> None:
     for i in range(3):  # a row alone gives the same bits
         (alone,) = half.run({"x": x[i : i + 1]}).values()
         assert alone.tobytes() == y[i : i + 1].tobytes()
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 19), (2, 40), (5, 7), (8, 16)])
+def test_pictures_of_few_channels_as_pairs(channels: int, size: int) -> None:
+    even = channels + channels % 2
+    layout = ImageLayout(size, size + 3, even, even, even, 2, DType.BFLOAT16)
+    x = numbers(channels, 2, channels, size, size + 3)
+    empty = np.full((2, size + 4, size + 7, even), 7, np.uint16)
+    (y,) = run_kernel(ToThinPairs(layout, channels), [empty, x], tasks=2 * size, pieces=3)
+    expected = np.zeros((2, size + 4, size + 7, even), np.uint16)
+    expected[:, 2:-2, 2:-2, :channels] = to_bfloat16(x.transpose(0, 2, 3, 1))
+    assert (y == expected).all()
+
+
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [(3, 7, 2), (3, 3, 1), (2, 1, 1)])
+def test_a_convolution_of_few_channels(
+    channels: int, kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network begins with: pairs are multiplied, whatever the number of channels."""
+    pads, strides = [kernel // 2] * 4, (stride, stride)
+    make = helper.make_node
+    nodes = [make("Conv", ["x", "w", "b"], ["y"], pads=pads, strides=list(strides))]
+    w, b = numbers(1, 40, channels, kernel, kernel), numbers(2, 40)
+    source = model(nodes, [("x", ("N", channels, 23, 17))], [("y", None)], {"w": w, "b": b})
+    made: list[ToThinPairs] = []
+    monkeypatch.setattr(
+        half_pictures, "ToThinPairs", lambda *a: made.append(ToThinPairs(*a)) or made[-1]
+    )
+    half = engine.load(source, device="cpu", precision="bf16")
+    assert made
+    x = numbers(3, 2, channels, 23, 17)
+    (y,) = half.run({"x": x}).values()
+    window = resolve_window((23, 17), (kernel, kernel), strides=strides, pads=pads)
+    expected = convolve(np, rounded(x).astype(np.float64), rounded(w), window, 1)
+    np.testing.assert_allclose(y, expected + b[:, None, None], rtol=1e-5, atol=5e-5)
 
 
 def test_other_precisions_are_refused() -> None:
