@@ -30,16 +30,16 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜÉ0
 
 
 @cache
-def pieces() -> tuple[bytes, dict[str, int]]:
+def pieces(letters: str = LETTERS) -> tuple[bytes, dict[str, int]]:
     """Return a sentencepiece model of single characters, and the number of each piece."""
     with TemporaryDirectory() as folder:
         text = Path(folder) / "letters.txt"
-        text.write_text("\n".join(" ".join(LETTERS) for _ in range(4)), encoding="utf-8")
+        text.write_text("\n".join(" ".join(letters) for _ in range(4)), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(text),
             model_prefix=f"{folder}/letters",
             model_type="char",
-            vocab_size=len(LETTERS) + 4,
+            vocab_size=len(letters) + 4,
             hard_vocab_limit=False,
             character_coverage=1.0,
             minloglevel=2,
@@ -56,11 +56,19 @@ def write_shouting(
     root: Path, name: str = "shout", version: str = "1", *, model_toml: str = "", **files: object
 ) -> Path:
     """Write a version; `files` are further JSON files by their stems."""
-    model, numbers = pieces()
     folder = root / name / version
     folder.mkdir(parents=True, exist_ok=True)
     for graph in ("encoder_model", "decoder_model", "decoder_with_past_model"):
         (folder / f"{graph}.onnx").write_bytes(STAND_IN)
+    write_text_files(folder, LETTERS, **files)
+    if model_toml:
+        (root / name / "model.toml").write_text(model_toml, encoding="utf-8")
+    return folder
+
+
+def write_text_files(folder: Path, letters: str, **files: object) -> None:
+    """Write everything of a version but its graphs."""
+    model, numbers = pieces(letters)
     for side in ("source", "target"):
         (folder / f"{side}.spm").write_bytes(model)
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
@@ -77,9 +85,6 @@ def write_shouting(
     }
     for stem, content in contents.items():
         (folder / f"{stem}.json").write_text(json.dumps(content), encoding="utf-8")
-    if model_toml:
-        (root / name / "model.toml").write_text(model_toml, encoding="utf-8")
-    return folder
 
 
 def write_sample(folder: Path, name: str, **content: object) -> None:
