@@ -143,6 +143,7 @@ class GoldenConfig(Section):
 
     rtol: Annotated[float, Field(ge=0.0)] = 1e-3
     atol: Annotated[float, Field(ge=0.0)] = 1e-4
+    similarity: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0  # of translations; 1: to the letter
 
 
 class ModelConfig(Section):

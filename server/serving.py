@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 from server.batching.batcher import Batcher
@@ -128,12 +128,13 @@ class ServingAttachment:
         sentences = loop_of(new)
         assert sentences is not None  # a text model's decode loop is prepared before this
         sizes = sentences.sizes  # what the model has positions for may be less than was asked
+        new.metadata["generation"] = asdict(model.defaults)
         task = TranslationTask(model.defaults, rows=sizes.rows, target_tokens=sizes.target_tokens)
         translator = Translator(model, sentences, own, self._pool, self.detector)
         try:
             samples = await in_background(lambda: read_text_samples(new.folder), name="samples")
             async with asyncio.timeout(self._golden_s):
-                await _check_texts(samples, translator, task)
+                await _check_texts(samples, translator, task, new.config.golden.similarity)
         except GoldenMismatch as error:
             raise load_failed(new.model, new.version, str(error)) from error
         except TimeoutError:
@@ -148,7 +149,10 @@ def attachments(pool: WorkerPool, metrics: Metrics, settings: Settings) -> tuple
 
 
 async def _check_texts(
-    samples: Sequence[TextSample], translator: Translator, task: TranslationTask
+    samples: Sequence[TextSample],
+    translator: Translator,
+    task: TranslationTask,
+    similarity: float,
 ) -> None:
     """Translate the samples as requests do, all at once, and compare."""
     try:
@@ -162,7 +166,7 @@ async def _check_texts(
     except RequestRejected as error:
         raise GoldenMismatch(f"a sample cannot be translated: {error.message}") from error
     for sample, translation in zip(samples, translations, strict=True):
-        sample.check(translation.text, translation.token_ids())
+        sample.check(translation.text, translation.token_ids(), similarity)
 
 
 def _inputs(new: Deployment) -> tuple[TensorInfo, ...]:

@@ -13,11 +13,12 @@ from server.errors import LoadFailed
 from server.execution import WorkerPool
 from server.metrics import Metrics
 from server.repository import State
+from server.repository.golden import GoldenMismatch
 from server.repository.loader import LoadOptions, load_version
 from server.repository.manifest import write_manifest
 from server.repository.publish import publish_path
 from server.repository.scan import scan_repository
-from server.repository.text_golden import read_text_samples
+from server.repository.text_golden import TextSample, read_text_samples
 from server.repository.text_model import TextModel
 from server.serving import TextServing, attachments, serving_of
 from server.settings import Settings
@@ -183,6 +184,15 @@ async def test_samples_that_do_not_hold_keep_the_old_version(
         assert words in reason(repository, "2", "shout")
         with repository.lease("shout") as lease:
             assert lease.deployment.version == "1"
+
+
+def test_similar_is_enough_where_that_is_asked_for():
+    sample = TextSample("0.json", "x", "THE CAT SITS DOWN", tokens=(1, 2))
+    with pytest.raises(GoldenMismatch, match="tokens differ from place 1"):
+        sample.check("THE CAT SITS DOWN", (1, 3))
+    sample.check("THE CAT LIES DOWN", (9,), 0.7)
+    with pytest.raises(GoldenMismatch, match=r"similar to 0\.75; golden\.similarity is 0\.8"):
+        sample.check("THE CAT LIES DOWN", (9,), 0.8)
 
 
 def test_samples_are_read_in_their_order(tmp_path: Path):
