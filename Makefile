@@ -19,7 +19,7 @@ CUDA_PYTHON := $(if $(wildcard wheels),.venv-cuda/bin/python,$(BIN)/python)
 NO_GPU := not cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo bench bench-engine conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
+.PHONY: help serve demo bench bench-engine bench-translation conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -68,6 +68,12 @@ bench: $(VENV)/.dev  ## measure beside other servers (installs them); results in
 bench-engine: $(VENV)/.dev $(if $(MILLRACE_TORCH_PYTHON),,$(FULL)/.full)  ## time the CPU compiler beside ONNX Runtime; results in benchmarks/results/
 	MILLRACE_TORCH_PYTHON=$(or $(MILLRACE_TORCH_PYTHON),$(abspath $(FULL)/bin/python)) \
 		$(BIN)/python -m benchmarks.engine $(ARGS)
+
+# ARGS choose rows and files, e.g. ARGS="--mode captions --data DATA --model build/translate-de-en/1";
+# MILLRACE_TORCH_PYTHON names an interpreter with torch, transformers and ctranslate2.
+bench-translation: $(VENV)/.dev  ## decode beside CTranslate2 and ONNX Runtime; results in benchmarks/results/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.translation.engines $(ARGS)
 
 # --- checking it
 

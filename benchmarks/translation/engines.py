@@ -1,6 +1,6 @@
 """Figure 1 of translation: tokens per second of engines that have the same weights.
 
-`python -m benchmarks.translation.engines --model VERSION_FOLDER --checkpoint HUGGING_FACE_FOLDER`
+    python -m benchmarks.translation.engines --model VERSION_FOLDER --checkpoint HUGGING_FACE_FOLDER
 
 Mode "forced": 64 tokens for every sentence of 32, greedy and with 4 beams, batches of 1, 8 and 32.
 Mode "captions": the official test split under equal stopping rules, with BLEU (needs `--data`).
@@ -33,6 +33,7 @@ from benchmarks.translation.convert import convert, vocabulary_of
 from benchmarks.translation.ctranslate_side import CTranslate2
 from benchmarks.translation.ort_side import OnnxRuntime, prepare
 from benchmarks.translation.our_side import Millrace
+from benchmarks.translation.python_share import python_us
 from benchmarks.translation.quality import Quality, compared
 from benchmarks.translation.store import Key, Row, Store
 from benchmarks.translation.texts import captions
@@ -42,8 +43,9 @@ OURS, THEIRS, ORT = "millrace", "ctranslate2", "onnxruntime"
 BATCHES, BEAMS, THREADS = (1, 8, 32), (1, 4), (1, 2)
 PRECISIONS = ("fp32", "int8")
 SOURCE, TARGET, LONGEST = 32, 64, 128
+SHIPPED, CHECKPOINT = Path("model_repo/translate-de-en"), Path("build/translate-de-en/hf")
 FORCED, CAPTIONS = "forced", "captions"
-SENTENCES = {1: 40, 8: 160, 32: 320}  # of a timed run over captions
+SENTENCES = {1: 24, 8: 96, 32: 192}  # of a timed run over captions
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ def run(files: Files, arguments: argparse.Namespace, store: Store) -> None:
                     work = forced(batch, beams, vocabulary)
                     times, groups = measure(engines, work, arguments.rounds)
                     store.add(row_of(key, times, groups, batch * TARGET))
+                    ours = engines[f"{OURS} 1"]
+                    assert isinstance(ours, Millrace)
+                    store.add_python(beams, batch, python_us(ours, work))
             if CAPTIONS in arguments.mode:
                 run_captions(files, arguments, store, precision, engines)
 
@@ -172,10 +177,16 @@ def _check_numbers(pieces: sentencepiece.SentencePieceProcessor, tokens: list[st
             )
 
 
+def newest(model: Path) -> Path | None:
+    """Return the folder of a model's highest version."""
+    versions = [p for p in model.glob("*") if p.name.isdigit()] if model.is_dir() else []
+    return max(versions, key=lambda p: int(p.name), default=None)
+
+
 def read_arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--model", type=Path, required=True, help="a version's folder")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the same weights")
+    parser.add_argument("--model", type=Path, default=newest(SHIPPED), help="a version's folder")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="the same weights")
     data = os.environ.get("MILLRACE_TEST_DATA")
     parser.add_argument("--data", type=Path, default=data, help="folder that holds multi30k/")
     parser.add_argument("--mode", nargs="+", choices=(FORCED, CAPTIONS), default=[FORCED])
@@ -188,6 +199,9 @@ def read_arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--realtime", action="store_true", help="go before all other processes")
     parser.add_argument("--work", type=Path, default=Path("build/bench-translation"))
     arguments = parser.parse_args(given)
+    for folder, kind in ((arguments.model, "--model"), (arguments.checkpoint, "--checkpoint")):
+        if folder is None or not folder.is_dir():
+            parser.error(f"{kind} {folder}: no such folder; recipes.translate_de_en makes both")
     if CAPTIONS in arguments.mode and arguments.data is None:
         parser.error("--mode captions needs --data, or MILLRACE_TEST_DATA")
     return arguments

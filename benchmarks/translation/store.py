@@ -15,7 +15,7 @@ from benchmarks.translation.quality import Quality
 
 PATH = RESULTS / "translation.json"
 OURS, THEIRS = "millrace", "ctranslate2"
-FASTER, SAME, LOSS = 1.2, 0.99, 0.5
+FASTER, SAME, LOSS, PYTHON_US = 1.2, 0.99, 0.5, 30.0
 ABOUT = """# Translation: Millrace's engine beside CTranslate2 and ONNX Runtime
 
 Output tokens per second with the same weights and tokens, engines in turn on two cores, each with
@@ -66,6 +66,7 @@ class Store:
         self.facts = facts
         self.rows: dict[Key, Row] = {}
         self.quality: dict[tuple[str, int], Quality] = {}
+        self.python: dict[tuple[int, int], float] = {}  # microseconds by beams and batch
 
     @classmethod
     def read(cls, facts: Mapping[str, object], path: Path = PATH) -> Store:
@@ -79,6 +80,8 @@ class Store:
             for each in data["quality"]:
                 at = each.pop("precision"), each.pop("beams")
                 store.quality[at] = Quality(**each)
+            for each in data.get("python", ()):
+                store.python[each["beams"], each["batch"]] = each["us"]
         return store
 
     def add(self, row: Row) -> None:
@@ -93,12 +96,21 @@ class Store:
         self.quality[precision, beams] = quality
         self.write()
 
+    def add_python(self, beams: int, batch: int, microseconds: float) -> None:
+        """Take in what Python takes per step."""
+        print(f"Python per step, beams {beams}, batch {batch}: {microseconds} us", flush=True)
+        self.python[beams, batch] = microseconds
+        self.write()
+
     def targets(self) -> list[Target]:
         """Return what was promised beside what was measured."""
         found = [
             at_least(f"{key}: over CTranslate2", row.ratios[f"over {THEIRS}"], FASTER)
             for key, row in sorted(self.rows.items())
         ]
+        if self.python:
+            most = max(self.python.values())
+            found.append(at_most("Python per step for all rows, us", most, PYTHON_US))
         for (precision, beams), quality in sorted(self.quality.items()):
             what = f"captions {precision}, beams {beams}"
             if precision == "fp32":
@@ -120,7 +132,14 @@ class Store:
         document = {
             "machine": self.facts,
             "targets": [asdict(target) for target in self.targets()],
-            "details": {"rows": rows, "quality": quality},
+            "details": {
+                "rows": rows,
+                "quality": quality,
+                "python": [
+                    {"beams": beams, "batch": batch, "us": us}
+                    for (beams, batch), us in sorted(self.python.items())
+                ],
+            },
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=1) + "\n")
@@ -140,6 +159,11 @@ class Store:
             lines.append([key.mode, key.precision, key.beams, key.batch, *cells, ratio])
         text += "\n## Tokens per second\n\n"
         text += markdown_table([*header, "Millrace / CTranslate2"], lines)
+        if self.python:
+            header = ["beams", "batch", "us"]
+            times = [[*at, us] for at, us in sorted(self.python.items())]
+            text += "\n## Python per step\n\nAll of a step but the native call, for all rows.\n\n"
+            text += markdown_table(header, times)
         if self.quality:
             header = ["precision", "beams", "BLEU Millrace", "BLEU CTranslate2", "same tokens"]
             cells_of = [
