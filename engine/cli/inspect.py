@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from engine.cli.inspect_folder import inspect_folder
 from engine.cli.options import add_compile_options, command, compiler_told
 from engine.cli.tables import console, number_text, plain, table
 from engine.compiler import compile_model
@@ -27,7 +28,12 @@ def add_inspect(commands: Any) -> None:
 
 
 def inspect_model(options: argparse.Namespace) -> None:
-    """Print what a model is: every node's shapes, parameters and arithmetic, and the totals."""
+    """Print what a model is: every node's shapes, parameters and arithmetic, and the totals. Of a
+    folder with an encoder and a decoder: what each part is and what was recognised.
+    """
+    if options.model.is_dir():
+        inspect_folder(options.model, native=options.native)
+        return
     request, _ = compiler_told(options)
     artifact = compile_model(options.model, request)
     model = model_from_artifact(artifact, "reference")

@@ -6,14 +6,15 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.compiler import EXACT, INT8, CompileRequest
+from engine.compiler import EXACT, CompileRequest
 from engine.device import CompileOptions
 from engine.errors import InvalidModel, NotRecognised
 from engine.generation.cached_slots import CachedParts
 from engine.generation.files import Files, find_files
 from engine.generation.seq2seq import LoadedSeq2Seq, Parts, PrefixParts
 from engine.limits import Limits
-from engine.loading import DEFAULT_LIMITS, PRECISIONS, Placement, load_request
+from engine.loading import DEFAULT_LIMITS, PRECISIONS, Placement, in_precision, load_request
+from engine.passes.cache_names import ENCODED
 from engine.passes.roles import CROSS_STATES, ENCODER, PREFIX, STEP, WHOLE
 from engine.session import Model
 
@@ -33,7 +34,7 @@ def load_seq2seq(
     Args:
         folder: Holds the .onnx files (see `engine.generation.files`), or an `onnx/` that does.
         device: As for `load`.
-        precision: As for `load`.
+        precision: As for `load`; "auto" is fp32, for nothing says how far texts may move.
         threads: As for `load`.
         limits: Bounds on each of its files, and on the memory of a decoder's slots.
         isolate: Parse and compile in child processes.
@@ -49,8 +50,10 @@ def load_seq2seq(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; expected one of {PRECISIONS}")
-    request = CompileRequest(limits=limits, precision=INT8 if precision == INT8 else EXACT)
-    options = CompileOptions(limits=limits, precision=precision, threads=threads)
+    chosen = EXACT if precision == "auto" else precision
+    request, options = in_precision(
+        chosen, CompileRequest(limits=limits), CompileOptions(limits=limits, threads=threads)
+    )
     loader = _Loader(request, options, Placement(device, isolate, cache_dir))
     parts, notes = loader.parts(find_files(folder))
     return LoadedSeq2Seq(parts, notes, limits)
@@ -67,21 +70,27 @@ class _Loader:
     def parts(self, files: Files) -> tuple[Parts, list[str]]:
         """Return the parts of a folder, and why they are not better ones."""
         if files.whole is not None:
-            note = f"{files.whole.name} has no cache: every step decodes the whole prefix"
+            note = f"every step decodes the whole prefix: {files.whole.name} has no cache"
             return PrefixParts(self.load(files.whole, WHOLE)), [note]
         assert files.encoder is not None and files.prefix is not None
         encoder = self.load(files.encoder, ENCODER)
         if files.step is None:
-            note = "no decoder with past: every step decodes the whole prefix"
-            return PrefixParts(self.load(files.prefix, PREFIX), encoder), [note]
+            return self.without_cache(files.prefix, encoder, "no decoder with past")
         try:
             cross = self.load(files.prefix, CROSS_STATES)
             step = self.load(files.step, STEP)
         except NotRecognised as error:
-            note = f"no step graph, every step decodes the whole prefix: {error}"
-            return PrefixParts(self.load(files.prefix, PREFIX), encoder), [note]
-        _check_fit(cross, step)
+            return self.without_cache(files.prefix, encoder, f"no step graph: {error}")
+        _check_layers(cross, step)
+        _check_states(encoder, cross)
         return CachedParts(encoder, cross, step), []
+
+    def without_cache(self, path: Path, encoder: Model, why: str) -> tuple[Parts, list[str]]:
+        """Return what decodes whole prefixes, and the reason."""
+        decoder = self.load(path, PREFIX)
+        _check_states(encoder, decoder)
+        note = f"every step decodes the whole prefix: {why}"
+        return PrefixParts(decoder, encoder), [note]
 
     def load(self, path: Path, role: str) -> Model:
         """Load a file in a role; errors name it."""
@@ -91,7 +100,18 @@ class _Loader:
             raise NotRecognised(f"{path.name}: {error}") from error
 
 
-def _check_fit(cross: Model, step: Model) -> None:
+def _check_states(encoder: Model, decoder: Model) -> None:
+    """Hold encoder and decoder to the same width."""
+    given = (encoder.outputs[0].shape or (None,))[-1]
+    taken = [(s.shape or (None,))[-1] for s in decoder.inputs if s.name == ENCODED]
+    if not taken or (isinstance(given, int) and isinstance(taken[0], int) and given != taken[0]):
+        raise InvalidModel(
+            f"encoder and decoder do not fit together: one gives states of width {given}, the "
+            f"other takes {taken[0] if taken else 'none'}"
+        )
+
+
+def _check_layers(cross: Model, step: Model) -> None:
     """Hold the two decoders of a folder to the same layers."""
     given = {spec.name: (spec.dtype, spec.shape and spec.shape[-1]) for spec in cross.outputs}
     taken = {
