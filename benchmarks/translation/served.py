@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import urllib.request
@@ -333,6 +334,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the servers would be left behind
     arguments.ct2 = convert(arguments.checkpoint, arguments.checkpoint.parent / "ct2")
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(arguments.model / "source.spm"))
     texts = mixed(
