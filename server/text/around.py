@@ -28,17 +28,22 @@ class Around:
 
     Attributes:
         parts: What is written, or the index of the source whose translation is.
-        lost_numbers: Whether a lost number makes the attempt fail.
+        may_fail: Whether a lost number makes the attempt fail.
     """
 
     sources: tuple[Source, ...]
     parts: tuple[str | int, ...]
     write: Write
-    lost_numbers: bool
+    may_fail: bool
+
+    @property
+    def certain(self) -> bool:
+        """Return whether there is nothing that could be lost."""
+        return not (self.may_fail and any(numbers_of(source.text) for source in self.sources))
 
     def finish(self, texts: Sequence[str]) -> str | None:
         """Return the sentence for the document, or None if a number was lost that may not be."""
-        if self.lost_numbers and not self._has_numbers(texts):
+        if self.may_fail and not self._has_numbers(texts):
             return None
         first = next((part for part in self.parts if isinstance(part, int)), None)
         written = []

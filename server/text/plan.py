@@ -19,7 +19,7 @@ from .sentences import cuts_of, sentence_ends
 from .sources import Write
 from .trimming import trimmed
 from .unknown import with_known_text
-from .whole import Whole, build_whole
+from .whole import COUNTS, NAMES, Whole, build_whole
 
 Format = Literal["text", "html"]
 Attempt = Whole | Around
@@ -82,21 +82,30 @@ class Sentence:
         returns the sentence for the document, or None where the model has lost something that had
         to come out again.
         """
-        values = {Kind.VALUE}
+        kinds = {atom.kind for atom in self.atoms}
+        numbers = numbers_of(shadow_of(self.atoms))
         everything = {Kind.VALUE, Kind.TERM, Kind.NUMBER}
-        whole = self._whole(values)
+        whole = self._whole({Kind.VALUE})
         if whole is not None:
             yield whole
             if whole.certain:
                 return
-        careful = self._whole(everything)
-        if careful is not None and (whole is None or careful.stand_ins != whole.stand_ins):
-            yield careful
-        yield self._around({Kind.VALUE, Kind.TERM})
+        pools = (COUNTS, NAMES) if numbers else (COUNTS,) if Kind.TERM in kinds else ()
+        for pool in pools:
+            careful = self._whole(everything, pool)
+            if careful is not None:
+                yield careful
+        if not numbers or kinds != {Kind.TEXT}:
+            around = self._around({Kind.VALUE, Kind.TERM})
+            yield around
+            if around.certain:
+                return
         yield self._around(everything)
 
-    def _whole(self, protected: set[Kind]) -> Whole | None:
-        return build_whole(self.atoms, self.codec, self.write, self.max_tokens, protected)
+    def _whole(self, protected: set[Kind], pool: Sequence[str] = COUNTS) -> Whole | None:
+        return build_whole(
+            self.atoms, self.codec, self.write, self.max_tokens, protected, numbers_as=pool
+        )
 
     def _around(self, protected: set[Kind]) -> Around:
         return build_around(self.atoms, self.codec, self.write, self.max_tokens, protected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .atoms import Atom, Kind, plain_text
-from .whole import tag_name
+from .tags import partners_of
 
 
 def trimmed(atoms: list[Atom]) -> tuple[list[Atom], list[Atom], list[Atom]]:
@@ -12,7 +12,7 @@ def trimmed(atoms: list[Atom]) -> tuple[list[Atom], list[Atom], list[Atom]]:
     A tag at the edge goes outside if its partner is outside as well, or at the other edge.
     """
     first, last = 0, len(atoms)
-    partners = _partners(atoms)
+    partners = partners_of(atoms)
     while True:
         while first < last and _blank(atoms[first]):
             first += 1
@@ -39,21 +39,6 @@ def trimmed(atoms: list[Atom]) -> tuple[list[Atom], list[Atom], list[Atom]]:
 
 def _blank(atom: Atom) -> bool:
     return atom.kind is Kind.TEXT and not atom.text.strip()
-
-
-def _partners(atoms: list[Atom]) -> dict[int, int]:
-    """Return index -> index of tags that belong together."""
-    partners: dict[int, int] = {}
-    open_tags: list[int] = []
-    for index, atom in enumerate(atoms):
-        if atom.kind is not Kind.TAG:
-            continue
-        if not atom.raw.startswith("</"):
-            open_tags.append(index)
-        elif open_tags and tag_name(atoms[open_tags[-1]]) == tag_name(atom):
-            first = open_tags.pop()
-            partners[first], partners[index] = index, first
-    return partners
 
 
 def _without_lead(atom: Atom) -> tuple[list[Atom], Atom]:
