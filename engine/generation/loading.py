@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.compiler import EXACT, CompileRequest
 from engine.device import CompileOptions
-from engine.errors import InvalidModel, NotRecognised
+from engine.errors import GraphInvalid, InvalidModel, NotRecognised
 from engine.generation.cached_slots import CachedParts
 from engine.generation.files import Files, find_files
 from engine.generation.seq2seq import LoadedSeq2Seq, Parts, PrefixParts
@@ -79,7 +79,7 @@ class _Loader:
         try:
             cross = self.load(files.prefix, CROSS_STATES)
             step = self.load(files.step, STEP)
-        except NotRecognised as error:
+        except (NotRecognised, GraphInvalid) as error:
             return self.without_cache(files.prefix, encoder, f"no step graph: {error}")
         _check_layers(cross, step)
         _check_states(encoder, cross)
@@ -96,8 +96,8 @@ class _Loader:
         """Load a file in a role; errors name it."""
         try:
             return load_request(path, replace(self.request, role=role), self.options, self.place)
-        except NotRecognised as error:
-            raise NotRecognised(f"{path.name}: {error}") from error
+        except (NotRecognised, GraphInvalid) as error:
+            raise type(error)(f"{path.name}: {error}") from error
 
 
 def _check_states(encoder: Model, decoder: Model) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from engine.dtypes import DType
-from engine.errors import NotRecognised
+from engine.errors import EngineError, GraphInvalid, NotRecognised
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Array, Graph, Node, Value
 from engine.ir.types import Shape, TensorType, symbol
@@ -87,7 +87,20 @@ def compile_role(
 
     Raises:
         NotRecognised: The file has not the form that the role needs; says what is in the way.
+        GraphInvalid: A fault of the engine's own.
     """
+    try:
+        return _compiled(graph, role, pipeline, ctx, watch)
+    except EngineError:
+        raise
+    except Exception as error:  # a fault here must not take down who loads a model
+        reason = f"{type(error).__name__}: {error}"
+        raise GraphInvalid(f"role {role!r} failed: {reason}") from error
+
+
+def _compiled(
+    graph: Graph, role: str, pipeline: Pipeline, ctx: PassContext, watch: Watcher | None
+) -> Graph:
     graph = prepare(graph, role, ctx)
     pipeline = _with_heads_apart(pipeline)
     if role != STEP:
