@@ -65,6 +65,10 @@ def _atom(
         return 0 if bound is least and found is not None and found >= 0 else None
     bounds = [bound(argument) for argument in atom.arguments]
     known = [b for b in bounds if b is not None]
+    if atom.function == "broadcast":  # of sizes: 0 if one of them is, else the largest
+        if bound is least:
+            return max(known) if len(known) == len(bounds) and min(known) > 0 else 0
+        return max(known) if len(known) == len(bounds) else None
     if atom.function == one_suffices.__name__:
         return one_suffices(known) if known else None
     return all_needed(known) if len(known) == len(bounds) else None

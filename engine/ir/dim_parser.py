@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 
-from engine.ir.dims import Dim, ceildiv, dim_max, dim_min, floordiv, mod, symbol
+from engine.ir.dims import Dim, ceildiv, dim_broadcast, dim_max, dim_min, floordiv, mod, symbol
 
 MAX_TEXT = 1000  # characters of a dim's text that are worth reading as an expression
 # Whatever reading odd text as an expression may raise; ast.parse alone knows most of them.
@@ -47,6 +47,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
 _CALLS: dict[str, Callable[..., Dim]] = {
     "min": dim_min,
     "max": dim_max,
+    "broadcast": dim_broadcast,
     "floor": lambda a: a,
     "ceildiv": ceildiv,
 }

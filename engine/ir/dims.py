@@ -51,9 +51,9 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Call:
-    """An atom that applies floor division, min or max to dims."""
+    """An atom that applies floor division, min, max or broadcasting to dims."""
 
-    function: str  # "//", "min" or "max"
+    function: str  # "//", "min", "max" or "broadcast"
     arguments: tuple[Dim, ...]
 
     @cached_property
@@ -257,6 +257,19 @@ def dim_max(*dims: Dim) -> Dim:
     return _extremum("max", max, dims)
 
 
+def dim_broadcast(*dims: Dim) -> Dim:
+    """Return what aligned dims, all the same or 1, broadcast to: the largest, or 0 beside 1.
+
+    A number other than 1 wins: the others must be that number, or 1.
+    """
+    candidates = [d for d in dict.fromkeys(_flattened("broadcast", dims)) if d != 1]
+    numbers = [d for d in candidates if isinstance(d, int)]
+    if numbers or len(candidates) < 2:
+        return numbers[0] if numbers else candidates[0] if candidates else 1
+    candidates.sort(key=str)
+    return SymDim((((Call("broadcast", tuple(candidates)),), 1),))
+
+
 # ---------------------------------------------------------------------- the normal form
 
 
@@ -427,5 +440,19 @@ def _grouped(dim: Dim) -> str:
     return text if text.replace("_", "").isalnum() else f"({text})"
 
 
-_FUNCTIONS: dict[str, Callable[..., int]] = {"//": lambda a, b: a // b, "min": min, "max": max}
-_BUILDERS: dict[str, Callable[..., Dim]] = {"//": floordiv, "min": dim_min, "max": dim_max}
+def _broadcast(*sizes: int) -> int:
+    return 0 if 0 in sizes else max(sizes)
+
+
+_FUNCTIONS: dict[str, Callable[..., int]] = {
+    "//": lambda a, b: a // b,
+    "min": min,
+    "max": max,
+    "broadcast": _broadcast,
+}
+_BUILDERS: dict[str, Callable[..., Dim]] = {
+    "//": floordiv,
+    "min": dim_min,
+    "max": dim_max,
+    "broadcast": dim_broadcast,
+}

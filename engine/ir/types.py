@@ -13,6 +13,7 @@ from engine.ir.dims import (
     Dim,
     SymDim,
     ceildiv,
+    dim_broadcast,
     dim_max,
     dim_min,
     evaluate,
@@ -33,6 +34,7 @@ __all__ = [
     "broadcast_dims",
     "broadcast_shapes",
     "ceildiv",
+    "dim_broadcast",
     "dim_max",
     "dim_min",
     "element_count",
@@ -99,8 +101,7 @@ def broadcast_dims(a: Dim, b: Dim) -> Dim:
     """Return the dim that two aligned dims broadcast to.
 
     A symbol beside a number other than 1 must be that number (or 1) when the model runs, so the
-    number wins. Two different symbols stay open: either may turn out to be 1; the result is their
-    maximum.
+    number wins. Two different symbols stay open: either may turn out to be 1.
     """
     if a == b or b == 1:
         return a
@@ -112,7 +113,7 @@ def broadcast_dims(a: Dim, b: Dim) -> Dim:
         )
     if isinstance(a, int):
         return a
-    return b if isinstance(b, int) else dim_max(a, b)
+    return b if isinstance(b, int) else dim_broadcast(a, b)
 
 
 def broadcast_shapes(*shapes: Shape | None) -> Shape | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.dtypes import DType
 from engine.errors import InvalidModel
+from engine.ir.dim_bounds import is_not_negative
 from engine.ir.dim_parser import MAX_TEXT
 from engine.ir.dims import SymDim
 from engine.ir.types import (
@@ -17,6 +19,7 @@ from engine.ir.types import (
     TensorType,
     broadcast_shapes,
     ceildiv,
+    dim_broadcast,
     dim_max,
     dim_min,
     element_count,
@@ -126,6 +129,10 @@ def test_substitution_is_evaluation_by_parts(
         (dim_max(L, L + 1, N), "max(L+1, N)"),
         (dim_min(dim_min(L, N), H), "min(H, L, N)"),
         (dim_max(3, 5), "5"),
+        (dim_broadcast(L, dim_broadcast(N, L)), "broadcast(L, N)"),
+        (dim_broadcast(L, 1, L), "L"),
+        (dim_broadcast(L, 3, N), "3"),
+        (dim_broadcast(1, 1), "1"),
         (L % N, "-(L//N)*N+L"),
         ((L + N) // (H + 1), "(L+N)//(H+1)"),
         (-(L // 2), "-(L//2)"),
@@ -192,7 +199,7 @@ def test_missing_binding_is_named() -> None:
         ([(N,), (7,)], (7,)),
         ([(7,), (N,)], (7,)),
         ([(N,), (N,)], (N,)),
-        ([(N,), (L,)], (dim_max(N, L),)),
+        ([(N,), (L,)], (dim_broadcast(N, L),)),
         ([(2,), None], None),
         ([(), ()], ()),
         ([], ()),
@@ -218,3 +225,15 @@ def test_tensor_types() -> None:
     assert kind.with_shape(None) == TensorType(DType.FLOAT32)
     assert kind.with_dtype(DType.INT8).dtype is DType.INT8
     assert str(element_count((N, 3, L))) == "3*L*N"
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(0, 5))
+def test_broadcast_dims_come_to_what_numpy_makes_of_sizes(ones: list[int], size: int) -> None:
+    """Sizes that are all the same or 1, among them 0; whether bound now or later."""
+    names = [symbol(f"D{i}") for i in range(len(ones))]
+    sizes = {f"D{i}": 1 if one % 2 else size for i, one in enumerate(ones)}
+    dim = dim_broadcast(*names)
+    (expected,) = np.broadcast_shapes(*((n,) for n in sizes.values()))
+    assert evaluate(dim, sizes) == expected
+    assert substitute(dim, dict(sizes)) == expected
+    assert is_not_negative(dim) and parse_dim(str(dim)) == dim

@@ -145,3 +145,22 @@ def test_an_expression_that_a_user_brings_is_native() -> None:
     with engine.load(data, device="cpu", ops=(mine,)) as net:
         np.testing.assert_allclose(net.run({"x": x})["y"], np.tanh(x / 2) * 2, rtol=1e-6)
         assert [c.reason for c in plan_of(net).coverage] == [None]
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0, 1, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 3, 1), (3, 3, 3)]
+)
+def test_open_sizes_that_turn_out_as_none_and_one(sizes: tuple[int, int, int]) -> None:
+    """None beside 1 broadcasts to none, which the larger of both is not."""
+    nodes = [
+        node("Add", ["x", "y"], ["s"]),
+        node("Mul", ["s", "w"], ["p"]),
+        node("ReduceSum", ["p"], ["z"], keepdims=0),
+    ]
+    inputs = [("x", (2, "A")), ("y", (2, "B")), ("w", (2, "C"))]
+    source = model(nodes, inputs, [("p", None), ("z", None)])
+    feeds = {n: np.ones((2, k), np.float32) for n, k in zip("xyw", sizes, strict=True)}
+    found = engine.load(source, device="cpu").run(feeds)
+    expected = (feeds["x"] + feeds["y"]) * feeds["w"]
+    np.testing.assert_array_equal(found["p"], expected)
+    np.testing.assert_array_equal(found["z"], expected.sum())
