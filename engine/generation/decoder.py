@@ -129,6 +129,7 @@ class StepDecoder:
                 self._draw(running, first)
             return
         state = self._state
+        state.take_logits(batch.rows)
         for running, first, rules in batch.rules(edits):
             for beam, rule in enumerate(rules):
                 choose(state, first + beam, rule)
@@ -145,7 +146,7 @@ class StepDecoder:
         state, search = self._state, running.search
         token = int(state.token[first, 0])
         if token >= 0 and forced_token(state, running.record) < 0:
-            logits = self._slots.logits[first]
+            logits = state.logits[first]
             found = chances(logits, search.temperature, search.top_k, search.top_p)
             token = found.draw(search.seed, int(state.numbers[running.record, LENGTH]))
             state.value[first, 0] = (logits[token] - state.peak[first]) - state.log_sum[first]

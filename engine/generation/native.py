@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engine.generation.state import SearchState
@@ -23,7 +22,7 @@ def candidate_arrays(state: SearchState) -> Arrays:
         state.value,
         state.peak,
         state.log_sum,
-        state.slots.logits,
+        state.logits,
         state.owner,
         state.numbers,
         state.penalty,
@@ -59,10 +58,9 @@ def update_arrays(state: SearchState) -> Arrays:
 
 def append_search(state: SearchState) -> bool:
     """Append the search to every step; return whether the device can."""
-    slots = state.slots
-    if slots.logits.dtype != np.float32:
+    if state.logits is not state.slots.logits:
         return False
-    return slots.append_tail(
+    return state.slots.append_tail(
         [
             ("top_candidates", candidate_arrays(state)),
             ("beam_update", update_arrays(state)),

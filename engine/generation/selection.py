@@ -40,7 +40,7 @@ class RowRules:
 
 def choose(state: SearchState, batch_row: int, rules: RowRules) -> None:
     """Set the candidates of a batch row; edits its logits in place."""
-    logits = state.slots.logits[batch_row]
+    logits = state.logits[batch_row]
     with np.errstate(invalid="ignore", over="ignore"):
         peak = logits.max()
         log_sum = np.log(np.exp(logits - peak).sum(dtype=np.float32))

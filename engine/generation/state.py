@@ -47,6 +47,8 @@ class SearchState:
     """The arrays; R rows, T positions.
 
     Attributes:
+        logits: What the search looks at and edits: those of the slots if they are float32, else a
+            copy. (R, V) by batch row
         owner: The record of a batch row's search; the row is its search's first if its cache row
             has the same number. (R,) by batch row
         edits: Addresses and counts of tokens to penalize and to ban. (R, 4) by batch row
@@ -69,6 +71,8 @@ class SearchState:
     def __init__(self, slots: StepSlots) -> None:
         rows, positions = slots.history.shape
         self.slots = slots
+        is_float32 = slots.logits.dtype == np.float32
+        self.logits = slots.logits if is_float32 else slots.logits.astype(np.float32)
         self.owner = np.zeros(rows, np.int64)
         self.edits = np.zeros((rows, 4), np.int64)
         self.numbers = np.zeros((rows, COLUMNS), np.int64)
@@ -94,6 +98,11 @@ class SearchState:
         """Return the size of the arrays."""
         arrays = (value for value in vars(self).values() if isinstance(value, np.ndarray))
         return sum(array.nbytes for array in arrays)
+
+    def take_logits(self, rows: int) -> None:
+        """Widen the logits of the first batch rows, where a model gives others than float32."""
+        if self.logits is not self.slots.logits:
+            self.logits[:rows] = self.slots.logits[:rows]
 
     def begin(self, rows: NDArray[np.int64], start: int) -> None:
         """Set the beams of a new search: all at the start token, the first alone alive."""

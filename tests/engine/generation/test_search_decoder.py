@@ -196,3 +196,24 @@ def test_logits_that_are_no_numbers_end_their_search_alone() -> None:
         with pytest.raises(engine.RunFailed, match="not numbers"):
             one.hypotheses(broken)
     assert finish(one, handles[0])
+
+
+class HalfSlots(RecomputingSlots):
+    """Slots of a model that gives logits of half precision."""
+
+    def __init__(self, model: ToyModel, sizes: SlotSizes) -> None:
+        super().__init__(model, sizes)
+        self.logits = self.logits.astype(np.float16)  # type: ignore[assignment]
+
+
+def test_narrow_logits_are_widened_before_they_are_summed() -> None:
+    vocabulary = 5000  # whose probabilities add up in float32, not in float16
+    model = ToyModel(Tables(vocabulary, 8, 0, 2.0))
+    one = StepDecoder(HalfSlots(model, SIZES), SIZES)
+    exact = StepDecoder(RecomputingSlots(model, SIZES), SIZES)
+    found = []
+    for each in (one, exact):
+        handle = each.start(each.add_sources([[3]])[0], search(beams=2, max_new_tokens=4))
+        found.append(finish(each, handle)[0])
+    assert found[0].tokens == found[1].tokens
+    assert found[0].score == pytest.approx(found[1].score, rel=2e-3)
