@@ -16,7 +16,6 @@ from itertools import pairwise
 from .atoms import Atom, Kind
 from .codec import Codec
 from .numbers import digits_of, numbers_of, split_numbers
-from .patterns import NUMBER
 from .sources import Source, Write, squeezed
 from .tags import Tag, find_words, place_tags, tags_of
 
@@ -156,7 +155,8 @@ def _with_stand_ins(
         if atom.kind not in protected:
             read.append("" if atom.kind is Kind.TAG else atom.text)
             continue
-        pool = free(numbers_as if NUMBER.fullmatch(atom.raw) else NAMES)
+        is_number = atom.kind is Kind.NUMBER or atom.raw.isdecimal()
+        pool = free(numbers_as if is_number else NAMES)
         if not pool:
             return None
         stand_ins[pool[0]] = write(atom.text) if atom.kind is Kind.TERM else atom.raw
