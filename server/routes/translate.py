@@ -41,11 +41,11 @@ class TranslateRoute:
         values = await pool.run(read_fields, body, *about) if large else read_fields(body, *about)
         if "q" in values and "text" not in values:
             return await self._libre(values, call)
-        content = own_request(values, call)
+        request = own_request(values, call)
         parse_s = time.monotonic() - began
         if wants_events(headers.get(b"accept", b"")):
-            return await self._events(content.request, call, parse_s)
-        reply = await runtime.handlers.translate.translate(content.request, call, parse_s)
+            return await self._events(request, call, parse_s)
+        reply = await runtime.handlers.translate.translate(request, call, parse_s)
         return await self._write(reply, call)
 
     async def _libre(self, values: dict[str, Any], call: Call) -> Answer:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from server.errors import MalformedRequest
+from server.errors import MalformedRequest, UnsupportedMedia
 from server.handlers.call import Call
 from server.handlers.translate import TranslateRequest
-from server.routes.bodies import parse_object
+from server.routes.bodies import parse_json, parse_object
 from server.routes.endpoint import read_priority, timeout_seconds
 from server.routes.multipart import parse_multipart
 from server.routes.request_options import address_of, literal, read_query, request_id, wrong_kind
 
 _TEXTS = ("text", "q")
 _FIELDS = ("id", "label", "model", "priority", "timeout_s", "version")  # no parameters
-
-
-@dataclass(slots=True)
-class TranslateBody:
-    """A request that has been read, and whether its text was a list."""
-
-    request: TranslateRequest
-    listed: bool = False
+_WORDS = (*_FIELDS, *_TEXTS, "api_key", "format", "source", "target")  # never numbers
+_OBJECTS = ("glossary", "parameters")
+_FORM = b"application/x-www-form-urlencoded"
 
 
 def read_fields(body: bytes, content_type: bytes, query: bytes) -> dict[str, Any]:
@@ -31,31 +25,39 @@ def read_fields(body: bytes, content_type: bytes, query: bytes) -> dict[str, Any
 
     Raises:
         MalformedRequest: the body is not what its content type says.
-        InvalidInput: the form holds a file that is no text.
+        UnsupportedMedia: a content type that is not read here.
     """
-    values: dict[str, Any] = {name: literal(text) for name, text in read_query(query)}
+    values: dict[str, Any] = {}
+    for name, text in read_query(query):
+        _add(values, name, text)
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"multipart/form-data":
         for part in parse_multipart(body, content_type):
-            name = "text" if part.name == "file" else part.name
-            _add(values, name, _decoded(part.data) if name in _TEXTS else _option(part.data))
+            _add(values, "text" if part.name == "file" else part.name, _decoded(part.data))
     elif kind == b"text/plain":
         values["text"] = _decoded(body)
-    elif kind == b"application/x-www-form-urlencoded" and not body.lstrip().startswith(b"{"):
+    elif kind == _FORM and not body.lstrip().startswith(b"{"):
         for name, text in _form(body):
-            _add(values, name, text if name in _TEXTS else literal(text))
-    else:  # also what `curl -d` sends without saying that it is JSON
+            _add(values, name, text)
+    elif not kind or kind.endswith(b"json") or kind == _FORM:  # `curl -d` calls any body a form
         values |= parse_object(body)
+    else:
+        raise UnsupportedMedia(
+            f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send application/json,"
+            " a form, or text/plain"
+        )
     return values
 
 
-def _add(values: dict[str, Any], name: str, value: Any) -> None:
-    """Keep a field of a form; texts that come more than once are a list."""
+def _add(values: dict[str, Any], name: str, text: str) -> None:
+    """Keep a field that came as text; texts to translate that come more than once are a list."""
     if name in _TEXTS and name in values:
         before = values[name]
-        values[name] = [*before, value] if isinstance(before, list) else [before, value]
+        values[name] = [*before, text] if isinstance(before, list) else [before, text]
+    elif name in _OBJECTS:
+        values[name] = parse_json(text.encode("utf-8", "replace")) if text else None
     else:
-        values[name] = value
+        values[name] = text if name in _WORDS else literal(text)
 
 
 def _form(body: bytes) -> list[tuple[str, str]]:
@@ -75,11 +77,7 @@ def _decoded(data: bytes) -> str:
         raise MalformedRequest(f"the text is not UTF-8: {error.reason}") from None
 
 
-def _option(data: bytes) -> Any:
-    return literal(data.decode("utf-8", "replace"))
-
-
-def own_request(values: dict[str, Any], call: Call) -> TranslateBody:
+def own_request(values: dict[str, Any], call: Call) -> TranslateRequest:
     """Read the fields of our own shape; what is no other field is a parameter.
 
     Raises:
@@ -88,7 +86,7 @@ def own_request(values: dict[str, Any], call: Call) -> TranslateBody:
     parameters = values.pop("parameters", None) or {}
     if not isinstance(parameters, dict):
         raise wrong_kind("parameters", "an object", parameters)
-    texts, listed = texts_of(values.pop("text", None), "text")
+    texts, _ = texts_of(values.pop("text", None), "text")
     fields = {name: values.pop(name, None) for name in _FIELDS}
     if fields["timeout_s"] is not None:
         call.timeout_s = timeout_seconds(fields["timeout_s"], "timeout_s")
@@ -97,8 +95,7 @@ def own_request(values: dict[str, Any], call: Call) -> TranslateBody:
     if fields["id"] is not None:
         call.id = request_id(fields["id"])
     model, version, label = address_of(fields)
-    request = TranslateRequest(texts, model, version, label, values | parameters)
-    return TranslateBody(request, listed)
+    return TranslateRequest(texts, model, version, label, values | parameters)
 
 
 def texts_of(value: Any, field: str) -> tuple[list[str], bool]:

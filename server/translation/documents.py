@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from server.execution import Hypothesis, Search, WorkerPool, as_server_error
+from server.execution import Hypothesis, Search, WorkerPool
 from server.model_config import TranslationConfig
 from server.repository.text_model import TextModel
 from server.tasks.translation import AUTO, TranslationOptions
@@ -165,8 +165,6 @@ class _Job:
                 for i in range(len(first))
             ]
             return list(await asyncio.gather(*tasks))
-        except Exception as error:
-            raise as_server_error(error) from error
         finally:
             for task in tasks:
                 task.cancel()

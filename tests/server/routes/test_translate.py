@@ -122,6 +122,17 @@ def test_forms_of_a_body(client: httpx.Client, headers: dict, body: str) -> None
     assert answer.json()["translations"][0]["text"].startswith("GRÜNE")
 
 
+def test_a_form_may_hold_all_there_is(client: httpx.Client) -> None:
+    form = {"text": "Das Haus 5", "glossary": '{"Haus": "home"}', "version": "1", "n_best": "2"}
+    [found] = client.post("/translate", data=form).json()["translations"]
+    assert "home" in found["text"] and found["alternatives"]
+    assert client.post("/translate?text=5", data={"model": "shout"}).status_code == 200
+    broken = client.post("/translate", data={"text": "a", "glossary": "{"})
+    assert (broken.status_code, broken.json()["code"]) == (400, "malformed_request")
+    picture = client.post("/translate", content=b"x", headers={"Content-Type": "image/png"})
+    assert (picture.status_code, picture.json()["code"]) == (415, "unsupported_media")
+
+
 def test_a_form_with_files(client: httpx.Client) -> None:
     files = [("file", ("a.txt", b"eins", "text/plain")), ("file", ("b.txt", b"zwei"))]
     answer = client.post("/translate", files=files, data={"model": "shout", "beams": "2"})
