@@ -201,7 +201,13 @@ class Model:
         return recorder.report(self.name, self.device, least)
 
     def memory(self) -> MemoryReport:
-        """Return what the model holds in memory."""
+        """Return what the model holds in memory now; once it is closed, what it held last.
+
+        Arenas are made by runs: before the first one there are none.
+        """
+        plan = self._plan
+        if plan is not None:
+            self._memory = MemoryReport(**plan.memory())
         return self._memory
 
     def close(self) -> None:

@@ -218,6 +218,17 @@ def test_memory_is_reported() -> None:
     assert found.code_bytes > 0
 
 
+def test_memory_is_told_as_it_is_now() -> None:
+    """Arenas are made by runs; a closed model tells what it held."""
+    with engine.load(perceptron(), device="cpu") as loaded:
+        before = loaded.memory()
+        loaded.run({"x": rows(1000)})
+        after = loaded.memory()
+    assert after.weights_bytes == before.weights_bytes > 0
+    assert after.arena_bytes > before.arena_bytes
+    assert loaded.memory() == after
+
+
 def test_coverage_is_told_before_anything_is_compiled() -> None:
     graph = compile_model(perceptron()).graph
     cpu = get_device("cpu")
