@@ -120,7 +120,7 @@ def lower_dense(
         missing = max(x.image.channels - weights.shape[1], 0)
         weights = np.pad(weights, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else weights
     kernel = _kernel(ctx, whole, part, y, x, extras, groups, clears=clears)
-    half = groups == 1 and takes_half(ctx, weights, x.image)
+    half = takes_half(ctx, weights, x.image)
     wino = winograd_of(kernel, ctx.target, half=half) if ctx.winograd else None
     if wino is None and half:
         x = rounded(ctx, whole.node, x, ctx.shape(whole.x)[0])

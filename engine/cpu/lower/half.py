@@ -52,7 +52,7 @@ def _reads_half(ctx: Lowering, node: Node, name: str) -> bool:
 
 
 def takes_half(ctx: Lowering, weights: np.ndarray, x: ImageLayout) -> bool:
-    """Whether a dense convolution of this picture multiplies numbers of bfloat16."""
+    """Whether a convolution of this picture, dense within groups, multiplies bfloat16."""
     return is_on(ctx) and _comes_in_pairs(ctx, weights) and x.held % ctx.target.lanes == 0
 
 

@@ -162,6 +162,22 @@ def test_a_convolution_of_few_channels(
     np.testing.assert_allclose(y, expected + b[:, None, None], rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize(("groups", "per_group", "filters"), [(2, 16, 64), (4, 24, 128), (3, 5, 6)])
+def test_groups(groups: int, per_group: int, filters: int) -> None:
+    """Groups of whole vectors of filters multiply pairs; narrow ones become one first."""
+    channels, make = groups * per_group, helper.make_node
+    nodes = [make("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], group=groups)]
+    w = numbers(1, filters, per_group, 3, 3)
+    source = model(nodes, [("x", ("N", channels, 9, 7))], [("y", None)], {"w": w})
+    x = numbers(2, 2, channels, 9, 7)
+    (y,) = engine.load(source, device="cpu", precision="bf16").run({"x": x}).values()
+    window = resolve_window((9, 7), (3, 3), pads=[1, 1, 1, 1])
+    narrow = groups == 3  # 15 channels: no pairs
+    a, b = (x, w) if narrow else (rounded(x), rounded(w))
+    expected = convolve(np, a.astype(np.float64), b, window, groups)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_other_precisions_are_refused() -> None:
     graph = engine.load(
         model([helper.make_node("Relu", ["x"], ["y"])], [("x", (2,))], [("y", (2,))])
