@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Settings:
     positions: int = 256
     dropout: float = 0.1
     smoothing: float = 0.1
-    epochs: int = 10
+    steps: int = 4200
     caption_repeats: int = 2              # Multi30k is shown so often in an epoch
     max_tokens: int = 3072                # per batch and side, padding included
     longest: int = 100                    # tokens; longer pairs do not train
@@ -49,7 +50,7 @@ class Settings:
 
     def same_run(self) -> dict[str, Any]:
         """Return what a checkpoint must share: the length may change before the rate falls."""
-        return {key: value for key, value in asdict(self).items() if key != "epochs"}
+        return {key: value for key, value in asdict(self).items() if key != "steps"}
 
 
 def build_model(settings: Settings) -> MarianMTModel:
@@ -145,38 +146,41 @@ class Training:
 
     def run(self) -> None:
         """Train to the end, saving every five minutes."""
-        plans = len(self._plan(0))
-        total = plans * self.settings.epochs      # epochs differ by a few steps; the rate follows
-        saved = time.monotonic()
-        watch = Stopwatch()
-        with progress_bar("translate-de-en", total, self.progress.step) as bar:
-            for epoch in range(self.progress.epoch, self.settings.epochs):
-                plan = self._plan(epoch)
+        saved, watch = time.monotonic(), Stopwatch()
+        with progress_bar("translate-de-en", self.settings.steps, self.progress.step) as bar:
+            while self.progress.step < self.settings.steps:
+                plan = self._plan(self.progress.epoch)
                 for rows in plan[self.progress.step - self.progress.epoch_start :]:
-                    loss = self._step([self._examples[row] for row in rows], total)
+                    loss = self._step([self._examples[row] for row in rows])
                     bar.advance(f"loss {loss:.3f}" if self.progress.step % 20 == 0 else None)
-                    if self.progress.step == self.settings.early_step:
-                        torch.save(self.mean.state_dict(), self._folder / "early.pt")
-                    if self.progress.step % CURVE_EVERY == 0:
-                        self._measure(bar.say, loss)
+                    self._note(loss, bar.say)
                     if time.monotonic() - saved > SAVE_EVERY_S:
-                        self.progress.add(watch)
-                        self._save()
+                        self._save(watch)
                         saved, watch = time.monotonic(), Stopwatch()
-                self.progress.epoch, self.progress.epoch_start = epoch + 1, self.progress.step
-            self.progress.add(watch)
-            self._measure(bar.say, loss)
-            self._save()
+                    if self.progress.step == self.settings.steps:
+                        break
+                else:
+                    self.progress.epoch += 1
+                    self.progress.epoch_start = self.progress.step
+            self._save(watch)
 
     def early(self) -> dict[str, Tensor]:
         """Return the mean weights at the early step."""
         return dict(torch.load(self._folder / "early.pt", weights_only=True))
 
-    def _step(self, examples: list[Example], total: int) -> float:
+    def _note(self, loss: float, say: Callable[[str], None]) -> None:
+        """Keep what is wanted of this step: the early weights, a point of the curve."""
+        step = self.progress.step
+        if step == self.settings.early_step:
+            torch.save(self.mean.state_dict(), self._folder / "early.pt")
+        if step % CURVE_EVERY == 0 or step == self.settings.steps:
+            self._measure(say, loss)
+
+    def _step(self, examples: list[Example]) -> float:
         settings, step = self.settings, self.progress.step
         torch.manual_seed(settings.seed * 1_000_003 + step)     # dropout, the same after a resume
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.rate * self._rate(step, total)
+            group["lr"] = settings.rate * self._rate(step)
         self.model.train()
         loss = self._loss(collate(examples, self.vocabulary.padding), settings.smoothing)
         loss.backward()                   # type: ignore[no-untyped-call]
@@ -187,8 +191,9 @@ class Training:
         self.mean.update(self.progress.step)
         return loss.item()
 
-    def _rate(self, step: int, total: int) -> float:
+    def _rate(self, step: int) -> float:
         """Rise over the warm-up, stay, and fall to zero over the last part."""
+        total = self.settings.steps
         falling = (total - step) / (self.settings.decay * total)
         return min(1.0, (step + 1) / self.settings.warmup, max(falling, 0.0))
 
@@ -207,7 +212,7 @@ class Training:
             )
 
     @torch.no_grad()
-    def _measure(self, say: Any, loss: float) -> None:
+    def _measure(self, say: Callable[[str], None], loss: float) -> None:
         """Add a point to the curve: losses of the mean weights on both validation sets."""
         own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.model.load_state_dict(self.mean.state_dict(), strict=False)
@@ -232,5 +237,6 @@ class Training:
     def _latest(self) -> Path:
         return self._folder / "latest.pt"
 
-    def _save(self) -> None:
+    def _save(self, watch: Stopwatch) -> None:
+        self.progress.add(watch)
         checkpoint.save(self._latest(), self.settings.same_run(), self.progress, **self._parts())
