@@ -5,7 +5,7 @@ The meaning is that of Hugging Face's logits processors; the sequence includes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from engine.generation.search import Search
 
 Tokens = NDArray[np.int32]
+WordsByPrefixEnd = Mapping[int, Sequence[tuple[int, ...]]]
 NONE: Tokens = np.empty(0, np.int32)
 
 
@@ -30,11 +31,20 @@ def penalized(search: Search, sequence: Tokens) -> Tokens:
     return np.unique(sequence) if search.repetition_penalty != 1.0 else NONE
 
 
-def banned(search: Search, sequence: Tokens) -> Tokens:
+def words_by_prefix_end(search: Search) -> WordsByPrefixEnd:
+    """Return the forbidden sequences of several tokens by their last but one token."""
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for word in search.bad_words:
+        if len(word) > 1:
+            found.setdefault(word[-2], []).append(word)
+    return found
+
+
+def banned(search: Search, words: WordsByPrefixEnd, sequence: Tokens) -> Tokens:
     """Return the tokens that must not come next, beside those that never come."""
     found = [
         *repeating_ngrams(sequence, search.no_repeat_ngram),
-        *completing_words(sequence, search.bad_words),
+        *completing_words(sequence, words.get(int(sequence[-1]), ())),
     ]
     return np.array(sorted(set(found)), np.int32) if found else NONE
 

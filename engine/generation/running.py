@@ -95,7 +95,8 @@ class Batch:
             for beam, row in enumerate(running.rows):
                 history = state.slots.history[row, : length + 1]
                 sequence = state.token_at[history, np.arange(length + 1)]
-                pair = penalized(running.search, sequence), banned(running.search, sequence)
+                forbidden = banned(running.search, running.prepared.words, sequence)
+                pair = penalized(running.search, sequence), forbidden
                 found[first + beam] = pair
                 self._kept += pair
                 edits = state.edits[first + beam]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InvalidInput
 from engine.generation import state as columns
-from engine.generation.edits import Tokens, needs_history
+from engine.generation.edits import Tokens, WordsByPrefixEnd, needs_history, words_by_prefix_end
 from engine.generation.search import Search
 from engine.generation.state import COLUMNS, MOST_CANDIDATES
 
@@ -29,6 +29,7 @@ class Prepared:
         record: The record of one that begins; it has the addresses of `ends` and `bans`.
         norm: What scores are divided by, by length.
         ends, bans: Tokens that end it, and that never come.
+        words: Forbidden sequences of several tokens, by the last but one.
         asks: Whether what it may choose depends on what it chose before.
     """
 
@@ -36,6 +37,7 @@ class Prepared:
     norm: NDArray[np.float32]
     ends: Tokens
     bans: Tokens
+    words: WordsByPrefixEnd
     asks: bool
 
 
@@ -50,7 +52,8 @@ def prepare(search: Search, vocabulary_size: int, positions: int, rows: int) -> 
     ends = np.array(sorted(set(search.end)), np.int32)
     bans = banned_always(search)
     record, norm = record_of(search, ends, bans), norms(search, positions + 1)
-    return Prepared(record, norm, ends, bans, needs_history(search))
+    words = words_by_prefix_end(search)
+    return Prepared(record, norm, ends, bans, words, needs_history(search))
 
 
 def check(search: Search, vocabulary_size: int, positions: int, rows: int) -> None:
