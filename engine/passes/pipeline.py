@@ -120,6 +120,8 @@ def _apply(name: str, apply: Pass, graph: Graph, ctx: PassContext) -> Graph:
                 result = apply(graph, ctx)
             else:
                 result = rewrite_everywhere(graph, lambda each: apply(each, ctx))
+        if result is graph:
+            return graph
         verify_graph(result, known=lambda node: _is_known(ctx.registry, node))
     except GraphInvalid as error:
         raise GraphInvalid(f"after pass {name}: {error}") from error
