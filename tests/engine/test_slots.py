@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import llvmlite.ir as ir
 import numpy as np
@@ -23,9 +24,14 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def caching() -> bytes:
+def caching(seed: int = 3) -> bytes:
     """A projection of each row is appended to a cache and compared with what is there."""
-    weights = {"w": normal(8, 8), "one": np.array([1], np.int64)}
+    random = np.random.default_rng(seed)
+    weights = {
+        "w": random.standard_normal((8, 8)).astype(np.float32),
+        "table": random.standard_normal((30, 8)).astype(np.float32),
+        "one": np.array([1], np.int64),
+    }
     nodes = [
         node("Gather", ["table", "token"], ["x"]),
         node("Unsqueeze", ["x", "one"], ["x3"]),
@@ -39,7 +45,6 @@ def caching() -> bytes:
             heads=2,
         ),
     ]
-    weights["table"] = normal(30, 8)
     integers = TensorProto.INT64
     inputs = [
         ("token", ["N"], integers),
@@ -103,6 +108,22 @@ def test_a_cache_grows_in_place(device: str) -> None:
         cache = wanted["present"]
         np.testing.assert_array_equal(slots.outputs["present"], cache)
         np.testing.assert_array_equal(slots.outputs["y"][:rows], wanted["y"])
+
+
+def test_a_model_that_was_compiled_before_is_bound_alike(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        loaded = engine.load(caching(), cache_dir=tmp_path)
+        slots = loaded.bind({"N": 2, "R": 2, "T": 3}, state={"past": "present"})
+        assert slots.is_native
+        slots.inputs["token"][...], slots.inputs["slot"][...] = [4, 5], [0, 1]
+        slots.inputs["history"][...] = [[0] * 3, [1] * 3]
+        for step in range(3):
+            slots.inputs["position"][...] = step
+            slots.run()
+        found.append(np.concatenate([a.ravel() for a in slots.outputs.values()]))
+    assert found[0].any()
+    np.testing.assert_array_equal(*found)
 
 
 @DEVICES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.cpu.kernels.append_cache import AppendCache
+from engine.cpu.kernels.append_cache import PARTS, AppendCache
 from engine.cpu.kernels.indexed_attention import IndexedAttention, SourceAttention
 from engine.cpu.kernels.row_attention import RowHeads
 from engine.cpu.lower.context import Lowering
@@ -27,7 +27,7 @@ def append_cache(ctx: Lowering, node: Node) -> None:
         AppendCache(ctx.dtype(slot), ctx.dtype(position)),
         (ctx.output(node.outputs[0]), fault),
         reads,
-        tasks=rows,
+        tasks=PARTS,
         numbers=(count, rows, length, width * ctx.dtype(cache).itemsize),
         node=node,
         in_place=True,
