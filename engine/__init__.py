@@ -29,6 +29,7 @@ from engine.ops.define import make_elementwise
 from engine.ops.registry import Operator, make_operator
 from engine.profiler import NodeProfile, ProfileReport
 from engine.session import Candidate, MemoryReport, Model, PrecisionChoice, TensorSpec
+from engine.slots import Slots
 
 __all__ = [
     "ALL",
@@ -56,6 +57,7 @@ __all__ = [
     "Search",
     "Seq2Seq",
     "SlotSizes",
+    "Slots",
     "StepResult",
     "TensorSpec",
     "UnsupportedOp",
