@@ -29,7 +29,13 @@ from server.repository.manifest import (
     read_manifest,
 )
 from server.repository.scan import ModelSnapshot, VersionSnapshot, rescan_version
-from server.repository.text_model import TextModel, TextParts, check_vocabulary, read_text_parts
+from server.repository.text_model import (
+    TextModel,
+    TextParts,
+    check_vocabulary,
+    read_text_parts,
+    text_config,
+)
 
 __all__ = ["LoadOptions", "LoadedVersion", "Model", "TextModel", "load_version"]
 
@@ -125,9 +131,9 @@ def _load(
         path = version.folder / version.model_file
         how = version_config(dict(model.body), model.folder, version.folder)
         if _is_text_model(how.config, path):
-            config = how.config.model_copy(update={"task": "translation"})
-            folders = (version.folder, path.parent, model.folder)
-            parts = read_text_parts(config, tuple(dict.fromkeys(folders)))
+            folders = tuple(dict.fromkeys((version.folder, path.parent, model.folder)))
+            config = text_config(how.config, folders)
+            parts = read_text_parts(config, folders)
         else:
             parts = None
             samples = read_samples(version.folder)

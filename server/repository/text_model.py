@@ -18,6 +18,8 @@ from server.repository.config import (
 from server.repository.generation_settings import GenerationInvalid, generation_settings
 from server.text import Codec, Tokenizer, has_tokenizer, load_tokenizer
 
+LEAST_POSITIONS = 4  # fewer cannot be meant
+
 
 @dataclass
 class TextModel:
@@ -62,6 +64,24 @@ class TextParts:
     tokenizer: Tokenizer
     defaults: Search
     notes: tuple[str, ...]
+
+
+def text_config(config: ModelConfig, folders: tuple[Path, ...]) -> ModelConfig:
+    """Return the configuration of a translation model: no sentence longer than it has positions.
+
+    Raises:
+        ConfigInvalid: `config.json` cannot be used.
+    """
+    own = config.translation
+    positions = (read_json(HF_CONFIG_FILE, *folders) or {}).get("max_position_embeddings")
+    if isinstance(positions, int) and positions >= LEAST_POSITIONS:
+        own = own.model_copy(
+            update={
+                "source_tokens": min(own.source_tokens, positions),
+                "target_tokens": min(own.target_tokens, positions),
+            }
+        )
+    return config.model_copy(update={"task": "translation", "translation": own})
 
 
 def read_text_parts(config: ModelConfig, folders: tuple[Path, ...]) -> TextParts:
