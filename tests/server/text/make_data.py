@@ -119,6 +119,9 @@ def make_hub(folder: Path, class_name: str, file: str, **settings: Any) -> list[
     if "src_lang" in settings:
         tokenizer.src_lang = settings["src_lang"]
     tokenizer.save_pretrained(folder)
+    if class_name == "T5Tokenizer":  # older exports have the SentencePiece model only
+        (DATA / "t5_pieces").mkdir()
+        shutil.copy(work / file, DATA / "t5_pieces")
     shutil.rmtree(work)
     return expectations(tokenizer)
 

@@ -114,6 +114,44 @@ def test_t5_is_told_in_words(tmp_path: Path) -> None:
         t5.bind("de", "en")
 
 
+def test_t5_without_a_tokenizer_json_is_the_same() -> None:
+    pieces = tokenizer("t5_pieces").bind()
+    assert (tokenizer("t5_pieces").end, tokenizer("t5_pieces").padding) == (1, 0)
+    for text, ids, again in EXPECTED["t5"]:
+        if "\t" not in text:  # white space of this small model is the space alone
+            assert list(pieces.encode(text)) == ids, text
+            assert pieces.decode(ids) == again.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", '{"__de__": 300, "__en__": 301}'),
+        ("special_tokens_map.json", '{"additional_special_tokens": ["__de__", "__en__"]}'),
+        ("tokenizer_config.json", '{"additional_special_tokens": ["__de__", "__en__"]}'),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder":{"300":{"content":"__de__"},"301":{"content":"__en__"}}}',
+        ),
+    ],
+)
+def test_m2m_languages_may_be_listed_in_many_ways(tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(DATA / "m2m", tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(content)
+    m2m = load_tokenizer(tmp_path)
+    assert m2m.target_languages == ("de", "en")
+    first = 300 if "300" in content else len(json.loads((tmp_path / "vocab.json").read_text()))
+    assert m2m.bind("de", "en").lead == (first,)
+    assert m2m.bind("de", "en").forced_first == first + 1
+
+
+def test_spaces_are_tidied_where_the_files_ask_for_it(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "t5", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"clean_up_tokenization_spaces": true}')
+    codec = load_tokenizer(tmp_path).bind()
+    assert codec.decode(codec.encode("does n't it , no ?")) == "doesn't it, no?"
+
+
 @pytest.mark.parametrize("family", sorted(PAIRS))
 def test_unknown_languages_are_refused(family: str) -> None:
     with pytest.raises(InvalidInput, match="'tlh'") as caught:
