@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import itertools
+import random
 import time
 import weakref
 from pathlib import Path
@@ -434,3 +435,46 @@ async def test_the_loop_takes_little_of_a_step():
         await asyncio.gather(*futures)
         between = sorted(b[0] - a[1] for a, b in itertools.pairwise(spent[100:]))
         assert between[len(between) // 2] < 100e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_clients_do_everybody_is_answered_and_every_slot_is_freed(seed):
+    rng = random.Random(seed)
+    answered = []
+
+    async def client(room):
+        for _ in range(12):
+            tokens = [rng.randint(2, 20)] * rng.randint(1, 12)
+            if rng.random() < 0.08:
+                tokens.append(rng.choice((POISON, UNREADABLE)))
+            beams = rng.choice((1, 1, 2, 5))
+            heard = []
+            options = {
+                "search": search(beams=beams, sample=rng.random() < 0.2 and beams == 1),
+                "deadline_us": monotonic_us() + rng.choice((2_000, 10_000_000)),
+                "priority": rng.randint(-9, 9),
+                "on_token": heard.append if beams == 1 and rng.random() < 0.5 else None,
+            }
+            try:
+                future = room.submit(tokens, **options)
+                if rng.random() < 0.2:
+                    asyncio.get_running_loop().call_later(rng.random() * 0.004, future.cancel)
+                result = await future
+                assert best(result) == translation(tokens)
+                if options["on_token"] is not None:
+                    assert heard == list(best(result)[:-1])
+                answered.append("ok")
+            except ServerError as error:
+                answered.append(error.code)
+            except asyncio.CancelledError:
+                answered.append("cancelled")
+            await asyncio.sleep(rng.choice((0, 0, 0.001)))
+
+    async with Room(max_waiting=30) as room:
+        await asyncio.gather(*(client(room) for _ in range(25)))
+        await until(lambda: not room.loop._driver.busy)
+        assert not room.sentences._flights
+        assert room.loop.waiting == 0
+    assert len(answered) == 25 * 12
+    assert answered.count("ok") > 100
+    assert {"cancelled", "invalid_input"} <= set(answered)
