@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from struct import Struct
+from time import perf_counter_ns
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +28,10 @@ from engine.cpu.runtime.layout import (
 from engine.cpu.runtime.pool import Pool, shared_pool
 from engine.cpu.runtime.walker import WALK
 
-_NEVER: Final = np.iinfo(np.int64).max
+_NEVER: Final = int(np.iinfo(np.int64).max)
+TRIALS: Final = 24  # runs of a prepared program by which its cores are chosen
+SETTLED_RUNS: Final = 5000  # for which the choice holds
+WORTH: Final = 0.95  # of the time on one core: more cores must save this much
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,11 @@ _SLOT_PACKS: Final = [Struct(f"={count}q").pack_into for count in range(9)]
 
 
 class NativeProgram:
-    """Steps as native code reads them. Thread-safe: every run has a context of its own."""
+    """Steps as native code reads them. Thread-safe: every run has a context of its own.
+
+    Attributes:
+        width: How many threads can have something to do at once.
+    """
 
     def __init__(
         self,
@@ -130,7 +139,7 @@ class NativeProgram:
         self._scratch_bytes = scratch_bytes
         self._local_bytes = max((g.local_bytes for g in self._groups), default=0)
         self._base_count = 1 + max((o[0] for s in steps for o in s.operands), default=0)
-        self._width = max((_width(steps, g) for g in self._groups), default=1)
+        self.width = max((_width(steps, g) for g in self._groups), default=1)
         self._table = _pack(steps, self._groups)
         self._pool = pool or shared_pool()
         self._entry = native_entry()
@@ -184,7 +193,7 @@ class NativeProgram:
         """Run all steps in a context that nobody else uses meanwhile."""
         pool = self._pool
         slots = pool.acquire(
-            threads if threads < self._width else self._width,
+            threads if threads < self.width else self.width,
             self._scratch_bytes,
             self._local_bytes,
             None if cancel is None else cancel.words,
@@ -220,18 +229,40 @@ class NativeProgram:
 
 
 class PreparedRun:
-    """A program with everything that one run after the other needs. Not thread-safe."""
+    """A program with everything that one run after the other needs. Not thread-safe.
 
-    __slots__ = ("_alive", "_context", "_program", "_threads")
+    Where several cores are allowed it finds out whether they pay: a step of some tens of
+    microseconds may take longer on two cores than on one. Now and then it asks again.
+    """
+
+    __slots__ = ("_alive", "_context", "_left", "_most", "_program", "_threads", "_times")
 
     def __init__(
         self, program: NativeProgram, context: _Context, threads: int, alive: object
     ) -> None:
-        self._program, self._context, self._threads, self._alive = program, context, threads, alive
+        self._program, self._context, self._alive = program, context, alive
+        self._most = self._threads = min(threads, program.width)
+        self._left = 0 if self._most > 1 else _NEVER  # runs until it asks again
+        self._times: list[int] = []
 
     def __call__(self) -> None:
         """Run all steps."""
-        self._program.walk(self._context, self._threads)
+        self._left -= 1
+        if self._left >= 0:
+            self._program.walk(self._context, self._threads)
+        else:
+            self._try()
+
+    def _try(self) -> None:
+        """Run on all cores and on one in turn, with a clock; in the end decide."""
+        start = perf_counter_ns()
+        self._program.walk(self._context, 1 if len(self._times) % 2 else self._most)
+        self._times.append(perf_counter_ns() - start)
+        if len(self._times) == TRIALS:
+            together, alone = median(self._times[::2]), median(self._times[1::2])
+            self._threads = self._most if together < WORTH * alone else 1
+            self._left = SETTLED_RUNS
+            self._times.clear()
 
 
 def _lay_apart(rows: Words) -> None:
