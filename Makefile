@@ -74,6 +74,7 @@ bench-engine: $(VENV)/.dev $(if $(MILLRACE_TORCH_PYTHON),,$(FULL)/.full)  ## tim
 bench-translation: $(VENV)/.dev  ## decode beside CTranslate2 and ONNX Runtime; results in benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.translation.engines $(ARGS)
+	$(BIN)/python -m benchmarks.translation.served
 
 # --- checking it
 

@@ -5,9 +5,9 @@ same cores, in turn; every client sends the next sentence when it has its answer
 of sentences is off. Also: how long a stream takes to its first token, and whether what is served
 scores as what is translated offline. Needs the `bench` extra, and
 
-    python -m benchmarks.translation.served --model VERSION --checkpoint FOLDER --data FOLDER
+    python -m benchmarks.translation.served --data FOLDER
 
-with MILLRACE_TORCH_PYTHON naming a Python that has torch and transformers, for the conversion.
+with the model that ships and its checkpoint, and MILLRACE_TORCH_PYTHON naming a Python that has torch and transformers, for the conversion.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from benchmarks.common.server_process import ServerProcess
 from benchmarks.server.compare import Running, peer
 from benchmarks.server.load import Body, tree_cpu_s
 from benchmarks.translation.convert import convert
+from benchmarks.translation.engines import CHECKPOINT, SHIPPED, newest
 from benchmarks.translation.scores import Scores, card_scores, served_scores
 from benchmarks.translation.streams import stream_request, streams
 from benchmarks.translation.texts import captions, mixed
@@ -325,17 +326,18 @@ def report(found: dict[int, dict[str, object]], checked: list[Target]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     data = os.environ.get("MILLRACE_TEST_DATA")
-    parser.add_argument("--model", type=Path, required=True, help="a version's folder")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="the same weights as Hugging Face has them"
-    )
+    parser.add_argument("--model", type=Path, default=newest(SHIPPED), help="a version's folder")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="the same weights")
+    parser.add_argument("--work", type=Path, default=Path("build/bench-translation"))
     parser.add_argument("--data", type=Path, default=data, required=data is None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the servers would be left behind
-    arguments.ct2 = convert(arguments.checkpoint, arguments.checkpoint.parent / "ct2")
+    if arguments.model is None or not arguments.checkpoint.is_dir():
+        parser.error("no --model or no --checkpoint; recipes.translate_de_en makes both")
+    arguments.ct2 = convert(arguments.checkpoint, arguments.work / "ctranslate2-fp32")
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(arguments.model / "source.spm"))
     texts = mixed(
         captions(arguments.data), SENTENCES, 3, 60, lambda text: len(pieces.encode(text)) + 1
