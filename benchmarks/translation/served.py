@@ -7,7 +7,8 @@ scores as what is translated offline. Needs the `bench` extra, and
 
     python -m benchmarks.translation.served --data FOLDER
 
-with the model that ships and its checkpoint, and MILLRACE_TORCH_PYTHON naming a Python that has torch and transformers, for the conversion.
+with the model that ships and its checkpoint, and MILLRACE_TORCH_PYTHON naming a Python that has
+torch and transformers, for the conversion.
 """
 
 from __future__ import annotations
