@@ -41,6 +41,7 @@ task = "translation"
 [translation]
 source = "de"
 target = "en"
+source_tokens = 128                       # it was trained on up to 100; longer sentences are cut
 """
 
 
