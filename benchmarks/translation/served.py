@@ -207,7 +207,7 @@ def compare(arguments: argparse.Namespace, texts: list[str], beams: int) -> dict
         repository = make_repository(root, arguments.model)
         ours = running.enter_context(ServerProcess(repository, root / "millrace.log"))
         servers = {"millrace": Running(ours.port, ours.pid)}
-        for threads in (1, 2):
+        for threads in arguments.threads:
             name = f"wrapper, {threads} thread" + "s" * (threads > 1)
             log = root / f"wrapper{threads}.log"
             servers[name] = running.enter_context(wrapper(arguments, beams, threads, log))
@@ -333,6 +333,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=data, required=data is None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the wrapper")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the servers would be left behind
