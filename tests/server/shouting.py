@@ -99,7 +99,8 @@ _load_graphs = engine.load_seq2seq
 
 def load_seq2seq(folder: Path, **options: Any) -> Any:
     """Load what `write_shouting` wrote; other folders are loaded as ever."""
-    if (folder / "encoder_model.onnx").read_bytes() != STAND_IN:
+    encoder = folder / "encoder_model.onnx"
+    if not encoder.exists() or encoder.read_bytes() != STAND_IN:
         return _load_graphs(folder, **options)
     MODELS[folder.parent.name] = ShoutingModel(folder)
     return MODELS[folder.parent.name]

@@ -169,6 +169,7 @@ async def test_golden_samples_are_checked_by_what_serves(tmp_path: Path, pool: W
         ({"text": "ja", "translation": "JA", "tokens": "x"}, "`tokens` must be a list"),
         ({"text": "ja"}, "cannot be used: expected"),
         ({"text": "ja", "translation": 5}, "must be strings"),
+        ({"text": "ja", "translation": "JA", "parameters": [1]}, "must be an object"),
         ({"text": "ja", "translation": "JA", "parameters": {"beams": 0}}, "beams"),
         ({"text": "ja", "translation": "JA", "parameters": {"target": "fr"}}, "'fr'"),
     ],

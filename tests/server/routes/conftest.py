@@ -61,7 +61,7 @@ def shouting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
         max_body_bytes=1 << 20,
         max_inline_json_bytes=2048,
         max_items=8,
-        request_timeout_s=10.0,
+        request_timeout_s=30.0,
     )
     with shouting_models(), running_server(settings) as running:
         yield running

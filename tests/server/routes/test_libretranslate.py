@@ -14,7 +14,7 @@ GERMAN = "Ich habe gestern meinen Schlüssel verloren."
 
 @pytest.fixture
 def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shouting_server.url, timeout=20.0) as session:
+    with httpx.Client(base_url=shouting_server.url, timeout=60.0) as session:
         yield session
 
 
@@ -78,6 +78,8 @@ def test_markup_and_nothing(client: httpx.Client) -> None:
         ({"q": "ja", "alternatives": 10**20}, "alternatives"),
         ({"q": "x" * 3001}, "3000"),
         ({"q": []}, "1 to 8 texts"),
+        ({"q": "ja", "model": 5}, "`model` must be a string"),
+        ({"q": "ja", "model": "echo"}, "not for translation"),
     ],
 )
 def test_what_is_wrong_is_a_400(client: httpx.Client, body: dict, words: str) -> None:

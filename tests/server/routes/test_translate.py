@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.server.shouting import MODELS, SCORE, shouted
 
 @pytest.fixture
 def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shouting_server.url, timeout=20.0) as session:
+    with httpx.Client(base_url=shouting_server.url, timeout=60.0) as session:
         yield session
 
 
@@ -131,6 +132,17 @@ def test_a_form_may_hold_all_there_is(client: httpx.Client) -> None:
     assert (broken.status_code, broken.json()["code"]) == (400, "malformed_request")
     picture = client.post("/translate", content=b"x", headers={"Content-Type": "image/png"})
     assert (picture.status_code, picture.json()["code"]) == (415, "unsupported_media")
+
+
+def test_large_texts_are_handled_off_the_loop(client: httpx.Client) -> None:
+    text = "Ein Satz ist das.\n" * 20 + "x" * 2200
+    body = gzip.compress(json.dumps({"text": text}).encode())
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    answer = client.post("/translate", content=body, headers=headers)
+    assert answer.json()["translations"][0]["text"].startswith("EIN SATZ IST DAS.\n")
+    assert answer.json()["translations"][0]["split"]
+    broken = client.post("/translate", content=b"x", headers=headers)
+    assert broken.status_code == 400
 
 
 def test_a_form_with_files(client: httpx.Client) -> None:

@@ -201,7 +201,7 @@ def test_too_much_text_is_refused() -> None:
         ({"Zug": " "}, "1 to 200 characters"),
         ({"Zug": "x" * 201}, "1 to 200 characters"),
         ({"Zug": "a\nb"}, "control characters"),
-        ({f"Zug{i}": "x" for i in range(201)}, "at most 200"),
+        ({f"Zug{i}": "x" for i in range(1001)}, "at most 1000"),
     ],
 )
 def test_glossaries_that_cannot_be_are_refused(glossary: dict[str, str], complaint: str) -> None:
@@ -266,3 +266,17 @@ def test_a_growing_answer_is_a_prefix_of_the_answer() -> None:
     assert document.join_prefix([]) == ""
     assert document.join_prefix(done[:1], "DER B") == "DER ZUG. DER B"
     assert document.join_prefix([done[0], None, done[2]]) == "DER ZUG. "
+
+
+@pytest.mark.parametrize("markup", ["text", "html"])
+def test_verbatim_text_is_one_sentence_as_it_is(markup: str) -> None:
+    text = " - Der {x} Zug.  Er kostet <b>1789</b> \u4f60\u597d.\nJa \n"
+    (sentence,) = plan(text, verbatim=True, format=markup).sentences
+    (attempt,) = sentence.attempts()
+    (source,) = attempt.sources
+    assert source.text == "- Der {x} Zug. Er kostet <b>1789</b> \u4f60\u597d. Ja"
+    assert source.tokens == plain_codec().encode(source.text)
+    assert sentence.streamable
+    assert translated(text, lambda _: "No!", verbatim=True) == " No! \n"
+    assert translated("", lambda _: "No!", verbatim=True) == ""
+    assert plan("Zug " * 50, verbatim=True, max_tokens=20).split > 1
