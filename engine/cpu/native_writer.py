@@ -15,6 +15,7 @@ from engine.cpu.hosted import hosted_kernels
 from engine.cpu.program_json import ProgramWriter
 from engine.cpu.runtime.walker import Walker
 from engine.cpu.specializing import open_symbols
+from engine.cpu.tails import tail_kernels
 from engine.cpu.target import Target
 from engine.graph_json import GraphWriter
 from engine.ir.graph import Graph, Node
@@ -42,7 +43,8 @@ def write_native(
     compiler = GraphCompiler(target, registry, limits, precision)
     rewritten = compiler.rewrite(graph)
     kernels = kernels_of(compiler.lowered)
-    needed = dict.fromkeys([*kernels, *hosted_kernels(rewritten), Walker()])
+    others = [*hosted_kernels(rewritten), *tail_kernels(kernels), Walker()]
+    needed = dict.fromkeys([*kernels, *others])
     writer, nodes, packed = GraphWriter(), _Nodes(graph), _PackedWeights(into)
     programs = ProgramWriter({k: number for number, k in enumerate(kernels)}, nodes.number)
     open_sizes = open_symbols(graph, compiler.coverage)

@@ -11,8 +11,12 @@ import pytest
 from onnx import TensorProto
 
 import engine
+from engine.artifact_cache import FOLDER
+from engine.container import map_container
+from engine.cpu.code_store import kernel_key
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.target import Target
+from engine.cpu.tails import TAILS
+from engine.cpu.target import Target, host_target
 from engine.device import TailStep
 from tests.engine.onnx_models import mlp, model, node
 
@@ -232,3 +236,13 @@ def test_a_tail_runs_after_every_step() -> None:
 def test_devices_without_native_programs_take_no_tail() -> None:
     slots = engine.load(mlp(), device="reference").bind({"N": 4})
     assert not slots.append_tail([TailStep(Doubled(), [np.zeros(4, np.int64)] * 2)])
+
+
+@pytest.mark.parametrize("source", [caching(), mlp()])
+def test_the_search_is_compiled_beside_a_decoder(source: bytes, tmp_path: Path) -> None:
+    """A process that maps a compiled model compiles nothing for its tail either."""
+    engine.load(source, cache_dir=tmp_path).close()
+    (file,) = (tmp_path / FOLDER).iterdir()
+    kept = map_container(file).header["native"]["data"]["code"]
+    tails = {kernel_key(kernel, host_target()) for kernel in TAILS.values()}
+    assert tails & kept.keys() == (tails if source == caching() else set())
