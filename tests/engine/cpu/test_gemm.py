@@ -81,6 +81,16 @@ def test_bits_do_not_depend_on_the_split_of_tasks_or_the_number_of_rows() -> Non
     assert one.tobytes() == many.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_bits_do_not_depend_on_what_is_asked_for_ahead(parts: int) -> None:
+    for rows in (1, 2, 45):
+        plain, expected = product(rows, 64, 70, GemmSchedule(42, 2, parts))
+        once = GemmSchedule(42, 2, parts, 128, ahead_once=True)
+        ahead, _ = product(rows, 64, 70, once, pieces=2)
+        assert plain.tobytes() == ahead.tobytes()
+        np.testing.assert_allclose(plain, expected, rtol=2e-5, atol=2e-5)
+
+
 def test_heights_reach_every_number_of_rows() -> None:
     for isa in ISAS:
         heights = tile_heights(target_for(isa))
