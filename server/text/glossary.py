@@ -10,7 +10,7 @@ from server.errors import InvalidInput
 
 from .atoms import Atom, Kind
 
-MAX_TERMS = 200
+MAX_TERMS = 1000
 MAX_TERM_LENGTH = 200
 NEVER = r"(?!)"  # a pattern that matches nothing
 
@@ -40,7 +40,11 @@ class Glossary:
         for source, target in terms.items():
             self._targets[_key(_checked(source))] = _checked(target)
         ordered = sorted((source.strip() for source in terms), key=len, reverse=True)
-        self.pattern = "|".join(_whole_words(term) for term in ordered) or NEVER
+        words = [_spelled(term) for term in ordered if term[0].isalnum()]
+        others = [_spelled(term) for term in ordered if not term[0].isalnum()]
+        # Words are looked for where one begins, and not at every character.
+        parts = [rf"(?<!\w)(?:{'|'.join(words)})"] if words else []
+        self.pattern = "|".join(parts + others) or NEVER
 
     def atom(self, raw: str) -> Atom:
         """Return what a found term becomes."""
@@ -71,14 +75,14 @@ def _key(term: str) -> str:
     return words[:1].lower() + words[1:]
 
 
-def _whole_words(term: str) -> str:
+def _spelled(term: str) -> str:
     first, rest = term[0], term[1:]
-    start = f"[{re.escape(first.lower())}{re.escape(first.upper())}]"
-    if len(first.upper()) != 1 or len(first.lower()) != 1:
-        start = re.escape(first)
-    before = r"(?<!\w)" if first.isalnum() else ""
+    large, small = first.upper(), first.lower()
+    start = re.escape(first)
+    if len(large) == len(small) == 1 and large.lower() == small:
+        start = f"[{re.escape(small)}{re.escape(large)}]"
     after = r"(?!\w)" if term[-1].isalnum() else ""
-    return before + start + _spaced(rest) + after
+    return start + _spaced(rest) + after
 
 
 def _spaced(rest: str) -> str:

@@ -9,14 +9,14 @@ from typing import Literal
 from server.errors import PayloadTooLarge
 
 from .around import Around, build_around
-from .atoms import Atom, Kind, blocks_of, cut, raw_of, shadow_of
+from .atoms import Atom, Kind, blocks_of, cut, plain_text, raw_of, shadow_of
 from .codec import Codec
 from .glossary import Glossary
 from .markup import escape, scan_html
 from .numbers import numbers_of
 from .scanning import scan_text, well_formed
 from .sentences import cuts_of, sentence_ends
-from .sources import Write
+from .sources import Source, Write, squeezed
 from .trimming import trimmed
 from .unknown import with_known_text
 from .whole import COUNTS, NAMES, Whole, build_whole
@@ -37,6 +37,8 @@ class PlanOptions:
         max_tokens: Longest source in tokens, special ones included; longer sentences are cut.
         max_characters: Longest document.
         max_sentences: Most sentences in a document.
+        verbatim: The text is one sentence that the model reads as it is: nothing is looked for in
+            it, nothing checked afterwards. It is cut only where it is too long.
     """
 
     format: Format = "text"
@@ -45,6 +47,7 @@ class PlanOptions:
     max_tokens: int = 256
     max_characters: int = 100_000
     max_sentences: int = 5_000
+    verbatim: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Sentence:
         codec: Of the model.
         write: How text is written in the document.
         max_tokens: Longest source.
+        verbatim: Whether the model reads it as it is, once.
     """
 
     atoms: tuple[Atom, ...]
@@ -68,12 +72,13 @@ class Sentence:
     codec: Codec
     write: Write
     max_tokens: int
+    verbatim: bool = False
 
     @property
     def streamable(self) -> bool:
         """Return whether a translation of it may be shown while it grows: there is one way only."""
         plain = all(atom.kind is Kind.TEXT for atom in self.atoms)
-        return plain and not numbers_of(shadow_of(self.atoms))
+        return self.verbatim or (plain and not numbers_of(shadow_of(self.atoms)))
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield ways to translate it: the best first, and one that always succeeds last.
@@ -82,6 +87,10 @@ class Sentence:
         returns the sentence for the document, or None where the model has lost something that had
         to come out again.
         """
+        if self.verbatim:
+            source = Source(squeezed(shadow_of(self.atoms)), self.codec)
+            yield Whole((source,), {}, (), (), {}, self.write, checked=False)
+            return
         kinds = {atom.kind for atom in self.atoms}
         numbers = numbers_of(shadow_of(self.atoms))
         everything = {Kind.VALUE, Kind.TERM, Kind.NUMBER}
@@ -189,9 +198,12 @@ def plan_document(text: str, codec: Codec, options: PlanOptions | None = None) -
     if len(text) > options.max_characters:
         raise _too_large("characters", len(text), options.max_characters)
     text = well_formed(text)
+    planner = _Planner(codec, options)
+    if options.verbatim:
+        planner.add_sentence([plain_text(text)])
+        return planner.finish()
     glossary = Glossary(options.glossary)
     scan = scan_html if options.format == "html" else scan_text
-    planner = _Planner(codec, options)
     for block in blocks_of(scan(text, glossary)):
         planner.add_block(block)
     return planner.finish()
@@ -219,9 +231,10 @@ class _Planner:
             self._add_gap(raw_of(atoms))
             return
         for sentence in cut(atoms, sentence_ends(shadow, self._language)):
-            self._add_sentence(sentence)
+            self.add_sentence(sentence)
 
-    def _add_sentence(self, atoms: list[Atom]) -> None:
+    def add_sentence(self, atoms: list[Atom]) -> None:
+        """Add a sentence with what stands around it, cut if it is too long."""
         before, inside, after = trimmed(atoms)
         self._add_gap(raw_of(before))
         cuts = cuts_of(shadow_of(inside), self._codec.count, self._options.max_tokens)
@@ -241,7 +254,8 @@ class _Planner:
 
     def _add_words(self, atoms: list[Atom], *, split: bool) -> None:
         source = raw_of(atoms)
-        known = with_known_text(atoms, self._codec)
+        verbatim = self._options.verbatim
+        known = atoms if verbatim else with_known_text(atoms, self._codec)
         marked = sum(atom.kind is not Kind.TEXT for atom in known or atoms)
         self._sentences += 1 + marked // MARKED_PER_SENTENCE
         if self._sentences > self._options.max_sentences:
@@ -259,6 +273,7 @@ class _Planner:
                 codec=self._codec,
                 write=self._write,
                 max_tokens=self._options.max_tokens,
+                verbatim=verbatim,
             )
         )
         self._at += len(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.server.text.translating import Model, plan, sources, translated
@@ -210,6 +210,24 @@ def test_terms_survive_any_model(model: str) -> None:
         "Ein <b>Zug</b>.", MODELS[model], glossary={"Zug": "Bahn & Co"}, format="html"
     )
     assert "Bahn &amp; Co" in html
+
+
+@given(
+    term=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
+        lambda term: term.strip() == term
+    ),
+    text=st.text(max_size=8),
+)
+@example(term="\u017fund", text="")  # its capital is an S, whose small letter is another one
+@example(term="\u0130", text="i")
+@settings(max_examples=100, deadline=None)
+def test_any_term_is_a_term(term: str, text: str) -> None:
+    terms = {term: "TERM"}
+    for variant in (term, term.upper(), term.capitalize()):
+        translated(f"Der {variant} {text}", MODELS["says nothing"], glossary=terms)
+    done = translated(f"Zug\n{term}\nZug", MODELS["says nothing"], glossary=terms)
+    kept = plan(term).join([""] * len(plan(term).sentences))
+    assert done in ("\nTERM\n", f"\n{kept}\n")
 
 
 # --- letters that the vocabulary lacks
