@@ -41,6 +41,7 @@ from server.routes.endpoint import Endpoint, Runtime, begin_call
 from server.routes.table import MethodSwitch, Route, by_path
 from server.serving import attachments
 from server.settings import Settings, available_cpus, load_settings
+from server.text import LanguageDetector
 
 logger = logging.getLogger("millrace.app")
 
@@ -149,8 +150,9 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
     pool = WorkerPool(settings.worker_threads)
     await _start_file_threads()
     metrics = Metrics()
-    repository = Repository(settings, metrics, attachments(pool, metrics, settings))
-    runtime.start(Handlers(repository, pool, metrics, settings))
+    detector = LanguageDetector()
+    repository = Repository(settings, metrics, attachments(pool, metrics, settings, detector))
+    runtime.start(Handlers(repository, pool, metrics, settings, detector))
     metrics.loop_lag.start()
     await repository.start()
     try:

@@ -75,13 +75,19 @@ class ServingAttachment:
 
     name = NAME
 
-    def __init__(self, pool: WorkerPool, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        metrics: Metrics,
+        settings: Settings,
+        detector: LanguageDetector,
+    ) -> None:
         """Remember what all deployments share."""
         self._pool = pool
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
         self._golden_s = settings.load_timeout_s
-        self.detector = LanguageDetector()
+        self._detector = detector
 
     async def prepare(self, new: Deployment, old: Deployment | None) -> Serving | TextServing:
         """Build the tasks and who runs them; raises if the config does not fit the model."""
@@ -130,7 +136,7 @@ class ServingAttachment:
         sizes = sentences.sizes  # what the model has positions for may be less than was asked
         new.metadata["generation"] = asdict(model.defaults)
         task = TranslationTask(model.defaults, rows=sizes.rows, target_tokens=sizes.target_tokens)
-        translator = Translator(model, sentences, own, self._pool, self.detector)
+        translator = Translator(model, sentences, own, self._pool, self._detector)
         try:
             samples = await in_background(lambda: read_text_samples(new.folder), name="samples")
             async with asyncio.timeout(self._golden_s):
@@ -143,9 +149,19 @@ class ServingAttachment:
         return TextServing(task, translator, self._metrics.model(new.model, new.version))
 
 
-def attachments(pool: WorkerPool, metrics: Metrics, settings: Settings) -> tuple[Attachment, ...]:
-    """Return what every deployment is served with, in the order in which it is prepared."""
-    return (TranslationAttachment(metrics), ServingAttachment(pool, metrics, settings))
+def attachments(
+    pool: WorkerPool,
+    metrics: Metrics,
+    settings: Settings,
+    detector: LanguageDetector | None = None,
+) -> tuple[Attachment, ...]:
+    """Return what every deployment is served with, in the order in which it is prepared.
+
+    A language detector that is used takes much memory: one is enough for a process.
+    """
+    detector = detector or LanguageDetector()
+    serving = ServingAttachment(pool, metrics, settings, detector)
+    return TranslationAttachment(metrics), serving
 
 
 async def _check_texts(

@@ -16,6 +16,7 @@ from server.handlers.translate import TranslateHandler
 from server.metrics import Metrics
 from server.repository.registry import Repository
 from server.settings import Settings
+from server.text import LanguageDetector
 
 __all__ = ["Handlers"]
 
@@ -24,7 +25,12 @@ class Handlers:
     """Every handler of an application, over one repository and one pool."""
 
     def __init__(
-        self, repository: Repository, pool: WorkerPool, metrics: Metrics, settings: Settings
+        self,
+        repository: Repository,
+        pool: WorkerPool,
+        metrics: Metrics,
+        settings: Settings,
+        detector: LanguageDetector | None = None,
     ) -> None:
         """Bind the handlers to what they share."""
         self.repository = repository
@@ -33,6 +39,7 @@ class Handlers:
         self.flights = Flights()
         self.predict = PredictHandler(repository, pool, self.flights, settings).predict
         self.infer = InferHandler(repository, pool, self.flights, settings).infer
-        self.translate = TranslateHandler(repository, pool, self.flights, settings)
+        detector = detector or LanguageDetector()
+        self.translate = TranslateHandler(repository, pool, self.flights, settings, detector)
         self.models = ModelHandler(repository, metrics)
         self.admin = AdminHandler(repository)

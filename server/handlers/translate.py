@@ -70,14 +70,19 @@ class TranslateHandler:
     """Answers `TranslateRequest`s, at once or piece by piece."""
 
     def __init__(
-        self, repository: Repository, pool: WorkerPool, flights: Flights, settings: Settings
+        self,
+        repository: Repository,
+        pool: WorkerPool,
+        flights: Flights,
+        settings: Settings,
+        detector: LanguageDetector,
     ) -> None:
         """Keep what every request uses."""
         self._repository = repository
         self._pool = pool
         self._flights = flights
         self._settings = settings
-        self._detector = LanguageDetector()
+        self._detector = detector
 
     async def translate(
         self, request: TranslateRequest, call: Call, parse_s: float = 0.0
