@@ -126,5 +126,6 @@ def expected() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in expected().items())
     EXPECTED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
