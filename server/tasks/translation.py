@@ -36,6 +36,7 @@ class TranslationOptions:
         format: "html" keeps tags and reads entities.
         glossary: Terms and what each must become.
         sentences: Whether the result lists the sentences.
+        verbatim: Whether the model reads each text as one sentence, as it is.
     """
 
     search: Search
@@ -44,6 +45,7 @@ class TranslationOptions:
     format: Format = "text"
     glossary: Mapping[str, str] | None = None
     sentences: bool = False
+    verbatim: bool = False
 
 
 class TranslationTask:
@@ -76,6 +78,7 @@ class TranslationTask:
             "seed": integer(0, 2**63 - 1),
             "log_probabilities": boolean,
             "sentences": boolean,
+            "verbatim": boolean,
             "source": language,
             "target": language,
             "format": one_of("text", "html"),

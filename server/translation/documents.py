@@ -108,6 +108,7 @@ class Translator:
             max_tokens=self._sentences.sizes.source_tokens,
             max_characters=config.max_characters,
             max_sentences=config.max_sentences,
+            verbatim=options.verbatim,
         )
         if len(text) < LONG_TEXT:
             return _cut_text(text, codec, how)

@@ -72,6 +72,13 @@ def test_details_of_sentences(client: httpx.Client) -> None:
     assert found["tokens"] == len(first["tokens"]) + len(second["tokens"])
 
 
+def test_verbatim_text_is_one_sentence(client: httpx.Client) -> None:
+    parameters = {"verbatim": True, "sentences": True}
+    [found] = translate(client, text="Ja. Nein.", parameters=parameters)["translations"]
+    assert [each["source"] for each in found["sentences"]] == ["Ja. Nein."]
+    assert found["text"] == "JA. NEIN."
+
+
 def test_alternatives(client: httpx.Client) -> None:
     [found] = translate(client, text="Ja. Nein.", n_best=3)["translations"]
     assert [each["text"] for each in found["alternatives"]] == ["JA.! NEIN.!", "JA.!! NEIN.!!"]
