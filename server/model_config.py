@@ -99,6 +99,7 @@ class TranslationConfig(Section):
     max_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 4096  # of one text
     rows: Annotated[int, Field(ge=1, le=4096)] = 64  # sequences under construction at a time
     sources: Annotated[int, Field(ge=1, le=4096)] = 64  # sentences under way at a time
+    lanes: Annotated[int, Field(ge=1, le=64)] | None = None  # that share rows; 2 of many rows
     source_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256  # longer sentences are split
     target_tokens: Annotated[int, Field(ge=4, le=65_536)] = 256
     max_queue_sentences: Annotated[int, Field(ge=1, le=1_000_000)] = 8192  # more: 429

@@ -90,7 +90,7 @@ def _translating(
 ) -> Iterator[tuple[tuple[str, str], TranslationMetrics]]:
     for model in models:
         if model.translation is not None:
-            yield (model.model, model.version), model.translation
+            yield (model.model, model.version), model.translation.total()
 
 
 def _decoding_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
@@ -146,7 +146,7 @@ def _sentence_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         "millrace_sentence_cache_bytes", "Size of the cache", labels=VERSION_LABELS
     )
     for labels, found in _translating(models):
-        for outcome, count in sorted(found.sentences.copy().items()):
+        for outcome, count in sorted(found.sentences.items()):
             sentences.add_metric((*labels, outcome), count)
         waiting.add_metric(labels, found.waiting)
         for result, count in sorted(found.lookups.items()):

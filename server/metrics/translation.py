@@ -8,18 +8,33 @@ from __future__ import annotations
 
 from server.metrics.histogram import SECONDS_BOUNDS, Histogram
 
+_SUMS = (
+    *("row_slots", "memory_bytes", "rows", "row_steps", "tokens", "encoded_tokens"),
+    *("padding_tokens", "waiting", "cache_bytes"),
+)
+
 
 class TranslationMetrics:
     """Bound once per deployment; every method is cheap."""
 
     __slots__ = (
         *("cache_bytes", "encoded_tokens", "lookups", "memory_bytes", "padding_tokens"),
-        *("row_slots", "row_steps", "rows", "sentences", "step_seconds", "tokens", "waiting"),
+        *(
+            "parts",
+            "row_slots",
+            "row_steps",
+            "rows",
+            "sentences",
+            "step_seconds",
+            "tokens",
+            "waiting",
+        ),
     )
 
     def __init__(self, row_slots: int = 0, memory_bytes: int = 0) -> None:
         """Start at zero; the slots are as many as the decoder has."""
         self.row_slots = row_slots
+        self.parts: tuple[TranslationMetrics, ...] = ()  # of the lanes, where there are several
         self.memory_bytes = memory_bytes  # of the decoder's static slots
         self.step_seconds = Histogram(SECONDS_BOUNDS)
         self.rows = 0  # in use now
@@ -48,6 +63,20 @@ class TranslationMetrics:
         """Count a sentence that left: `ok`, `looped`, `cancelled`, or its error's code."""
         self.sentences[outcome] = self.sentences.get(outcome, 0) + 1
         self.tokens += tokens
+
+    def total(self) -> TranslationMetrics:
+        """Return the sums over this and its parts."""
+        found = TranslationMetrics()
+        for each in (self, *self.parts):
+            for name in _SUMS:
+                setattr(found, name, getattr(found, name) + getattr(each, name))
+            for table, into in ((each.sentences, found.sentences), (each.lookups, found.lookups)):
+                for key, count in table.copy().items():
+                    into[key] = into.get(key, 0) + count
+            steps, sums = each.step_seconds, found.step_seconds
+            sums.counts = [a + b for a, b in zip(sums.counts, steps.counts, strict=True)]
+            sums.total += steps.total
+        return found
 
     def lookup(self, result: str) -> None:
         """Count a look into the cache."""

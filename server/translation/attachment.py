@@ -14,9 +14,10 @@ from server.repository.background import in_background
 from server.repository.deployment import Deployment
 from server.repository.text_model import TextModel
 from server.translation.cache import SentenceCache
+from server.translation.lanes import Lanes
 from server.translation.loop import DecodeLoop
 from server.translation.sentences import Sentences
-from server.translation.slots import fitting, open_warm, slot_sizes
+from server.translation.slots import fitting, lanes_of, open_warm, slot_sizes
 
 NAME = "translation"
 
@@ -53,28 +54,37 @@ class TranslationAttachment:
 
     async def _sentences(self, new: Deployment, model: TextModel) -> Sentences:
         config = new.config.translation
-        asked = slot_sizes(config)
-        decoder = await in_background(
-            lambda: open_warm(model.seq2seq, asked, model.defaults), name="slots"
+        lanes = lanes_of(config, model.defaults.beams)
+        asked = slot_sizes(config, lanes)
+        decoders = await in_background(
+            lambda: [open_warm(model.seq2seq, asked, model.defaults) for _ in range(lanes)],
+            name="slots",
         )
-        sizes = decoder.sizes
+        sizes = decoders[0].sizes
         model.defaults = fitting(model.defaults, sizes)
-        decoding = TranslationMetrics(sizes.rows, decoder.memory_bytes())
+        counted = [TranslationMetrics(sizes.rows, each.memory_bytes()) for each in decoders]
         new.metadata["slots"] = {
-            "rows": sizes.rows,
-            "sources": sizes.sources,
+            "lanes": lanes,
+            "rows": sizes.rows * lanes,
+            "sources": sizes.sources * lanes,
             "source_tokens": sizes.source_tokens,
             "target_tokens": sizes.target_tokens,
-            "bytes": decoding.memory_bytes,
+            "bytes": sum(each.memory_bytes for each in counted),
         }
-        loop = DecodeLoop(
-            decoder,
-            StepLimits(sizes.rows, sizes.sources, config.encode_tokens),
-            decoding,
-            max_waiting=config.max_queue_sentences,
-            guard=config.repetition_guard,
-            name=f"decode-{new.model}-{new.version}",
-        )
+        loops = [
+            DecodeLoop(
+                decoder,
+                StepLimits(sizes.rows, sizes.sources, config.encode_tokens),
+                metrics,
+                max_waiting=config.max_queue_sentences,
+                guard=config.repetition_guard,
+                name=f"decode-{new.model}-{new.version}-{lane}",
+            )
+            for lane, (decoder, metrics) in enumerate(zip(decoders, counted, strict=True))
+        ]
+        decoding = TranslationMetrics()
+        decoding.parts = tuple(counted)
         cache = SentenceCache(config.cache_bytes)
         metrics = self._metrics.model(new.model, new.version)
-        return Sentences(loop, sizes, cache, metrics, decoding)
+        shared = Lanes(loops, config.max_queue_sentences)
+        return Sentences(shared, sizes, cache, metrics, decoding)

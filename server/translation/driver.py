@@ -79,6 +79,7 @@ class Driver:
         self._next_due_us: int | None = None  # of all deadlines
         self._next_sweep_us = 0
         self.taken = 0  # sentences that do not wait any more, ever
+        self.taken_rows = 0
         self.taken_tokens = 0
 
     @property
@@ -90,6 +91,11 @@ class Driver:
     def running(self) -> int:
         """Sentences in the decoder."""
         return len(self._running)
+
+    @property
+    def rows(self) -> int:
+        """Rows that running sentences take."""
+        return self._rows
 
     @property
     def waiting(self) -> int:
@@ -158,6 +164,7 @@ class Driver:
         if not gone:
             return
         self.taken += len(gone)
+        self.taken_rows += sum([sentence.rows for sentence in gone])
         self.taken_tokens += sum([sentence.source_tokens for sentence in gone])
         if self._waiting[: len(gone)] == gone:  # mostly those in front
             del self._waiting[: len(gone)]
@@ -339,6 +346,7 @@ class Driver:
         for sentence in sentences:
             sentence.alone = True
             self.taken -= 1
+            self.taken_rows -= sentence.rows
             self.taken_tokens -= sentence.source_tokens
             self._insert(sentence)
         self._metrics.waiting = len(self._waiting)

@@ -63,6 +63,7 @@ class DecodeLoop:
         self._mailbox = LoopMailbox(asyncio.get_running_loop())
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._submitted = 0
+        self._submitted_rows = 0
         self._submitted_tokens = 0
         self._pace = _Pace()
         self._closing = False  # finish what there is, then end
@@ -76,6 +77,22 @@ class DecodeLoop:
         """Sentences that have not begun."""
         return self._submitted - self._driver.taken
 
+    @property
+    def rows(self) -> int:
+        """Rows of the sentences that run or wait."""
+        return self._driver.rows + self._submitted_rows - self._driver.taken_rows
+
+    @property
+    def backlog_us(self) -> float:
+        """How long the sentences that wait will take at the pace of late."""
+        tokens = self._submitted_tokens - self._driver.taken_tokens
+        return tokens * self._pace.us_per_token
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
+
     def require_room(self, sentences: int) -> None:
         """Check that so many sentences may be submitted now, all together.
 
@@ -83,23 +100,14 @@ class DecodeLoop:
             QueueFull: too many wait; carries `retry_after_s`.
             ModelNotReady: the deployment is being unloaded.
         """
-        if self._closing:
-            raise ModelNotReady("this version is being unloaded; send the request again")
-        waiting = self.waiting
-        # A request longer than the whole queue may come when nobody is waiting.
-        if waiting == 0 or waiting + sentences <= self._max_waiting:
-            return
-        tokens = self._submitted_tokens - self._driver.taken_tokens
-        retry_s = max(LEAST_RETRY_S, tokens * self._pace.us_per_token * 1e-6)
-        raise QueueFull(
-            f"{waiting} sentences wait for this model, the most there may be is "
-            f"{self._max_waiting}; send it again in {retry_s:.2f} s",
-            retry_after_s=retry_s,
+        check_room(
+            sentences, self.waiting, self._max_waiting, self.backlog_us, closing=self._closing
         )
 
     def submit(self, sentences: Sequence[Sentence]) -> None:
         """Queue sentences; their waiters are told on this event loop."""
         self._submitted += len(sentences)
+        self._submitted_rows += sum([sentence.rows for sentence in sentences])
         self._submitted_tokens += sum([sentence.source_tokens for sentence in sentences])
         self._inbox.put(partial(self._driver.add, sentences))
 
@@ -192,6 +200,23 @@ class _Pace:
         if self._tokens > REMEMBERED_TOKENS:
             self._us /= 2
             self._tokens //= 2
+
+
+def check_room(
+    new: int, waiting: int, max_waiting: int, backlog_us: float, *, closing: bool
+) -> None:
+    """Refuse new sentences where there is no room; see `DecodeLoop.require_room`."""
+    if closing:
+        raise ModelNotReady("this version is being unloaded; send the request again")
+    # A request longer than the whole queue may come when nobody is waiting.
+    if waiting == 0 or waiting + new <= max_waiting:
+        return
+    retry_s = max(LEAST_RETRY_S, backlog_us * 1e-6)
+    raise QueueFull(
+        f"{waiting} sentences wait for this model, the most there may be is {max_waiting}; "
+        f"send it again in {retry_s:.2f} s",
+        retry_after_s=retry_s,
+    )
 
 
 def _deliver(turn: Turn) -> None:

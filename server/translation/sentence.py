@@ -50,8 +50,18 @@ class Sentence:
     """
 
     __slots__ = (
-        *("abandoned", "alone", "arrived_us", "deadline_us", "first_step", "handle", "rank"),
-        *("rows", "search", "sent", "source", "source_tokens", "started_us", "tokens", "waiter"),
+        *("abandoned", "alone", "arrived_us", "deadline_us", "first_step", "handle", "lane"),
+        *(
+            "rank",
+            "rows",
+            "search",
+            "sent",
+            "source",
+            "source_tokens",
+            "started_us",
+            "tokens",
+            "waiter",
+        ),
     )
 
     def __init__(
@@ -75,6 +85,7 @@ class Sentence:
         self.rank = rank
         self.abandoned = False
         self.alone = False
+        self.lane = 0
         self.sent = 0  # tokens that were handed to a streaming waiter
         self.started_us = 0
         self.first_step = 0  # the number of steps that the decoder had done when it began

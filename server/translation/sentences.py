@@ -13,6 +13,7 @@ from server.errors import DeadlineExceeded, InvalidInput, ServerError
 from server.execution import Search, SlotSizes
 from server.metrics import ModelMetrics, Phase, TranslationMetrics
 from server.translation.cache import SentenceCache
+from server.translation.lanes import Lanes
 from server.translation.loop import DecodeLoop
 from server.translation.sentence import Sentence, SentenceResult
 
@@ -36,7 +37,7 @@ class Sentences:
 
     def __init__(
         self,
-        loop: DecodeLoop,
+        loop: DecodeLoop | Lanes,
         sizes: SlotSizes,
         cache: SentenceCache,
         metrics: ModelMetrics,

@@ -10,11 +10,20 @@ from server.model_config import TranslationConfig
 
 WARM_TOKENS = 8  # of the sentences that warm a decoder up
 WARM_STEPS = 2
+LANE_ROWS = 16  # a lane of less has too little to do at a time
 
 
-def slot_sizes(config: TranslationConfig) -> SlotSizes:
-    """Return what `[translation]` asks for."""
-    return SlotSizes(config.rows, config.sources, config.source_tokens, config.target_tokens)
+def lanes_of(config: TranslationConfig, beams: int) -> int:
+    """Return how many lanes share the slots; each must hold a search of so many beams."""
+    wanted = config.lanes or (2 if config.rows >= LANE_ROWS * 2 else 1)
+    return max(1, min(wanted, config.rows // beams, config.sources))
+
+
+def slot_sizes(config: TranslationConfig, lanes: int) -> SlotSizes:
+    """Return the share of what `[translation]` asks for that one of so many lanes has."""
+    return SlotSizes(
+        config.rows // lanes, config.sources // lanes, config.source_tokens, config.target_tokens
+    )
 
 
 def open_warm(seq2seq: Seq2Seq, sizes: SlotSizes, defaults: Search) -> Decoder:

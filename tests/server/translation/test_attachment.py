@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine import SlotSizes
-from server.errors import LoadFailed
+from server.errors import LoadFailed, QueueFull
 from server.metrics import Metrics
 from server.model_config import ModelConfig
 from server.repository.deployment import Deployment, Lease
@@ -85,6 +85,64 @@ async def test_slots_are_opened_warmed_and_counted():
     text = metrics.render().decode()
     assert 'millrace_decoding_row_slots{model="toy",version="1"} 8.0' in text
     assert 'millrace_decoding_slot_bytes{model="toy",version="1"} 4096.0' in text
+    await retire(attachment, new)
+
+
+async def test_lanes_share_the_slots_and_the_work():
+    metrics = Metrics()
+    attachment = TranslationAttachment(metrics)
+    new = await live(attachment, deployment("1", config={"lanes": 2}))
+    decoders = new.text_model.seq2seq.decoders
+    assert [decoder.sizes.rows for decoder in decoders] == [4, 4]
+    assert (new.metadata["slots"]["lanes"], new.metadata["slots"]["rows"]) == (2, 8)
+    sentences = loop_of(new)
+    texts = [[2 + k, *[7] * (k % 9)] for k in range(80)]
+    results = await asyncio.gather(*sentences.submit_many(texts, search()))
+    for tokens, result in zip(texts, results, strict=True):
+        assert result.hypotheses[0].tokens == (*(token + 1 for token in tokens), 0)
+    work = [sum(decoder.widths) for decoder in decoders]
+    assert min(work) > 0.4 * max(work)
+    for decoder in decoders:
+        decoder.gate.clear()
+    held = [sentences.submit([k, *[9] * 30], search()) for k in range(20, 30)]
+    for future in held:
+        future.cancel()
+    last = sentences.submit([3, 4], search())
+    for decoder in decoders:
+        decoder.gate.set()
+    assert (await last).hypotheses[0].tokens == (4, 5, 0)
+    text = metrics.render().decode()
+    assert 'millrace_decoding_row_slots{model="toy",version="1"} 8.0' in text
+    assert 'millrace_sentences_total{model="toy",outcome="ok",version="1"} 81.0' in text
+    assert 'millrace_sentences_total{model="toy",outcome="cancelled",version="1"}' in text
+    steps = sum(decoder.steps for decoder in decoders) - 8  # two of each warming up, twice
+    assert f'duration_seconds_count{{model="toy",version="1"}} {steps}.0' in text
+    await retire(attachment, new)
+    assert [decoder.free_rows for decoder in decoders] == [4, 4]
+
+
+async def test_lanes_leave_room_for_the_beams_of_the_settings():
+    attachment = TranslationAttachment(Metrics())
+    new = await live(attachment, deployment("1", defaults=search(beams=5), config={"lanes": 4}))
+    assert loop_of(new).sizes.rows == 8
+    await retire(attachment, new)
+
+
+async def test_a_full_queue_is_that_of_all_lanes():
+    attachment = TranslationAttachment(Metrics())
+    config = {"lanes": 2, "max_queue_sentences": 5}
+    new = await live(attachment, deployment("1", config=config))
+    sentences = loop_of(new)
+    for decoder in new.text_model.seq2seq.decoders:
+        decoder.gate.clear()
+    futures = sentences.submit_many([[k] for k in range(2, 20)], search())
+    await asyncio.sleep(0.05)
+    with pytest.raises(QueueFull) as refused:
+        sentences.submit([50], search())
+    assert refused.value.extra["retry_after_s"] > 0
+    for decoder in new.text_model.seq2seq.decoders:
+        decoder.gate.set()
+    await asyncio.gather(*futures)
     await retire(attachment, new)
 
 

@@ -99,7 +99,7 @@ async def test_a_running_sentence_finishes_on_its_version(tmp_path):
         old = MODELS["shout"]
         old.gate.clear()
         held = asyncio.create_task(translate(repository, "lang und breit"))
-        await until(lambda: loop_of(repository.deployments()[0])._loop._driver.running)
+        await until(lambda: loop_of(repository.deployments()[0])._loop.loops[0].rows)
         await swap(repository, tmp_path, "2")
         assert await translate(repository, "kurz") == ("2", "KURZ")
         assert states(repository, "shout") == {"1": State.DRAINING, "2": State.READY}
