@@ -167,7 +167,7 @@ def use_between(before: dict[str, float], after: dict[str, float], seconds: floa
     padding = grown["millrace_encoded_padding_tokens_total"]
     return Use(
         slot_use=grown["millrace_decoding_row_steps_total"]
-        / max(1.0, steps * after["millrace_decoding_row_slots"]),
+        / max(1.0, grown["millrace_decoding_slot_steps_total"]),
         padding=padding / max(1.0, read + padding),
         tokens_per_s=grown["millrace_decoded_tokens_total"] / seconds,
         step_ms=grown["millrace_decoding_step_duration_seconds_sum"] / max(1.0, steps) * 1e3,

@@ -100,6 +100,11 @@ def _decoding_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
     row_steps = CounterMetricFamily(
         "millrace_decoding_row_steps", "Rows in use, summed over the steps", labels=VERSION_LABELS
     )
+    slot_steps = CounterMetricFamily(
+        "millrace_decoding_slot_steps",
+        "Rows that there were, summed over the steps",
+        labels=VERSION_LABELS,
+    )
     rows = GaugeMetricFamily("millrace_decoding_rows", "Rows in use", labels=VERSION_LABELS)
     slots = GaugeMetricFamily(
         "millrace_decoding_row_slots", "Rows that there are", labels=VERSION_LABELS
@@ -121,13 +126,14 @@ def _decoding_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
     for labels, found in _translating(models):
         _add(steps, labels, found.step_seconds)
         row_steps.add_metric(labels, found.row_steps)
+        slot_steps.add_metric(labels, found.slot_steps)
         rows.add_metric(labels, found.rows)
         slots.add_metric(labels, found.row_slots)
         memory.add_metric(labels, found.memory_bytes)
         tokens.add_metric(labels, found.tokens)
         encoded.add_metric(labels, found.encoded_tokens)
         padding.add_metric(labels, found.padding_tokens)
-    yield from (steps, row_steps, rows, slots, memory, tokens, encoded, padding)
+    yield from (steps, row_steps, slot_steps, rows, slots, memory, tokens, encoded, padding)
 
 
 def _sentence_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from server.metrics.histogram import SECONDS_BOUNDS, Histogram
 
 _SUMS = (
-    *("row_slots", "memory_bytes", "rows", "row_steps", "tokens", "encoded_tokens"),
-    *("padding_tokens", "waiting", "cache_bytes"),
+    *("row_slots", "memory_bytes", "rows", "row_steps", "slot_steps", "tokens"),
+    *("encoded_tokens", "padding_tokens", "waiting", "cache_bytes"),
 )
 
 
@@ -18,17 +18,9 @@ class TranslationMetrics:
     """Bound once per deployment; every method is cheap."""
 
     __slots__ = (
-        *("cache_bytes", "encoded_tokens", "lookups", "memory_bytes", "padding_tokens"),
-        *(
-            "parts",
-            "row_slots",
-            "row_steps",
-            "rows",
-            "sentences",
-            "step_seconds",
-            "tokens",
-            "waiting",
-        ),
+        *("cache_bytes", "encoded_tokens", "lookups", "memory_bytes", "padding_tokens", "parts"),
+        *("row_slots", "row_steps", "rows", "sentences", "slot_steps", "step_seconds", "tokens"),
+        "waiting",
     )
 
     def __init__(self, row_slots: int = 0, memory_bytes: int = 0) -> None:
@@ -39,6 +31,7 @@ class TranslationMetrics:
         self.step_seconds = Histogram(SECONDS_BOUNDS)
         self.rows = 0  # in use now
         self.row_steps = 0  # rows in use, summed over the steps
+        self.slot_steps = 0  # rows that there were, likewise
         self.tokens = 0  # of the hypotheses that were handed out, one per search
         self.encoded_tokens = 0
         self.padding_tokens = 0
@@ -52,6 +45,7 @@ class TranslationMetrics:
         self.step_seconds.observe(seconds)
         self.rows = rows
         self.row_steps += rows
+        self.slot_steps += self.row_slots
 
     def encoded(self, lengths: list[int]) -> None:
         """Count one batch of the encoder, all of it padded to its longest."""

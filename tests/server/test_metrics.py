@@ -67,12 +67,31 @@ def test_counters_appear_in_the_exposition():
     assert value(metrics, "millrace_queue_depth_rows", **version) == 7
     assert value(metrics, "millrace_padding_rows_total", **version) == 3
     assert value(metrics, "millrace_decoding_row_steps_total", **version) == 5
+    assert value(metrics, "millrace_decoding_slot_steps_total", **version) == 64
     assert value(metrics, "millrace_encoded_tokens_total", **version) == 16
     assert value(metrics, "millrace_encoded_padding_tokens_total", **version) == 2
     assert value(metrics, "millrace_decoded_tokens_total", **version) == 11
     assert value(metrics, "millrace_sentences_total", outcome="ok", **version) == 1
     assert value(metrics, "millrace_model_state", state="ready", **version) == 1
     assert value(metrics, "millrace_event_loop_lag_recent_max_seconds") == 0.002
+
+
+def test_lanes_are_summed_when_somebody_asks():
+    metrics = Metrics()
+    whole = metrics.model("words", "1").translation = TranslationMetrics()
+    whole.lookup("hit")
+    whole.parts = (TranslationMetrics(32, 100), TranslationMetrics(32, 100))
+    for lane, part in enumerate(whole.parts):
+        part.step(0.002, 5 + lane)
+        part.sentence("ok", 10)
+    version = {"model": "words", "version": "1"}
+    assert value(metrics, "millrace_decoding_row_slots", **version) == 64
+    assert value(metrics, "millrace_decoding_slot_steps_total", **version) == 64
+    assert value(metrics, "millrace_decoding_rows", **version) == 11
+    assert value(metrics, "millrace_decoding_step_duration_seconds_count", **version) == 2
+    assert value(metrics, "millrace_sentences_total", outcome="ok", **version) == 2
+    assert value(metrics, "millrace_decoded_tokens_total", **version) == 20
+    assert value(metrics, "millrace_sentence_cache_lookups_total", result="hit", **version) == 1
 
 
 def test_every_metric_is_documented_and_every_documented_metric_exists():
