@@ -81,6 +81,9 @@ def publish(
     tokenizer = {"source_lang": "de", "target_lang": "en", "tokenizer_class": "MarianTokenizer"}
     (incoming / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
     difference = _check(incoming, model)
+    # The same weights for other engines: what benchmarks and tests compare with.
+    model.save_pretrained(training.folder / f"transformers-{final.name}")
+    vocabulary.save(training.folder / f"transformers-{final.name}")
     written = translate(model, vocabulary, [p.german for p in corpus.test], config)
     scores = score([vocabulary.decode(tokens) for tokens in written], corpus.test)
     examples = _write_samples(incoming, model, training)

@@ -125,7 +125,7 @@ class Training:
         self, corpus: Corpus, vocabulary: Vocabulary, settings: Settings, checkpoints: Path
     ) -> None:
         """Tokenize the corpus and load the latest checkpoint."""
-        self.settings, self.vocabulary, self._folder = settings, vocabulary, checkpoints
+        self.settings, self.vocabulary, self.folder = settings, vocabulary, checkpoints
         captions, everyday, validation, everyday_validation = (
             encode_pairs(pairs, vocabulary, settings.longest)
             for pairs in (
@@ -166,13 +166,13 @@ class Training:
 
     def early(self) -> dict[str, Tensor]:
         """Return the mean weights at the early step."""
-        return dict(torch.load(self._folder / "early.pt", weights_only=True))
+        return dict(torch.load(self.folder / "early.pt", weights_only=True))
 
     def _note(self, loss: float, say: Callable[[str], None]) -> None:
         """Keep what is wanted of this step: the early weights, a point of the curve."""
         step = self.progress.step
         if step == self.settings.early_step:
-            torch.save(self.mean.state_dict(), self._folder / "early.pt")
+            torch.save(self.mean.state_dict(), self.folder / "early.pt")
         if step % CURVE_EVERY == 0 or step == self.settings.steps:
             self._measure(say, loss)
 
@@ -235,7 +235,7 @@ class Training:
         return {"model": self.model, "optimizer": self._optimizer, "mean": self.mean}
 
     def _latest(self) -> Path:
-        return self._folder / "latest.pt"
+        return self.folder / "latest.pt"
 
     def _save(self, watch: Stopwatch) -> None:
         self.progress.add(watch)
