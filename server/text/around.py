@@ -6,13 +6,12 @@ The last resort where a model has dropped or doubled a stand-in.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .atoms import Atom, Kind
 from .codec import Codec
-from .numbers import digits_of, numbers_of, split_numbers
+from .numbers import has_numbers, numbers_kept, split_numbers
 from .sentences import cuts_of
 from .sources import Source, Write, squeezed
 
@@ -39,11 +38,12 @@ class Around:
     @property
     def certain(self) -> bool:
         """Return whether there is nothing that could be lost."""
-        return not (self.may_fail and any(numbers_of(source.text) for source in self.sources))
+        return not (self.may_fail and any(has_numbers(source.text) for source in self.sources))
 
     def finish(self, texts: Sequence[str]) -> str | None:
         """Return the sentence for the document, or None if a number was lost that may not be."""
-        if self.may_fail and not self._has_numbers(texts):
+        pairs = zip(self.sources, texts, strict=True)
+        if self.may_fail and not all(numbers_kept(source.text, text) for source, text in pairs):
             return None
         first = next((part for part in self.parts if isinstance(part, int)), None)
         written = []
@@ -54,10 +54,6 @@ class Around:
             text = _as_fragment(self.sources[part].text, texts[part].strip(), part == first)
             written.append(self.write(text))
         return "".join(written)
-
-    def _has_numbers(self, texts: Sequence[str]) -> bool:
-        wanted = Counter(digits_of(n) for s in self.sources for n in numbers_of(s.text))
-        return wanted <= Counter(digits_of(n) for t in texts for n in numbers_of(t, every=True))
 
 
 def build_around(

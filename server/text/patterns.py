@@ -63,7 +63,9 @@ VALUES = (
 VALUE = "|".join(VALUES)
 
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}']\d+)*(?!\w)")
-TIME = re.compile(r"\d{1,2}[.:]\d{2}")
+TIME = re.compile(
+    r"(?<![\w.,])\d{1,2}[.:]\d{2}(?![\w.,]*\d)|(?<![\w.,])\d{1,2}(?=\s?(?:Uhr|h|o'clock|[ap]\.?m)\b)"
+)
 
 # Characters that take no room: soft hyphens, joiners, marks of direction, byte order marks.
 INVISIBLE = (

@@ -13,7 +13,7 @@ from .atoms import Atom, Kind, blocks_of, cut, plain_text, raw_of, shadow_of
 from .codec import Codec
 from .glossary import Glossary
 from .markup import escape, scan_html
-from .numbers import numbers_of
+from .numbers import has_numbers
 from .scanning import scan_text, well_formed
 from .sentences import cuts_of, sentence_ends
 from .sources import Source, Write, squeezed
@@ -78,7 +78,7 @@ class Sentence:
     def streamable(self) -> bool:
         """Return whether a translation of it may be shown while it grows: there is one way only."""
         plain = all(atom.kind is Kind.TEXT for atom in self.atoms)
-        return self.verbatim or (plain and not numbers_of(shadow_of(self.atoms)))
+        return self.verbatim or (plain and not has_numbers(shadow_of(self.atoms)))
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield ways to translate it: the best first, and one that always succeeds last.
@@ -92,7 +92,7 @@ class Sentence:
             yield Whole((source,), {}, (), (), {}, self.write, checked=False)
             return
         kinds = {atom.kind for atom in self.atoms}
-        numbers = numbers_of(shadow_of(self.atoms))
+        numbers = has_numbers(shadow_of(self.atoms))
         everything = {Kind.VALUE, Kind.TERM, Kind.NUMBER}
         whole = self._whole({Kind.VALUE})
         if whole is not None:
@@ -102,7 +102,7 @@ class Sentence:
         pools = (COUNTS, NAMES) if numbers else (COUNTS,) if Kind.TERM in kinds else ()
         for pool in pools:
             careful = self._whole(everything, pool)
-            if careful is not None:
+            if careful is not None and (whole is None or careful.stand_ins != whole.stand_ins):
                 yield careful
         if not numbers or kinds != {Kind.TEXT}:
             around = self._around({Kind.VALUE, Kind.TERM})

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from .atoms import Atom, Kind
 from .codec import Codec
-from .numbers import digits_of, numbers_of, split_numbers
+from .numbers import has_numbers, numbers_kept, split_numbers
 from .sources import Source, Write, squeezed
 from .tags import Tag, find_words, place_tags, tags_of
 
@@ -51,14 +51,16 @@ class Whole:
     def certain(self) -> bool:
         """Return whether there is nothing that could be lost."""
         return not self.checked or not (
-            self.stand_ins or self.terms or numbers_of(self.sources[0].text)
+            self.stand_ins or self.terms or has_numbers(self.sources[0].text)
         )
 
     def finish(self, texts: Sequence[str]) -> str | None:
         """Return the sentence for the document, or None if the model has lost something."""
         text = texts[0].strip()
+        if not self.checked:
+            return self.write(text)
         spans = self._spans(text)
-        if spans is None or (self.checked and not self._has_numbers(text)):
+        if spans is None or not numbers_kept(self.sources[0].text, text):
             return None
         phrases = {
             index: texts[source] if isinstance(source, int) else source
@@ -81,12 +83,6 @@ class Whole:
         spans.sort(key=lambda span: span.start)
         apart = all(a.end <= b.start for a, b in pairwise(spans))
         return spans if apart else None
-
-    def _has_numbers(self, text: str) -> bool:
-        wanted = Counter(digits_of(n) for n in numbers_of(self.sources[0].text))
-        for stand_in in self.stand_ins:
-            wanted.pop(stand_in, None)
-        return wanted <= Counter(digits_of(n) for n in numbers_of(text, every=True))
 
 
 def build_whole(

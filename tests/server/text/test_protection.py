@@ -92,11 +92,25 @@ def test_numbers_may_be_written_in_another_way(number: str, becomes: str) -> Non
     assert done == f"Es kostet {becomes} Euro."
 
 
-@pytest.mark.parametrize("text", ["um 14:30 Uhr", "mit 12 Kindern"])
-def test_small_numbers_and_times_may_become_words(text: str) -> None:
-    assert translated(text, lambda _: "at half past two with a dozen") == (
-        "at half past two with a dozen"
-    )
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [
+        ("um 14:30 Uhr", "at half past two"),
+        ("um 14 Uhr", "at 2 o'clock"),
+        ("mit 12 Kindern", "with a dozen children"),
+        ("das 15. Kind", "the 15th child"),
+        ("von 50%", "of 50%"),
+    ],
+)
+def test_times_change_and_short_numbers_may_become_words(text: str, done: str) -> None:
+    assert translated(text, lambda _: done) == done
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("42", "4"), ("25", "20"), ("7", "77")])
+def test_short_numbers_do_not_become_others(right: str, wrong: str) -> None:
+    text = f"Ein Junge mit {right} im Park."
+    assert translated(text, lambda text: text.replace(right, wrong)) == text
+    assert translated(text, lambda text: re.sub(r"\d+", wrong, text)) == text
 
 
 # --- tags
