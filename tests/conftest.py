@@ -14,6 +14,11 @@ _NEEDS_DATA = f"needs the data folder: set {DATA_VARIABLE}"
 # Of the tests of native code, those that compile little; the others are marked `native`.
 NATIVE_FOLDER = Path(__file__).parent / "engine" / "cpu"
 QUICK_NATIVE = frozenset(("test_addresses.py", "test_memory_plan.py", "test_plan.py"))
+# And of those elsewhere, the ones that compile whole networks for this processor.
+GENERATION_FOLDER = Path(__file__).parent / "engine" / "generation"
+SLOW_GENERATION = frozenset(
+    ("test_equality_networks.py", "test_graphs.py", "test_graphs_refused.py")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _compiles_much(item: pytest.Item) -> bool:
     if item.path.is_relative_to(NATIVE_FOLDER):
         return item.path.name not in QUICK_NATIVE
+    if item.path.is_relative_to(GENERATION_FOLDER) and item.path.name in SLOW_GENERATION:
+        return True
     case = getattr(item, "callspec", None)
     return case is not None and case.params.get("device") == "cpu"
 
