@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
 
 from server.batching.steps import StepLimits, is_over, plan_step
 from server.errors import DeadlineExceeded, InternalFault, ServerError
 from server.execution import Decoder, Hypothesis, StepResult, as_server_error
 from server.metrics import TranslationMetrics
-from server.translation.repetition import LEAST_TOKENS, loop_start
+from server.translation.line import WaitingLine
+from server.translation.repetition import LEAST_TOKENS, loop_start, without_loop
 from server.translation.sentence import Sentence, SentenceResult
+from server.translation.turn import Turn
 
 GUARD_EVERY = 32  # steps between two looks for loops
 SWEEP_EVERY_US = 50_000  # at most so often the waiting are searched for those that are too late
@@ -25,22 +25,6 @@ CANCELLED = "cancelled"
 NO_TOKEN = -1  # what a search takes whose probabilities are not numbers
 
 log = logging.getLogger(__name__)
-_rank = attrgetter("rank")
-
-
-class Turn:
-    """What one turn of the driver brought: to be told in this order."""
-
-    __slots__ = ("outcomes", "tokens")
-
-    def __init__(self) -> None:
-        """Start with no news."""
-        self.tokens: list[tuple[Sentence, int]] = []
-        self.outcomes: list[tuple[Sentence, SentenceResult | ServerError]] = []
-
-    def __bool__(self) -> bool:
-        """Say whether there is anything to tell."""
-        return bool(self.tokens or self.outcomes)
 
 
 class Driver:
@@ -69,7 +53,7 @@ class Driver:
         self._metrics = metrics
         self._clock = clock
         self._guard = guard
-        self._waiting: list[Sentence] = []  # in order of rank
+        self.line = WaitingLine()
         self._running: dict[int, Sentence] = {}  # by handle
         self._rows = 0
         self._steps = 0
@@ -78,14 +62,11 @@ class Driver:
         self._evict = False  # somebody may be abandoned or too late
         self._next_due_us: int | None = None  # of all deadlines
         self._next_sweep_us = 0
-        self.taken = 0  # sentences that do not wait any more, ever
-        self.taken_rows = 0
-        self.taken_tokens = 0
 
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self.line)
 
     @property
     def running(self) -> int:
@@ -100,22 +81,22 @@ class Driver:
     @property
     def waiting(self) -> int:
         """Sentences in front of it."""
-        return len(self._waiting)
+        return len(self.line)
 
     def add(self, sentences: Iterable[Sentence]) -> None:
         """Let sentences wait for their turn."""
         for sentence in sentences:
-            self._insert(sentence)
+            self.line.add(sentence)
             due_us = sentence.deadline_us
             if due_us is not None and (self._next_due_us is None or due_us < self._next_due_us):
                 self._next_due_us = due_us
         self._admit_more = True
-        self._metrics.waiting = len(self._waiting)
+        self._metrics.waiting = len(self.line)
 
     def notice_abandoned(self) -> None:
         """Let the next turn drop what has been marked as abandoned."""
-        gone = [sentence for sentence in self._waiting if sentence.abandoned]
-        self._forget_waiting(gone)
+        gone = [sentence for sentence in self.line if sentence.abandoned]
+        self._take(gone)
         for _ in gone:
             self._metrics.sentence(CANCELLED)
         self._evict = True
@@ -130,7 +111,7 @@ class Driver:
         now_us = self._clock()
         if self._next_due_us is not None and now_us >= self._next_due_us:
             self._sweep(now_us, turn)
-        if self._evict or (self._admit_more and self._waiting and self._has_room()):
+        if self._evict or (self._admit_more and self.line and self._has_room()):
             self._admit_and_evict(now_us, turn)
         if self._running:
             self._step(turn)
@@ -139,9 +120,9 @@ class Driver:
     def abort(self, error: ServerError) -> Turn:
         """Give everybody an error and free every slot."""
         turn = Turn()
-        for sentence in self._waiting:
+        for sentence in self.line:
             self._fail(turn, sentence, error)
-        self._forget_waiting(list(self._waiting))
+        self._take(list(self.line))
         for sentence in list(self._running.values()):
             self._leave(sentence)
             self._fail(turn, sentence, error)
@@ -153,25 +134,9 @@ class Driver:
 
     # Who waits.
 
-    def _insert(self, sentence: Sentence) -> None:
-        waiting = self._waiting
-        if waiting and sentence.rank < waiting[-1].rank:
-            insort(waiting, sentence, key=_rank)
-        else:
-            waiting.append(sentence)
-
-    def _forget_waiting(self, gone: Sequence[Sentence]) -> None:
-        if not gone:
-            return
-        self.taken += len(gone)
-        self.taken_rows += sum([sentence.rows for sentence in gone])
-        self.taken_tokens += sum([sentence.source_tokens for sentence in gone])
-        if self._waiting[: len(gone)] == gone:  # mostly those in front
-            del self._waiting[: len(gone)]
-        else:
-            names = set(map(id, gone))
-            self._waiting = [each for each in self._waiting if id(each) not in names]
-        self._metrics.waiting = len(self._waiting)
+    def _take(self, sentences: Sequence[Sentence]) -> None:
+        self.line.take(sentences)
+        self._metrics.waiting = len(self.line)
 
     def _has_room(self) -> bool:
         return self._rows < self._limits.rows and len(self._running) < self._limits.sources
@@ -183,17 +148,17 @@ class Driver:
             self._next_due_us = self._next_sweep_us
             return
         self._next_sweep_us = now_us + SWEEP_EVERY_US
-        late = [sentence for sentence in self._waiting if is_over(sentence, now_us)]
+        late = [sentence for sentence in self.line if is_over(sentence, now_us)]
         self._drop(late, turn)
         dues = [
             sentence.deadline_us
-            for sentence in (*self._waiting, *self._running.values())
+            for sentence in (*self.line, *self._running.values())
             if sentence.deadline_us is not None and sentence.deadline_us > now_us
         ]
         self._next_due_us = min(dues, default=None)
 
     def _drop(self, late: Sequence[Sentence], turn: Turn) -> None:
-        self._forget_waiting(late)
+        self._take(late)
         for sentence in late:
             if sentence.abandoned:
                 self._metrics.sentence(CANCELLED)
@@ -203,7 +168,7 @@ class Driver:
     # Who joins and who leaves.
 
     def _admit_and_evict(self, now_us: int, turn: Turn) -> None:
-        plan = plan_step(self._running.values(), self._waiting, now_us, self._limits)
+        plan = plan_step(self._running.values(), self.line.sentences, now_us, self._limits)
         self._evict = False
         # The encoder's share of one step may be used up, or what the plan looks at.
         self._admit_more = bool(plan.admit or plan.dropped)
@@ -215,9 +180,7 @@ class Driver:
                 self._fail(turn, sentence, _too_late("it was being translated"))
         self._drop(plan.dropped, turn)
         if plan.admit:
-            self._forget_waiting(
-                sorted([each for group in plan.admit for each in group], key=_rank)
-            )
+            self._take([sentence for group in plan.admit for sentence in group])
             for group in plan.admit:
                 self._admit(group, now_us, turn)
 
@@ -311,7 +274,7 @@ class Driver:
         self._leave(sentence)
         looped = False
         if self._guard and not hypotheses[0].finished:
-            cut = tuple(_without_loop(hypothesis, sentence.tokens) for hypothesis in hypotheses)
+            cut = tuple(without_loop(hypothesis, sentence.tokens) for hypothesis in hypotheses)
             looped, hypotheses = cut != hypotheses, cut
         self._succeed(turn, sentence, hypotheses, looped)
 
@@ -329,7 +292,7 @@ class Driver:
         self._leave(sentence)
         # A beam search may have come to good ends before: those stand as they are.
         finished = tuple(hypothesis for hypothesis in hypotheses if hypothesis.finished)
-        cut = tuple(_without_loop(each, sentence.tokens) for each in hypotheses)
+        cut = tuple(without_loop(each, sentence.tokens) for each in hypotheses)
         self._succeed(turn, sentence, finished or cut, True)
 
     # When the decoder fails.
@@ -345,11 +308,8 @@ class Driver:
         log.warning("a decoding step failed; its %d sentences are tried alone", len(sentences))
         for sentence in sentences:
             sentence.alone = True
-            self.taken -= 1
-            self.taken_rows -= sentence.rows
-            self.taken_tokens -= sentence.source_tokens
-            self._insert(sentence)
-        self._metrics.waiting = len(self._waiting)
+            self.line.put_back(sentence)
+        self._metrics.waiting = len(self.line)
 
     def _told(self, error: Exception) -> ServerError:
         told = as_server_error(error)
@@ -374,19 +334,6 @@ class Driver:
     def _fail(self, turn: Turn, sentence: Sentence, error: ServerError) -> None:
         self._metrics.sentence(error.code)
         turn.outcomes.append((sentence, error))
-
-
-def _without_loop(hypothesis: Hypothesis, source: Sequence[int]) -> Hypothesis:
-    cut = loop_start(hypothesis.tokens, source)
-    if cut is None or hypothesis.finished:
-        return hypothesis
-    logs = hypothesis.log_probabilities
-    return Hypothesis(
-        tokens=hypothesis.tokens[:cut],
-        score=hypothesis.score,
-        finished=False,
-        log_probabilities=None if logs is None else logs[:cut],
-    )
 
 
 def _too_late(when: str) -> DeadlineExceeded:

@@ -19,8 +19,9 @@ from server.batching.steps import StepLimits
 from server.errors import InternalFault, ModelNotReady, QueueFull
 from server.execution import Decoder, LoopMailbox, give_way, lower_priority
 from server.metrics import TranslationMetrics
-from server.translation.driver import Driver, Turn
+from server.translation.driver import Driver
 from server.translation.sentence import Sentence
+from server.translation.turn import Turn
 
 NICE = 1  # behind the event loop, as the threads that run batches
 GUESSED_US_PER_TOKEN = 500.0  # until sentences have been measured
@@ -75,17 +76,17 @@ class DecodeLoop:
     @property
     def waiting(self) -> int:
         """Sentences that have not begun."""
-        return self._submitted - self._driver.taken
+        return self._submitted - self._driver.line.taken
 
     @property
     def rows(self) -> int:
         """Rows of the sentences that run or wait."""
-        return self._driver.rows + self._submitted_rows - self._driver.taken_rows
+        return self._driver.rows + self._submitted_rows - self._driver.line.taken_rows
 
     @property
     def backlog_us(self) -> float:
         """How long the sentences that wait will take at the pace of late."""
-        tokens = self._submitted_tokens - self._driver.taken_tokens
+        tokens = self._submitted_tokens - self._driver.line.taken_tokens
         return tokens * self._pace.us_per_token
 
     @property

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from server.execution import Hypothesis
 
 LONGEST_PERIOD = 20  # tokens
 LEAST_TIMES = 4
@@ -25,6 +28,19 @@ def loop_start(tokens: Sequence[int], source: Sequence[int]) -> int | None:
     if covered <= 2 * longest_repetition(source) + SLACK_TOKENS:
         return None
     return len(tokens) - covered + period
+
+
+def without_loop(hypothesis: Hypothesis, source: Sequence[int]) -> Hypothesis:
+    """Return a hypothesis that did not come to its end without the loop that it is in."""
+    cut = None if hypothesis.finished else loop_start(hypothesis.tokens, source)
+    if cut is None:
+        return hypothesis
+    logs = hypothesis.log_probabilities
+    return replace(
+        hypothesis,
+        tokens=hypothesis.tokens[:cut],
+        log_probabilities=None if logs is None else logs[:cut],
+    )
 
 
 def longest_repetition(tokens: Sequence[int]) -> int:

@@ -101,8 +101,8 @@ def test_everybody_gets_their_own_translation(sentences, rows, sources, encode_t
     bench = Bench(SlotSizes(rows, sources, 64, 64), encode_tokens=encode_tokens)
     outcomes = bench.run(*map(bench.sentence, sentences))
     assert [best(outcome) for outcome in outcomes] == [translation(each) for each in sentences]
-    assert bench.driver.taken == len(sentences)
-    assert bench.driver.taken_tokens == sum(map(len, sentences))
+    assert bench.driver.line.taken == len(sentences)
+    assert bench.driver.line.taken_tokens == sum(map(len, sentences))
     assert bench.metrics.encoded_tokens == sum(map(len, sentences))
     assert bench.metrics.tokens == sum(len(each) + 1 for each in sentences)
     assert bench.metrics.sentences == {"ok": len(sentences)}
@@ -154,7 +154,7 @@ def test_a_step_that_fails_is_the_fault_of_one_sentence_only(caplog):
     assert best(before.waiter.outcome) == translation(before.tokens)
     assert before.waiter.tokens == [3, 4, 5, 6, 7, 8]  # each once, though it began anew
     assert "tried alone" in caplog.text
-    assert bench.driver.taken == 3
+    assert bench.driver.line.taken == 3
     bench.assert_all_free()
 
 
