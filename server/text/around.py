@@ -14,6 +14,7 @@ from .codec import Codec
 from .numbers import has_numbers, numbers_kept, split_numbers
 from .sentences import cuts_of
 from .sources import Source, Write, squeezed
+from .whole import written_as
 
 # White space and marks around a fragment stay where they are; the marks that end a sentence are
 # read by the model.
@@ -72,7 +73,7 @@ def build_around(
             continue
         _add(fragment, codec, write, limit, sources, parts)
         fragment = ""
-        parts.append(write(atom.text) if atom.kind is Kind.TERM else atom.raw)
+        parts.append(written_as(atom, codec, write))
     _add(fragment, codec, write, limit, sources, parts)
     return Around(tuple(sources), tuple(parts), write, Kind.NUMBER not in kinds)
 

@@ -12,9 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from .atoms import Atom, Kind, plain_text
+from .languages import base_language
 from .patterns import NUMBER, TIME
 
 MIN_DIGITS = 3  # of a number that must come out as digits
+# Languages that write a decimal comma; all others are taken to write a point.
+COMMA_LANGUAGES = (
+    "af az be bg bs ca cs da de el es et eu fi fr gl hr hu hy id is it ka kk lt lv mk nl no pl pt ro "
+    "ru sk sl sq sr sv tr uk uz vi"
+)
+COMMA = frozenset(COMMA_LANGUAGES.split())
+COMMA_FORM = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+,\d+")
+POINT_FORM = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+")
+SWAPPED = str.maketrans(".,", ",.")
 DIGITS = re.compile(r"\d+(?:[.,'\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}]\d+)*")
 
 
@@ -41,6 +51,17 @@ def numbers_kept(source: str, text: str) -> bool:
 def split_numbers(atoms: Sequence[Atom]) -> list[Atom]:
     """Return atoms in which numbers stand by themselves, but for times of day."""
     return [part for atom in atoms for part in _parts(atom)]
+
+
+def respelled(number: str, source: str | None, target: str | None) -> str:
+    """Return a number with the separators of the target language: 3.500,75 as 3,500.75."""
+    comma = [
+        base_language(language) in COMMA if language else None for language in (source, target)
+    ]
+    if None in comma or comma[0] == comma[1]:
+        return number
+    form = COMMA_FORM if comma[0] else POINT_FORM
+    return number.translate(SWAPPED) if form.fullmatch(number) else number
 
 
 def _digits(text: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from .atoms import Atom, Kind
 from .codec import Codec
-from .numbers import has_numbers, numbers_kept, split_numbers
+from .numbers import has_numbers, numbers_kept, respelled, split_numbers
 from .sources import Source, Write, squeezed
 from .tags import Tag, find_words, place_tags, tags_of
 
@@ -129,6 +129,15 @@ def build_whole(
     return Whole(tuple(sources), stand_ins, terms, tags, phrases, write)
 
 
+def written_as(atom: Atom, codec: Codec, write: Write) -> str:
+    """Return what a protected atom is in the translation."""
+    if atom.kind is Kind.TERM:
+        return write(atom.text)
+    if atom.kind is Kind.NUMBER:
+        return respelled(atom.raw, codec.source, codec.target)
+    return atom.raw
+
+
 def _with_stand_ins(
     atoms: Sequence[Atom],
     codec: Codec,
@@ -159,7 +168,7 @@ def _with_stand_ins(
         pool = free(numbers_as if is_number else NAMES)
         if not pool:
             return None
-        stand_ins[pool[0]] = write(atom.text) if atom.kind is Kind.TERM else atom.raw
+        stand_ins[pool[0]] = written_as(atom, codec, write)
         read.append(pool[0])
     return read, stand_ins
 

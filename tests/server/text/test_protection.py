@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from server.text.numbers import respelled
 from tests.server.text.translating import Model, plan, sources, translated
 
 VALUES = [
@@ -111,6 +112,29 @@ def test_short_numbers_do_not_become_others(right: str, wrong: str) -> None:
     text = f"Ein Junge mit {right} im Park."
     assert translated(text, lambda text: text.replace(right, wrong)) == text
     assert translated(text, lambda text: re.sub(r"\d+", wrong, text)) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "becomes"),
+    [
+        ("3.500,75", "3,500.75"),
+        ("1.000.000", "1,000,000"),
+        ("12,5", "12.5"),
+        ("2024", "2024"),
+        ("12,34,56", "12,34,56"),
+    ],
+)
+def test_numbers_put_back_are_spelled_in_the_target_language(number: str, becomes: str) -> None:
+    done = translated(f"Es kostet {number} Euro.", lambda text: text.replace(number, "1"))
+    assert done == f"Es kostet {becomes} Euro."
+
+
+def test_numbers_are_respelled_only_between_known_ways() -> None:
+    assert respelled("3,500.75", "en", "de_DE") == "3.500,75"
+    assert respelled("1.5", "eng_Latn", "de") == "1,5"
+    assert respelled("3.500", "de", "fr") == "3.500"
+    assert respelled("3.500", None, "en") == "3.500"
+    assert respelled("1.5.2", "en", "de") == "1.5.2"
 
 
 # --- tags
