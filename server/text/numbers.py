@@ -18,8 +18,8 @@ from .patterns import NUMBER, TIME
 MIN_DIGITS = 3  # of a number that must come out as digits
 # Languages that write a decimal comma; all others are taken to write a point.
 COMMA_LANGUAGES = (
-    "af az be bg bs ca cs da de el es et eu fi fr gl hr hu hy id is it ka kk lt lv mk nl no pl pt ro "
-    "ru sk sl sq sr sv tr uk uz vi"
+    "af az be bg bs ca cs da de el es et eu fi fr gl hr hu hy id is it ka kk lt lv mk nl no pl pt "
+    "ro ru sk sl sq sr sv tr uk uz vi"
 )
 COMMA = frozenset(COMMA_LANGUAGES.split())
 COMMA_FORM = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+,\d+")
