@@ -60,3 +60,40 @@ def test_settings_name_outputs_and_labels_that_exist(folder: Path) -> None:
     pictures = [path.name for path in (folder / "samples").glob("*.png")]
     assert 0 < len(pictures) <= 16
     assert {picture.rpartition("_")[0] for picture in pictures} <= set(labels)
+
+
+TRANSLATIONS = [v for v in VERSIONS if v.parent.name == "translate-de-en"]
+TRANSLATION_BYTES = 12_000_000
+
+
+def test_translation_ships_in_two_versions() -> None:
+    assert [v.name for v in TRANSLATIONS] == ["1", "2"]
+
+
+@pytest.mark.parametrize("folder", TRANSLATIONS, ids=name)
+def test_a_translation_version_is_small_and_holds_shared_weights_once(folder: Path) -> None:
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= TRANSLATION_BYTES
+    places = {}
+    for path in folder.glob("*.onnx"):
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            if tensor.name.endswith(".int8"):
+                place = {entry.key: entry.value for entry in tensor.external_data}
+                assert places.setdefault(tensor.name, place) == place
+    assert len(places) == 57  # every matrix of the network
+
+
+def test_the_reached_quality_is_recorded_and_enough() -> None:
+    result = json.loads((ROOT / "recipes" / "results" / "translate-de-en-2.json").read_text())
+    card = (REPOSITORY / "translate-de-en" / "2" / "CARD.md").read_text()
+    assert result["bleu"] >= 33
+    assert f"| {result['bleu']:.2f} |" in card and f"| {result['chrf']:.2f} |" in card
+    assert "test_2016_flickr" in card
+
+
+@pytest.mark.parametrize("folder", TRANSLATIONS, ids=name)
+def test_everyday_sentences_are_among_the_golden_translations(folder: Path) -> None:
+    samples = [json.loads(path.read_text()) for path in folder.glob("samples/*.json")]
+    texts = {sample["text"]: sample["translation"] for sample in samples}
+    assert "station" in texts["Wo ist der Bahnhof?"]
+    assert "lost my key" in texts["Ich habe meinen Schlüssel verloren."]
+    assert "weather" in texts["Das Wetter ist heute schön."]
