@@ -257,12 +257,25 @@ def dim_max(*dims: Dim) -> Dim:
     return _extremum("max", max, dims)
 
 
+def _is_capped(dim: Dim, other: Dim) -> bool:
+    """Tell whether `dim` is min(other, numbers from 1): beside `other` it is the same or 1.
+
+    That is what a slice of a table to a length gives. Where it is less than `other` and not 1, the
+    two do not broadcast at all.
+    """
+    parts = list(_flattened("min", (dim,)))
+    if dim == other or other not in parts:
+        return False
+    return all(part == other or (isinstance(part, int) and part >= 1) for part in parts)
+
+
 def dim_broadcast(*dims: Dim) -> Dim:
     """Return what aligned dims, all the same or 1, broadcast to: the largest, or 0 beside 1.
 
     A number other than 1 wins: the others must be that number, or 1.
     """
     candidates = [d for d in dict.fromkeys(_flattened("broadcast", dims)) if d != 1]
+    candidates = [d for d in candidates if not any(_is_capped(d, other) for other in candidates)]
     numbers = [d for d in candidates if isinstance(d, int)]
     if numbers or len(candidates) < 2:
         return numbers[0] if numbers else candidates[0] if candidates else 1

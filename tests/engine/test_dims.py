@@ -237,3 +237,11 @@ def test_broadcast_dims_come_to_what_numpy_makes_of_sizes(ones: list[int], size:
     assert evaluate(dim, sizes) == expected
     assert substitute(dim, dict(sizes)) == expected
     assert is_not_negative(dim) and parse_dim(str(dim)) == dim
+
+
+def test_a_length_beside_itself_capped_broadcasts_to_the_length() -> None:
+    length = symbol("L")
+    assert dim_broadcast(length, dim_min(16, length)) == length
+    assert dim_broadcast(dim_min(1, length), length, 1) == length
+    other = dim_broadcast(length, dim_min(symbol("M"), length))
+    assert other != length  # M may be 0

@@ -94,7 +94,7 @@ def test_refuses_ranges_beyond_the_file(folder: Path, offset: int, length: int) 
 def test_counts_all_bytes_against_the_limit(folder: Path) -> None:
     external = ExternalData(folder, 150)
     external.read("a", "w.bin", 0, 100)
-    assert external.was_read
+    assert list(external.files) == ["w.bin"]
     with pytest.raises(ResourceLimit, match="model_bytes=150"):
         external.read("b", "w.bin", 0, 100)
 
