@@ -12,7 +12,7 @@ SEED = 5
 
 def captions(data: Path, name: str = "test_2016_flickr", language: str = "de") -> list[str]:
     """Read a split of Multi30k, one sentence a line."""
-    inner = data / "parallel"              # where MILLRACE_TEST_DATA keeps sentence pairs
+    inner = data / "parallel"  # where MILLRACE_TEST_DATA keeps sentence pairs
     home = inner if inner.is_dir() else data
     path = home / "multi30k" / f"{name}.{language}.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
