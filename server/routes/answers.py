@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +75,20 @@ def _plain(value: Any) -> Any:
 def json_answer(value: Any, status: int = 200) -> Answer:
     """Return an answer with a JSON body."""
     return Answer(status, to_json(value))
+
+
+def failure_of_all(outcomes: Sequence[object]) -> ServerError | None:
+    """Return the first item's error if no item of a request succeeded."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
+    return errors[0] if errors and len(errors) == len(outcomes) else None
+
+
+def items_answer(body: bytes, failure: ServerError | None) -> Answer:
+    """Return the answer for several items, of which `failure` says whether all have failed."""
+    if failure is None:
+        return Answer(200, body, [JSON])
+    status = status_of(failure)
+    return Answer(status, body, [JSON, *error_headers(failure, status)], failure.code)
 
 
 def error_answer(error: ServerError, call: Call, *, tensor_door: bool = False) -> Answer:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from server.errors import ServerError, status_of
+from server.errors import ServerError
 from server.handlers.call import Call
 from server.handlers.predict import PredictReply, PredictRequest
 from server.metrics import Phase
-from server.routes.answers import JSON, Answer, Receive, Scope, error_headers, to_json
+from server.routes.answers import (
+    Answer,
+    Receive,
+    Scope,
+    failure_of_all,
+    items_answer,
+    to_json,
+)
 from server.routes.endpoint import Answerer, Headers, Runtime
 from server.routes.predict_body import read_request
 from server.routes.table import Doc, Route
@@ -45,7 +52,7 @@ async def _write(
     handlers = runtime.handlers
     began = time.monotonic()
     content = _content(reply, call)
-    failure = _failure(reply)
+    failure = failure_of_all(reply.results)
     if failure is not None:
         content |= failure.body()
     if request.large or call.output_bytes > runtime.settings.max_inline_json_bytes:
@@ -53,10 +60,7 @@ async def _write(
     else:
         body = to_json(content)
     call.observe(Phase.SERIALIZE, time.monotonic() - began)
-    if failure is None:
-        return Answer(200, body, [JSON])
-    status = status_of(failure)
-    return Answer(status, body, [JSON, *error_headers(failure, status)], failure.code)
+    return items_answer(body, failure)
 
 
 def _content(reply: PredictReply, call: Call) -> dict[str, Any]:
@@ -69,14 +73,6 @@ def _content(reply: PredictReply, call: Call) -> dict[str, Any]:
             item.body() if isinstance(item, ServerError) else item for item in reply.results
         ],
     }
-
-
-def _failure(reply: PredictReply) -> ServerError | None:
-    """Return the first item's error if no item succeeded."""
-    first = reply.results[0]
-    if not isinstance(first, ServerError):
-        return None
-    return first if all(isinstance(item, ServerError) for item in reply.results) else None
 
 
 _OPTIONS = ("model", "version", "label", "timeout_s", "priority", "top_k", "normalize")

@@ -5,11 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from server.errors import ServerError, status_of
+from server.errors import ServerError
 from server.handlers.call import Call
 from server.handlers.translate import Piece, TranslateReply, TranslateRequest
 from server.metrics import Phase
-from server.routes.answers import JSON, Answer, Receive, Scope, error_answer, error_headers, to_json
+from server.routes.answers import (
+    Answer,
+    Receive,
+    Scope,
+    error_answer,
+    failure_of_all,
+    items_answer,
+    to_json,
+)
 from server.routes.endpoint import Headers, Runtime
 from server.routes.event_stream import Event, event_answer, wants_events
 from server.routes.libretranslate import libre_translate
@@ -61,7 +69,7 @@ class TranslateRoute:
             if isinstance(told, Piece):
                 return "text", {"index": told.index, "text": told.text}
             content = _content(told, call)
-            failure = _failure(told)
+            failure = failure_of_all(told.outcomes)
             return "done", content if failure is None else content | failure.body()
 
         return await event_answer(source, describe, call)
@@ -69,7 +77,7 @@ class TranslateRoute:
     async def _write(self, reply: TranslateReply, call: Call) -> Answer:
         began = time.monotonic()
         content = _content(reply, call)
-        failure = _failure(reply)
+        failure = failure_of_all(reply.outcomes)
         if failure is not None:
             content |= failure.body()
         texts = [each.text for each in reply.outcomes if not isinstance(each, ServerError)]
@@ -79,10 +87,7 @@ class TranslateRoute:
         else:
             body = to_json(content)
         call.observe(Phase.SERIALIZE, time.monotonic() - began)
-        if failure is None:
-            return Answer(200, body, [JSON])
-        status = status_of(failure)
-        return Answer(status, body, [JSON, *error_headers(failure, status)], failure.code)
+        return items_answer(body, failure)
 
 
 def _content(reply: TranslateReply, call: Call) -> dict[str, Any]:
@@ -95,12 +100,6 @@ def _content(reply: TranslateReply, call: Call) -> dict[str, Any]:
             each.body() if isinstance(each, ServerError) else each for each in reply.described()
         ],
     }
-
-
-def _failure(reply: TranslateReply) -> ServerError | None:
-    """Return the first text's error if no text could be translated."""
-    errors = [each for each in reply.outcomes if isinstance(each, ServerError)]
-    return errors[0] if len(errors) == len(reply.outcomes) else None
 
 
 _TEXT = {"schema": {"type": "string"}}

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sentencepiece")
-
 from recipes.common.data import DataMalformed, DataNotFound
 from recipes.translate_de_en.corpus import Corpus, Pair, load_corpus, normalized
 from recipes.translate_de_en.vocabulary import Vocabulary, load_vocabulary, train_vocabulary
