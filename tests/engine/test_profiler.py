@@ -13,7 +13,7 @@ from engine.custom import ComputeContext, InferContext, TensorType
 from engine.profiler import Recorder
 from tests.engine.onnx_models import load, mlp, model, node, normal
 
-SLOW_S = 0.02
+SLOW_S = 0.05
 
 
 class Slow:
