@@ -29,8 +29,14 @@ class EmbeddingTask(ItemTask):
             {"normalize": config.normalize, "encoding": "float"},
         )
         super().__init__(items, table)
-        self._output = output
+        self.output = output
+        self.normalizes = config.normalize  # unless a request says otherwise
         self.fetches: tuple[str, ...] | None = (output,)
+
+    def vectors(self, outputs: Arrays, *, normalized: bool) -> tuple[Array, bool]:
+        """Return the rows' vectors (rows, size), and whether all of them have length 1 now."""
+        vectors = as_vectors(outputs[self.output], self.output)
+        return normalize(vectors) if normalized else (vectors, False)
 
     def finish(self, outputs: Arrays, prepared: Prepared, parameters: Parameters) -> dict[str, Any]:
         """Return `{"embedding", "dim", "normalized"}`; of several rows, a list of embeddings.
@@ -38,10 +44,7 @@ class EmbeddingTask(ItemTask):
         `encoding: base64` gives the bytes of little-endian float32 in place of a list.
         """
         options = self._table.check(parameters)
-        vectors = as_vectors(outputs[self._output], self._output)  # (rows, size)
-        normalized = False
-        if options["normalize"]:
-            vectors, normalized = normalize(vectors)
+        vectors, normalized = self.vectors(outputs, normalized=options["normalize"])
         result: dict[str, Any] = {"dim": vectors.shape[1], "normalized": normalized}
         if options["encoding"] == "base64":
             result |= {"encoding": "base64", "dtype": "float32"}
