@@ -19,6 +19,7 @@
     │   ├── QueueFull              429  retry after `retry_after_s`
     │   ├── ModelNotReady          503
     │   ├── ServerDraining         503
+    │   ├── StoreUnavailable       503  where collections are kept does not answer, or is full
     │   └── DeadlineExceeded       504
     ├── LoadFailed                 422  the model cannot be served: `reason`
     │   └── LoadCrashed            500  loading it broke, and the model may not be why
@@ -157,6 +158,12 @@ class ServerDraining(ServerBusy):
     code = "draining"
 
 
+class StoreUnavailable(ServerBusy):
+    """The folder or database of the collections cannot be used now; the message says why."""
+
+    code = "store_unavailable"
+
+
 class DeadlineExceeded(ServerBusy):
     """The answer could not be ready before the request's deadline."""
 
@@ -200,6 +207,7 @@ STATUS: dict[type[ServerError], int] = {
     ServerBusy: 503,
     ModelNotReady: 503,
     ServerDraining: 503,
+    StoreUnavailable: 503,
     DeadlineExceeded: 504,
     LoadFailed: 422,
     LoadCrashed: 500,
