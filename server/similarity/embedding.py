@@ -1,17 +1,14 @@
 """Pictures to vectors, through a deployment's own batcher like any other request.
 
-What searches, fills and learns stands on `embed`. The key of a deployment's space is made here,
-too: it changes with everything that changes the vectors.
+What searches, fills and learns stands on `embed`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,6 +21,7 @@ from server.metrics import ModelMetrics, Phase
 from server.repository.deployment import Deployment
 from server.serving import NAME as SERVING
 from server.serving import Serving, serving_of
+from server.similarity.spaces import SpaceName, space_key
 from server.tasks import ImageItem, Prepared
 from server.tasks.embedding import EmbeddingTask
 
@@ -41,34 +39,23 @@ _PHASES = {"decode": Phase.DECODE, "preprocess": Phase.PREPROCESS}
 logger = logging.getLogger("millrace.similarity")
 
 
-class SpaceName(NamedTuple):
-    """The space that a deployment's vectors live in."""
-
-    key: str
-    dim: int
-
-
-_dims: WeakKeyDictionary[Deployment, int | None] = WeakKeyDictionary()
+_names: WeakKeyDictionary[Deployment, SpaceName | None] = WeakKeyDictionary()
 
 
 def embedding_space(deployment: Deployment) -> SpaceName | None:
     """Return the space of a deployment's vectors; None if it makes no vectors of pictures.
 
-    The first call for a deployment may run it once, on a black picture; all further ones are free.
+    The first call for a deployment reads its files and runs it once, on a black picture; the
+    attachment makes it off the event loop. All further ones are free.
     """
     task = embedding_task(deployment)
     if task is None:
         return None
-    if deployment not in _dims:
-        _dims[deployment] = _measured_dim(deployment, task)
-    dim = _dims[deployment]
-    return None if dim is None else SpaceName(space_key(deployment, task.output), dim)
-
-
-def space_key(deployment: Deployment, output: str) -> str:
-    """Return `model@version:hash`; the hash is of the version's files and the value's name."""
-    made_by = hashlib.sha256(f"{deployment.key}\0{output}".encode()).hexdigest()
-    return f"{deployment.model}@{deployment.version}:{made_by[:12]}"
+    if deployment not in _names:
+        dim = _measured_dim(deployment, task)
+        made = None if dim is None else SpaceName(space_key(deployment, task.output), dim)
+        _names[deployment] = made
+    return _names[deployment]
 
 
 def embedding_task(deployment: Deployment) -> EmbeddingTask | None:

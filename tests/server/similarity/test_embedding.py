@@ -146,7 +146,7 @@ def test_versions_with_other_files_have_other_spaces(server, tmp_path: Path):
             deployment.config,
             deployment.loaded,
             deployment.labels,
-            deployment.folder,
+            tmp_path / "gone",
             attachments=deployment.attachments,
             key="other files",
         )
