@@ -26,9 +26,20 @@ def orthogonalized(matrix: Tensor, steps: int = 3) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum on filters seen as matrices; each weight is kept at a fixed norm."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float) -> None:
-        """`params` are convolution weights (out, in, height, width)."""
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float,
+        *,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        """`params` are convolution weights (out, in, height, width).
+
+        `precision` is that of the iteration alone: it is rough by design, so bfloat16 serves it.
+        """
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self) -> None:               # type: ignore[override]  # no closure
@@ -46,4 +57,5 @@ class Muon(torch.optim.Optimizer):
         running = state["momentum"].mul_(momentum).add_(gradient)
         direction = gradient.add(running, alpha=momentum).flatten(1)     # (out, in * 9)
         weight.mul_(len(weight) ** 0.5 / weight.norm())
-        weight.add_(orthogonalized(direction).view_as(weight), alpha=-lr)
+        step = orthogonalized(direction.to(self.precision)).to(weight.dtype)
+        weight.add_(step.view_as(weight), alpha=-lr)
