@@ -101,6 +101,20 @@ class Settings(BaseSettings):
         30.0, ge=0, description="how long shutdown waits for requests in flight"
     )
 
+    # Collections of pictures and vectors.
+    collections: str = Field(
+        "collections",
+        description="where collections are kept: a folder, made when the first one is, or a "
+        "`postgresql://` URL",
+    )
+    collections_open: Literal["admin", "anyone"] = Field(
+        "admin", description="who may add, change and delete items of collections"
+    )
+    max_k: int = Field(10_000, ge=1, description="most answers of one search, `offset` included")
+    max_bulk_items: int = Field(
+        1_000_000, ge=1, description="most items of one request that adds to a collection"
+    )
+
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is written"

@@ -34,15 +34,29 @@ SMOOTHING = 0.1
 class WorkerPool:
     """OS threads in two crews; everything but the jobs themselves happens on one event loop."""
 
-    def __init__(self, threads: int, *, max_waiting: int = MAX_WAITING) -> None:
-        """Start the threads of `threads` batches and `threads` heavy jobs at a time."""
+    def __init__(
+        self,
+        threads: int,
+        *,
+        max_waiting: int = MAX_WAITING,
+        batches: int | None = None,
+        name: str = "heavy",
+    ) -> None:
+        """Start the threads of `threads` heavy jobs and as many batches at a time.
+
+        Args:
+            threads: of heavy jobs.
+            max_waiting: heavy jobs that may wait.
+            batches: threads of batches, if they are to be more or fewer.
+            name: what the threads of heavy jobs are called.
+        """
         if threads < 1:
             raise ValueError(f"a worker pool needs at least 1 thread, got {threads}")
         self.threads = threads
         self.max_waiting = max_waiting
         self._mailbox: LoopMailbox | None = None
-        self._batches = _Crew("batch", threads, BATCH_NICE)
-        self._heavy = _Crew("heavy", threads, HEAVY_NICE)
+        self._batches = _Crew("batch", threads if batches is None else batches, BATCH_NICE)
+        self._heavy = _Crew(name, threads, HEAVY_NICE)
         self._unfinished = 0  # heavy jobs, waiting or running
         self._closed = False
 
@@ -71,7 +85,7 @@ class WorkerPool:
         if self.waiting >= self.max_waiting:
             wait_s = self._heavy.job_s * self.waiting / self.threads
             raise QueueFull(
-                f"{self.waiting} bodies wait to be decoded, the most there may be; "
+                f"{self.waiting} requests wait for a thread, the most there may be; "
                 f"send it again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )

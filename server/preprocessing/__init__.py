@@ -6,6 +6,8 @@ Knows Pillow and numpy, and nothing of HTTP, tasks or models. `server.tasks` sta
 
 from .decode import FORMATS, Picture, decode_image
 from .limits import ImageLimits
+from .sniff import picture_format
+from .thumbnail import is_small, shrink
 from .transform import ImageTransform, build_transform
 
 __all__ = [
@@ -15,4 +17,7 @@ __all__ = [
     "Picture",
     "build_transform",
     "decode_image",
+    "is_small",
+    "picture_format",
+    "shrink",
 ]
