@@ -35,6 +35,7 @@ from engine.passes.reshape_elimination import eliminate_reshapes
 from engine.passes.sequence_elimination import eliminate_sequences
 from engine.passes.softmax_fusion import fuse_softmax
 from engine.passes.transpose_elimination import eliminate_transposes
+from engine.passes.volume_convolution import split_volumes
 
 Pipeline = tuple[tuple[str, Pass], ...]
 
@@ -64,6 +65,7 @@ O2: Pipeline = (
     ("leftovers_of_transposes", eliminate_identity),
     ("conv_bn_fusion", fuse_conv_bn),
     ("batch_norm_unfolding", unfold_batch_norm),
+    ("volume_convolutions", split_volumes),
     ("matmul_add_fusion", fuse_matmul_add),
     ("quantized_weights", quantize_weights),
     ("quantization_expressions", write_out_quantization),
