@@ -30,6 +30,7 @@ class Deployment:
     attachments: dict[str, Any] = field(default_factory=dict)  # by the attachment's name
     key: str = ""  # of the files it was loaded from
     leases: int = 0
+    doing: str = ""  # what an attachment that takes long is at
     _idle: asyncio.Event | None = None
 
     @property

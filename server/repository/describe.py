@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.repository import policy
+from server.repository.loader import memory_of
 from server.repository.served_model import ServedModel
 from server.repository.status import IndexEntry, ModelStatus, State, VersionStatus
 
@@ -41,10 +42,10 @@ def version_status(model: ServedModel, version: str) -> VersionStatus:
         since=model.since.get(version, 0.0),
         default=live is not None and live is model.default,
         labels=policy.labels_of(version, model.labels),
-        progress=job.stage if job else None,
+        progress=job.progress if job else None,
         bytes=found.bytes if found else 0,
         leases=sum(d.leases for d in [*draining, *([live] if live else [])]),
-        metadata=dict(live.metadata) if live else {},
+        metadata={**live.metadata, "memory": memory_of(live.loaded)} if live else {},
     )
 
 

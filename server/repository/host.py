@@ -36,6 +36,16 @@ class Host:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     stopping: bool = False
 
+    @property
+    def brief_attachments(self) -> Sequence[Attachment]:
+        """Those that are prepared as a part of the load."""
+        return [each for each in self.attachments if not getattr(each, "takes_long", False)]
+
+    @property
+    def lasting_attachments(self) -> Sequence[Attachment]:
+        """Those whose preparing follows on it, and may take long; they say `takes_long`."""
+        return [each for each in self.attachments if getattr(each, "takes_long", False)]
+
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task and keep it until it is done."""
         task = asyncio.create_task(coroutine, name=name)
@@ -53,6 +63,13 @@ class LoadJob:
     wanted: bool = True
     since: float = field(default_factory=time.time)
     task: asyncio.Task[None] | None = None
+    deployment: Deployment | None = None  # once its files are loaded
+
+    @property
+    def progress(self) -> str:
+        """What it is at, for people."""
+        doing = self.deployment.doing if self.deployment is not None else ""
+        return f"{self.stage}: {doing}" if doing else self.stage
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,7 +274,6 @@ def metadata_of(loaded: Model | TextModel, config: ModelConfig) -> dict[str, Any
         sources, targets = loaded.languages()
         return {
             "precision": "fp32" if config.precision == "auto" else config.precision,
-            "memory": dict(memory_of(loaded.seq2seq)),
             "notes": list(loaded.notes),
             "cached": loaded.seq2seq.cached,
             "vocabulary_size": loaded.seq2seq.vocabulary_size,
@@ -282,7 +281,6 @@ def metadata_of(loaded: Model | TextModel, config: ModelConfig) -> dict[str, Any
             "generation": asdict(loaded.defaults),
         }
     return {
-        "memory": dict(memory_of(loaded)),
         "batchable": loaded.batch is not None,
         "batch_reason": loaded.batch_reason,
         "precision": loaded.precision,
@@ -291,8 +289,9 @@ def metadata_of(loaded: Model | TextModel, config: ModelConfig) -> dict[str, Any
     }
 
 
-def memory_of(model: Model | Seq2Seq) -> Mapping[str, int]:
-    """Return the bytes that a loaded model holds, by kind."""
+def memory_of(loaded: Model | TextModel) -> dict[str, int]:
+    """Return the bytes that a loaded model holds now, by kind; arenas are made by runs."""
+    model: Model | Seq2Seq = loaded.seq2seq if isinstance(loaded, TextModel) else loaded
     report = model.memory()
     return {
         "weights_bytes": report.weights_bytes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -321,15 +321,19 @@ class Repository(Catalog):
         """Wait until `arrived()` is true, looking after every change of the model's state."""
         settings = self.settings
         limit_s = settings.settle_s + 2 * settings.load_timeout_s + settings.drain_timeout_s
-        try:
-            async with asyncio.timeout(limit_s + SLACK_S):
-                while not (result := arrived()):
-                    await served.changed()
-                return result
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"model {served.name!r} did not get there within {limit_s:g} s; see its status"
-            ) from None
+        progress = None
+        # Attachments may take any time over a load, as long as they come on with it.
+        while progress != (progress := [job.progress for job in served.jobs.values()]):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s + SLACK_S):
+                    while not (result := arrived()):
+                        await served.changed()
+                    return result
+            if not progress:
+                break
+        raise DeadlineExceeded(
+            f"model {served.name!r} did not get there within {limit_s:g} s; see its status"
+        )
 
     async def _change(self, served: ServedModel, change: Change) -> None:
         state = state_file(self.root, self.settings.state_dir, served.name)

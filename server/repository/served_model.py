@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from server.errors import ServerError
 from server.repository import policy
 from server.repository.background import in_background, return_memory
 from server.repository.completeness import Verdict
-from server.repository.deployment import Deployment
+from server.repository.deployment import Attachment, Deployment
 from server.repository.host import PREPARING, QUEUED, Failure, Host, LoadJob
 from server.repository.layout import natural_sorted
 from server.repository.loader import (
@@ -195,6 +196,8 @@ class ServedModel:
             if new is None:
                 outcome = "cancelled"
             else:
+                # Not in a slot: this may take hours, and holds up nobody else's load.
+                await self._attach(new, self._host.lasting_attachments)
                 self._go_live(new, time.perf_counter() - started)
         except asyncio.CancelledError:
             outcome = "cancelled"
@@ -235,8 +238,9 @@ class ServedModel:
             await in_background(loaded.close, name="free")
             return None
         deployment = self._deployment(version, loaded)
+        job.deployment = deployment
         progress(PREPARING)
-        await self._attach(deployment)
+        await self._attach(deployment, self._host.brief_attachments)
         return deployment
 
     def _deployment(self, version: VersionSnapshot, loaded: LoadedVersion) -> Deployment:
@@ -256,10 +260,10 @@ class ServedModel:
             key=version.key,
         )
 
-    async def _attach(self, new: Deployment) -> None:
+    async def _attach(self, new: Deployment, attachments: Sequence[Attachment]) -> None:
         old = self._replaced_by(new)
         try:
-            for attachment in self._host.attachments:
+            for attachment in attachments:
                 new.attachments[attachment.name] = await attachment.prepare(new, old)
         except BaseException:
             await asyncio.shield(self._host.spawn(self._free(new), f"free {self.name}"))
