@@ -149,8 +149,7 @@ def superseded(
             break
         versions.append((maker.model, maker.version))
         keep.add(name.key)
-    known = {name.key for name in history}
-    return [key for key in spaces if key not in keep and key in known and made_by(key) is not None]
+    return [key for key in spaces if key not in keep and made_by(key) is not None]
 
 
 def _read_name(text: str | None) -> SpaceName | None:
