@@ -5,6 +5,7 @@ are plain integers and lists that only the event loop's thread writes, so an `ob
 lock; they become Prometheus families when somebody scrapes (`exposition`).
 """
 
+from server.metrics.collections import CollectionMetrics
 from server.metrics.histogram import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from server.metrics.lag import LoopLagMonitor, RecentMaximum
 from server.metrics.model import ModelMetrics, Phase
@@ -14,6 +15,7 @@ from server.metrics.translation import TranslationMetrics
 __all__ = [
     "COUNT_BOUNDS",
     "SECONDS_BOUNDS",
+    "CollectionMetrics",
     "Histogram",
     "LoopLagMonitor",
     "Metrics",

@@ -45,6 +45,7 @@ class Exposition(Collector):
         yield from _batch_families(models)
         yield from _decoding_families(models)
         yield from _sentence_families(models)
+        yield from _collection_families(self._metrics)
         yield _state_family(self._metrics)
         yield from _server_families(self._metrics)
 
@@ -159,6 +160,45 @@ def _sentence_families(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
             lookups.add_metric((*labels, result), count)
         cached.add_metric(labels, found.cache_bytes)
     yield from (sentences, waiting, lookups, cached)
+
+
+def _collection_families(metrics: Metrics) -> Iterator[Metric]:
+    label = ("collection",)
+    searches = CounterMetricFamily(
+        "millrace_collection_searches",
+        "Queries answered, by error code or ok",
+        labels=(*label, "code"),
+    )
+    seconds = _histograms("millrace_collection_search_duration_seconds", "Whole searches", label)
+    phases = _histograms(
+        "millrace_collection_search_phase_duration_seconds",
+        "One phase of a search",
+        (*label, "phase"),
+    )
+    changes = CounterMetricFamily(
+        "millrace_collection_changes", "Items, by what became of them", labels=(*label, "what")
+    )
+    items = GaugeMetricFamily("millrace_collection_items", "Items as last counted", labels=label)
+    size = GaugeMetricFamily("millrace_collection_bytes", "Size as last counted", labels=label)
+    recall = GaugeMetricFamily(
+        "millrace_collection_recall",
+        "Share of the exact answers found, as last measured",
+        labels=(*label, "k"),
+    )
+    for name, found in sorted(metrics.collections.by_name.items()):
+        for code, count in sorted(found.searches.items()):
+            searches.add_metric((name, code), count)
+        _add(seconds, (name,), found.search_seconds)
+        for phase, histogram in found.phases.items():
+            _add(phases, (name, phase), histogram)
+        for what, count in sorted(found.changes.items()):
+            changes.add_metric((name, what), count)
+        if found.items is not None and found.bytes is not None:
+            items.add_metric((name,), found.items)
+            size.add_metric((name,), found.bytes)
+        for k, value in sorted(found.recall.items()):
+            recall.add_metric((name, str(k)), value)
+    yield from (searches, seconds, phases, changes, items, size, recall)
 
 
 def _state_family(metrics: Metrics) -> Metric:

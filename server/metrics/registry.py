@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from server.metrics.collections import CollectionsMetrics
 from server.metrics.exposition import Exposition
 from server.metrics.histogram import Histogram
 from server.metrics.lag import LoopLagMonitor
@@ -24,6 +25,7 @@ class Metrics:
         self.load_seconds = Histogram()
         self.rejections: dict[str, int] = {}
         self.loop_lag = LoopLagMonitor()
+        self.collections = CollectionsMetrics()
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)

@@ -1,0 +1,255 @@
+"""What is near to pictures, items or vectors: one search of one space, and what hits are told with.
+
+Everything here blocks and knows neither requests nor models.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import InvalidInput, NotFound, ServerError
+from server.index.checks import check_vectors, shown
+from server.index.contract import Collection, Hit, Query, Space
+from server.similarity.service import wrong_length
+from server.similarity.thumbnails import media_type
+
+Vector = NDArray[np.float32]
+Want = Literal["metadata", "thumbnail", "vector"]
+WANTS: tuple[Want, ...] = ("metadata", "thumbnail", "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemId:
+    """A query by an item of the collection."""
+
+    id: str
+
+
+Sought = Vector | ItemId | ServerError  # an error takes its query's place in the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to search for, and what to tell of each hit."""
+
+    query: Query = field(default_factory=Query)
+    wants: frozenset[Want] = frozenset({"metadata"})
+    keep_self: bool = False  # answer a query by item with that item, too
+
+
+@dataclass(slots=True)
+class Found:
+    """The hits of each query, as plain data, or its error; and the time that it took."""
+
+    results: list[list[dict[str, Any]] | ServerError]
+    index_s: float = 0.0
+    fetch_s: float = 0.0
+    vectors: NDArray[np.float32] | None = None  # that were searched with
+
+
+def search(
+    collection: Collection, space: Space | None, sought: Sequence[Sought], wanted: Wanted
+) -> Found:
+    """Search a space for all queries together.
+
+    Args:
+        collection: the space's.
+        space: None: there is nothing to be found yet.
+        sought: one per query.
+        wanted: how to search, and what to tell.
+
+    Raises:
+        ServerError: the search itself failed; what is wrong with one query is its result.
+    """
+    began = time.perf_counter()
+    rows = [_row(collection, space, each) for each in _filled(collection, space, sought)]
+    hits = _search_all(space, sought, rows, wanted)
+    searched = time.perf_counter()
+    results = _told(collection, space, hits, wanted.wants)
+    good = [row for row in rows if not isinstance(row, ServerError)]
+    return Found(
+        results,
+        searched - began,
+        time.perf_counter() - searched,
+        np.stack(good) if good and space is not None else None,
+    )
+
+
+def _filled(
+    collection: Collection, space: Space | None, sought: Sequence[Sought]
+) -> list[Vector | ServerError]:
+    """Put the vectors of items in place of their ids."""
+    ids = [each.id for each in sought if isinstance(each, ItemId)]
+    if not ids:
+        return [each for each in sought if not isinstance(each, ItemId)]
+    vectors = iter(space.vectors(ids) if space is not None else [None] * len(ids))
+    items = iter(collection.get(ids))
+    filled: list[Vector | ServerError] = []
+    for each in sought:
+        if not isinstance(each, ItemId):
+            filled.append(each)
+            continue
+        item, vector = next(items), next(vectors)
+        if item is None:
+            filled.append(no_item(collection, each.id))
+        elif vector is None:
+            filled.append(_no_vector(each.id))
+        else:
+            filled.append(vector)
+    return filled
+
+
+def _row(
+    collection: Collection, space: Space | None, vector: Vector | ServerError
+) -> Vector | ServerError:
+    if isinstance(vector, ServerError) or space is None:
+        return vector
+    if vector.shape != (space.dim,):
+        return wrong_length(collection, space.dim, len(vector))
+    try:
+        row: Vector = check_vectors(vector[None], 1, space.dim, collection.spec.metric)[0]
+    except InvalidInput as error:
+        return error
+    return row
+
+
+def _search_all(
+    space: Space | None,
+    sought: Sequence[Sought],
+    rows: Sequence[Vector | ServerError],
+    wanted: Wanted,
+) -> list[list[Hit] | ServerError]:
+    """Search with the good rows; queries by item apart, since each leaves out another item."""
+    results: list[list[Hit] | ServerError] = [
+        row if isinstance(row, ServerError) else [] for row in rows
+    ]
+    if space is None:
+        return results
+    good = [place for place, row in enumerate(rows) if not isinstance(row, ServerError)]
+    apart = [place for place in good if not wanted.keep_self and isinstance(sought[place], ItemId)]
+    together = [place for place in good if place not in set(apart)]
+    query = wanted.query
+    if together:
+        _put(results, together, space.search(_stacked(rows, together), query))
+    if len(apart) == 1:
+        [place] = apart
+        excluded = replace(query, exclude=query.exclude | {_id_of(sought[place])})
+        _put(results, apart, space.search(_stacked(rows, apart), excluded))
+    elif apart:
+        # One more than asked for, from the first on: itself may be anywhere among them.
+        wider = replace(query, k=query.offset + query.k + 1, offset=0)
+        found = space.search(_stacked(rows, apart), wider)
+        for place, hits in zip(apart, found, strict=True):
+            others = [hit for hit in hits if hit.id != _id_of(sought[place])]
+            results[place] = others[query.offset : query.offset + query.k]
+    return results
+
+
+def _put(
+    results: list[list[Hit] | ServerError], places: Sequence[int], found: Sequence[list[Hit]]
+) -> None:
+    for place, hits in zip(places, found, strict=True):
+        results[place] = hits
+
+
+def _stacked(rows: Sequence[Vector | ServerError], places: Sequence[int]) -> Vector:
+    if len(places) == 1:
+        row = rows[places[0]]
+        assert not isinstance(row, ServerError)  # the places are those of good rows
+        return row[None]
+    return np.stack([row for row in map(rows.__getitem__, places) if isinstance(row, np.ndarray)])
+
+
+def _id_of(sought: Sought) -> str:
+    assert isinstance(sought, ItemId)
+    return sought.id
+
+
+# What is told of hits
+
+
+def _told(
+    collection: Collection,
+    space: Space | None,
+    found: Sequence[list[Hit] | ServerError],
+    wants: frozenset[Want],
+) -> list[list[dict[str, Any]] | ServerError]:
+    ids = list(
+        {hit.id: None for hits in found if not isinstance(hits, ServerError) for hit in hits}
+    )
+    extras = extras_of(collection, space, ids, wants) if wants and ids else None
+    results: list[list[dict[str, Any]] | ServerError] = []
+    for hits in found:
+        if isinstance(hits, ServerError):
+            results.append(hits)
+        elif extras is None:
+            results.append([{"id": hit.id, "score": hit.score} for hit in hits])
+        else:
+            # An item that was removed since it was found is left out: it is no answer any more.
+            results.append(
+                [
+                    {"id": hit.id, "score": hit.score, **extras[hit.id]}
+                    for hit in hits
+                    if hit.id in extras
+                ]
+            )
+    return results
+
+
+def extras_of(
+    collection: Collection, space: Space | None, ids: Sequence[str], wants: frozenset[Want]
+) -> dict[str, dict[str, Any]]:
+    """Return what is wanted of items, by id; items that are not there are left out."""
+    extras: dict[str, dict[str, Any]] = {}
+    for id, item in zip(ids, collection.get(ids), strict=True):
+        if item is not None:
+            extras[id] = {"metadata": item.metadata} if "metadata" in wants else {}
+    if "thumbnail" in wants:
+        for id, shown_as in zip(ids, thumbnails_of(collection, ids), strict=True):
+            if id in extras:
+                extras[id]["thumbnail"] = None if shown_as is None else _inline(shown_as)
+    if "vector" in wants and space is not None:
+        for id, vector in zip(ids, space.vectors(ids), strict=True):
+            if id in extras:
+                extras[id]["vector"] = vector
+    return extras
+
+
+def thumbnails_of(collection: Collection, ids: Sequence[str]) -> list[bytes | None]:
+    """Return the thumbnails of items; the picture, where that is small enough to be its own."""
+    found = collection.thumbnails(ids)
+    lacking = [id for id, thumbnail in zip(ids, found, strict=True) if thumbnail is None]
+    if not lacking:
+        return found
+    pictures = dict(zip(lacking, collection.pictures(lacking), strict=True))
+    return [
+        pictures.get(id) if thumbnail is None else thumbnail
+        for id, thumbnail in zip(ids, found, strict=True)
+    ]
+
+
+def _inline(picture: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(picture).decode(), "type": media_type(picture)}
+
+
+def no_item(collection: Collection, id: str) -> NotFound:
+    """Return the error of an id that no item has."""
+    return NotFound(
+        f"collection {shown(collection.spec.name)} has no item {shown(id)}", item=id[:512]
+    )
+
+
+def _no_vector(id: str) -> InvalidInput:
+    return InvalidInput(
+        f"item {shown(id)} has no vector of this model version yet; see the collection's status",
+        field="id",
+        expected="an item that has been embedded",
+        got=id[:512],
+    )

@@ -1,0 +1,277 @@
+"""The collections of a server: opened once, made, described and removed.
+
+What blocks runs in threads of its own (`StoreThreads`), so that a slow disk or database holds up
+neither the event loop nor the decoding of pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar, TypeVarTuple
+
+from server.errors import InvalidInput, ModelNotReady, NotFound, ServerError
+from server.execution import WorkerPool
+from server.index.checks import check_name, shown
+from server.index.contract import Collection, CollectionSpec, Size, Space, Store
+from server.metrics import Metrics
+from server.preprocessing import ImageLimits
+from server.repository.deployment import Lease
+from server.repository.registry import Repository
+from server.settings import Settings
+from server.similarity.bindings import Bindings
+from server.similarity.embedding import embedding_task
+from server.similarity.stores import Stores, StoreThreads
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+GIVEN = "given"  # the space of vectors that came ready-made
+DIM = "dim"  # the fact that remembers how long they are
+USUAL_MODEL = "objects"  # whose vectors a collection gets that names no model
+
+
+class Collections:
+    """What requests on collections share; every method is called on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: WorkerPool,
+        metrics: Metrics,
+        repository: Repository,
+        stores: Stores,
+        bindings: Bindings,
+    ) -> None:
+        """Open nothing yet."""
+        self.settings = settings
+        self.pool = pool
+        self.metrics = metrics
+        self.repository = repository
+        self.stores = stores
+        self.bindings = bindings
+        self.threads = StoreThreads()
+        self.image_limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
+        self._open: dict[str, Collection] = {}
+
+    async def run(self, fn: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Call what blocks in one of the stores' threads."""
+        return await self.threads.run(fn, *args)
+
+    async def open(self, name: str | None) -> Collection:
+        """Return a collection; without a name, the only one.
+
+        Raises:
+            NotFound: there is none of that name.
+            InvalidInput: no name, and several collections.
+        """
+        if name is None:
+            name = await self._only()
+        found = self._open.get(name)
+        if found is None:
+            found = self._open[name] = await self.run(self._opened, name)
+        return found
+
+    async def create(self, spec: CollectionSpec) -> Collection:
+        """Make a collection.
+
+        Raises:
+            Conflict: there is one of that name.
+            InvalidInput: the name, or its model has no embedding.
+            ModelNotFound: there is no such model.
+        """
+        check_name(spec.name)
+        if spec.model is not None:
+            self._check_model(spec.model)
+        made = await self.run(lambda: self.stores.for_writing().create(spec))
+        self._open[spec.name] = made
+        return made
+
+    async def names(self) -> list[str]:
+        """Return the names of all collections."""
+        store = await self.run(self.stores.existing)
+        return [] if store is None else await self.run(store.names)
+
+    async def drop(self, name: str) -> None:
+        """Remove a collection and all it holds."""
+        await self.open(name)  # or there is none
+        self.forget(name)
+        store = await self.store()
+        await self.run(store.drop, name)
+        self.bindings.forget(name)
+        self.metrics.collections.drop(name)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """Return what a collection is, how much it holds, and how it is searched."""
+        collection = await self.open(name)
+        spec = collection.spec
+        size, status, space = await self.run(self._looked_up, collection)
+        space = self._answering(collection) or space
+        self.metrics.collections.of(name).holds(size.items, size.bytes)
+        return {
+            "name": spec.name,
+            "model": spec.model,
+            "metric": spec.metric,
+            "count": size.items,
+            "pictures": size.pictures,
+            "bytes": size.bytes,
+            **status,
+            "dim": None if space is None else space.dim,
+            "index": None if space is None else asdict(await self.run(space.state)),
+        }
+
+    def forget(self, name: str) -> None:
+        """Open a collection anew the next time: another process may have removed it."""
+        self._open.pop(name, None)
+
+    async def store(self) -> Store:
+        """Return the store that there is.
+
+        Raises:
+            NotFound: there is none, since there is no collection.
+        """
+        store = await self.run(self.stores.existing)
+        if store is None:
+            raise NotFound("there are no collections yet; make one with POST /collections")
+        return store
+
+    async def close(self) -> None:
+        """Finish what runs, and close the store."""
+        await asyncio.to_thread(self.threads.close)
+        await asyncio.to_thread(self.stores.close)
+
+    # Which model
+
+    def lease(
+        self, collection: Collection, version: str | None = None, label: str | None = None
+    ) -> Lease:
+        """Take a lease on the version that embeds for a collection.
+
+        Raises:
+            ModelNotReady, VersionNotFound: it is not loaded.
+        """
+        if version is None and label is None:
+            version = self.bindings.version_for(collection)
+        return self.repository.lease(collection.spec.model, version, label)
+
+    def usual_model(self) -> str:
+        """Return the model of a collection that names none.
+
+        Raises:
+            InvalidInput: several models could be meant, or none can.
+        """
+        names = [each.model for each in self.repository.defaults() if embedding_task(each)]
+        if USUAL_MODEL in names:
+            return USUAL_MODEL
+        if len(names) == 1:
+            return names[0]
+        raise InvalidInput(
+            "name the `model` that embeds the collection's pictures, or the `dim` of ready-made "
+            f"vectors; models with an embedding: {', '.join(names[:20]) or 'none'}",
+            field="model",
+            expected=names[:20],
+            got=None,
+        )
+
+    def _check_model(self, name: str) -> None:
+        self.repository.model(name)
+        for deployment in self.repository.defaults():
+            if deployment.model == name and embedding_task(deployment) is None:
+                raise InvalidInput(
+                    f"model {name!r} has no embedding; name its value under [embedding] in its "
+                    "model.toml, or take another model",
+                    field="model",
+                    expected="a model with an embedding",
+                    got=name,
+                )
+
+    def _answering(self, collection: Collection) -> Space | None:
+        """Return the space that pictures are searched in now."""
+        if collection.spec.model is None:
+            return None
+        try:
+            with self.lease(collection) as lease:
+                return self.bindings.resolve(collection, lease.deployment)
+        except ServerError:  # told by the status
+            return None
+
+    # Blocking
+
+    def _opened(self, name: str) -> Collection:
+        store = self.stores.existing()
+        if store is None:
+            raise NotFound(f"there is no collection {name[:100]!r}: there are none yet")
+        return store.open(name)
+
+    def _looked_up(self, collection: Collection) -> tuple[Size, dict[str, Any], Space | None]:
+        size = collection.size()
+        if collection.spec.model is None:
+            return size, {}, given_space(collection)
+        return size, self.bindings.status(collection), self.bindings.resting(collection)
+
+    async def _only(self) -> str:
+        names = await self.names()
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise NotFound("there are no collections yet; make one with POST /collections")
+        raise InvalidInput(
+            f"name the `collection`; there are: {', '.join(names[:20])}",
+            field="collection",
+            expected=names[:20],
+            got=None,
+        )
+
+
+def given_space(collection: Collection, dim: int | None = None) -> Space | None:
+    """Return the space of ready-made vectors; None while there are none. Blocking.
+
+    Args:
+        collection: one without a model.
+        dim: how long the vectors are that are to be put in; None: for looking only.
+
+    Raises:
+        InvalidInput: they have another length than those that are there.
+    """
+    known = collection.spec.dim
+    if known is None:
+        remembered = collection.fact(DIM)
+        known = int(remembered) if remembered else None
+    if known is None and dim is not None:
+        collection.set_fact(DIM, str(dim))
+        known = dim
+    if known is None:
+        return None
+    if dim is not None and dim != known:
+        raise wrong_length(collection, known, dim)
+    return collection.space(GIVEN, known)
+
+
+def wrong_length(collection: Collection, expected: int, got: int) -> InvalidInput:
+    """Return the error of a vector that does not fit."""
+    return InvalidInput(
+        f"vectors of collection {shown(collection.spec.name)} have {expected} numbers, got {got}",
+        field="vector",
+        expected=f"{expected} numbers",
+        got=got,
+    )
+
+
+def no_model(collection: Collection) -> InvalidInput:
+    """Return the error of a picture in a collection of ready-made vectors."""
+    return InvalidInput(
+        f"collection {shown(collection.spec.name)} has no model to embed pictures with; send "
+        "vectors, or make a collection with a model",
+        field="image",
+        expected="a vector",
+        got="a picture",
+    )
+
+
+def not_loaded(collection: Collection) -> ModelNotReady:
+    """Return the error of a search that no loaded version and no space can answer."""
+    return ModelNotReady(
+        f"model {shown(collection.spec.model)} of collection {shown(collection.spec.name)} is not "
+        "loaded, and no space of it is complete; see GET /models"
+    )
