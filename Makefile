@@ -19,7 +19,7 @@ CUDA_PYTHON := $(if $(wildcard wheels),.venv-cuda/bin/python,$(BIN)/python)
 NO_GPU := not cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo bench bench-engine bench-translation conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
+.PHONY: help serve demo bench bench-engine bench-translation bench-similarity conformance lint format test test-fast test-full test-cuda cuda-wheels image lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -75,6 +75,16 @@ bench-translation: $(VENV)/.dev  ## decode beside CTranslate2 and ONNX Runtime; 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.translation.engines $(ARGS)
 	$(BIN)/python -m benchmarks.translation.served
+
+# MILLRACE_TEST_DATA names the folder that holds images/cifar10_jpg.npz; without it only vectors are
+# searched.
+bench-similarity: $(VENV)/.dev  ## vector search beside its peers, /similar over HTTP, swaps, heads; results in benchmarks/results/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.similarity.vectors $(ARGS)
+	$(BIN)/python -m benchmarks.similarity.postgres
+	$(BIN)/python -m benchmarks.similarity.served
+	$(BIN)/python -m benchmarks.similarity.swap
+	$(BIN)/python -m benchmarks.similarity.heads
 
 # --- checking it
 
