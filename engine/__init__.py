@@ -22,6 +22,7 @@ from engine.errors import (
 from engine.generation.decoding import Decoder, Seq2Seq, StepResult
 from engine.generation.loading import load_seq2seq
 from engine.generation.search import Hypothesis, Search, SlotSizes
+from engine.heads import append_classifier
 from engine.limits import Limits
 from engine.loading import load
 from engine.lowering.batch_axes import BatchAxes
@@ -61,6 +62,7 @@ __all__ = [
     "StepResult",
     "TensorSpec",
     "UnsupportedOp",
+    "append_classifier",
     "load",
     "load_seq2seq",
     "make_elementwise",

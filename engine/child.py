@@ -1,4 +1,6 @@
-"""The child's side of `isolate`: bind itself, compile one file into an artifact, report as JSON."""
+"""The child's side of `isolate`: bind itself, compile one file into an artifact (or put a
+classifier on it), report as JSON.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from engine.artifact_compiler import compile_to_file
 from engine.device import CompileOptions
 from engine.errors import EngineError, InvalidModel, ResourceLimit
+from engine.heads import ORDER_KEY, append_in_place
 from engine.isolate import enter_limits, error_to_json
 from engine.request_json import read_request
 
@@ -18,6 +21,9 @@ def main(source: Path, artifact: Path) -> int:
     order = json.load(sys.stdin)
     enter_limits(order["memory_bytes"], order["cpu_s"])
     try:
+        if ORDER_KEY in order:
+            append_in_place(source, artifact, order)
+            return 0
         request = read_request(order)
         options = CompileOptions(request.limits, precision=order.get("device_precision", "fp32"))
         compile_to_file(source, artifact, request, order.get("device", ""), options)

@@ -53,7 +53,7 @@ def read_tensor(
         return _strings(tensor, count, where).reshape(shape)
     if tensor.data_location == TensorProto.EXTERNAL:
         return _from_raw(
-            _external_bytes(tensor, dtype, count, external), dtype, count, where
+            external_bytes(tensor, dtype, count, external), dtype, count, where
         ).reshape(shape)
     if tensor.HasField("raw_data"):
         data = tensor.raw_data if raw is None else raw.data
@@ -105,9 +105,10 @@ def read_sparse_tensor(
     return dense.reshape(shape)
 
 
-def _external_bytes(
+def external_bytes(
     tensor: TensorProto, dtype: DType, count: int, external: ExternalData
 ) -> bytearray:
+    """Return the bytes of a tensor that lies in another file."""
     where = f"tensor {tensor.name!r}"
     for entry in tensor.external_data:
         check_text(entry.key, entry.value)
