@@ -1,7 +1,8 @@
 """Put a version's configuration together: `model.toml`, and what its own files say.
 
-`model.toml` wins. `[preprocess]` wins as a whole, since half of one recipe and half of another
-would be a third that nobody trained with; other sections win key by key.
+A version may have a `model.toml` of its own, for what it was made with; it wins over the model's,
+and both over files of other kinds. `[preprocess]` wins as a whole, since half of one recipe and
+half of another would be a third that nobody trained with; other sections win key by key.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ TEXT_FILES = (
 )
 SHARED_FILES = (LABELS_FILE, HF_CONFIG_FILE, HF_PROCESSOR_FILE, *TEXT_FILES)
 MAX_TEXT_BYTES = 64 << 20
+# Which versions there are for whom is the model's to say, not one version's.
+MODEL_ONLY_KEYS = frozenset({"version_policy", "version_labels"})
 
 
 class ConfigInvalid(ValueError):
@@ -51,15 +54,19 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigInvalid: it is not TOML, or a key or value is wrong.
     """
-    raw = _read_bytes(folder / CONFIG_FILE)
+    body = _read_toml(folder / CONFIG_FILE)
+    parse_model_config(body)
+    return body
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    raw = _read_bytes(path)
     if raw is None:
         return {}
     try:
-        body = tomllib.loads(raw.decode("utf-8"))
+        return tomllib.loads(raw.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{CONFIG_FILE}: not valid TOML: {error}") from error
-    parse_model_config(body)
-    return body
 
 
 def parse_model_config(body: dict[str, Any]) -> ModelConfig:
@@ -101,12 +108,10 @@ def version_config(body: dict[str, Any], model_folder: Path, folder: Path) -> Ve
         ConfigInvalid: one of the files cannot be used.
     """
     hf_config = read_json(HF_CONFIG_FILE, folder, model_folder) or {}
+    if folder != model_folder:
+        body = _merged(body, _own_config(folder))
     try:
-        sections = huggingface.model_sections(hf_config)
-        merged = {**sections, **body}
-        for name, section in sections.items():
-            if isinstance(section, dict) and isinstance(body.get(name), dict):
-                merged[name] = {**section, **body[name]}
+        merged = _merged(huggingface.model_sections(hf_config), body)
         if "preprocess" not in body:
             processor = read_json(HF_PROCESSOR_FILE, folder, model_folder)
             if processor is not None:
@@ -116,6 +121,31 @@ def version_config(body: dict[str, Any], model_folder: Path, folder: Path) -> Ve
     except huggingface.ProcessorInvalid as error:
         raise ConfigInvalid(f"{HF_PROCESSOR_FILE} or {HF_CONFIG_FILE}: {error}") from error
     return VersionConfig(config, labels)
+
+
+def _own_config(folder: Path) -> dict[str, Any]:
+    """Return the checked contents of a version's own `model.toml`."""
+    try:
+        body = _read_toml(folder / CONFIG_FILE)
+        parse_model_config(body)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(f"{folder.name}/{error}") from error
+    if wrong := MODEL_ONLY_KEYS & body.keys():
+        raise ConfigInvalid(
+            f"{folder.name}/{CONFIG_FILE}: {min(wrong)}: this is said for the whole model, in the "
+            f"{CONFIG_FILE} beside its versions"
+        )
+    return body
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both, where `above` wins: key by key within sections, but `[preprocess]` whole."""
+    merged = {**below, **above}
+    for name, section in below.items():
+        over = above.get(name)
+        if name != "preprocess" and isinstance(section, dict) and isinstance(over, dict):
+            merged[name] = {**section, **over}
+    return merged
 
 
 def _labels(config: ModelConfig, model_folder: Path, folder: Path) -> tuple[str, ...] | None:

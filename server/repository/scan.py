@@ -152,7 +152,8 @@ def _files_of(folder: Path, *, flat: bool) -> Iterator[tuple[str, Path]]:
     """Yield the files that make up a version: not notes, and not the other versions' folders."""
     listed = _flat_files(folder) if flat else manifest.version_files(folder)
     for name, path in listed:
-        if name != layout.CONFIG_FILE and not name.lower().endswith(".md"):
+        # The model's own configuration is read apart; a version's is one of its files.
+        if not (flat and name == layout.CONFIG_FILE) and not name.lower().endswith(".md"):
             yield name, path
 
 

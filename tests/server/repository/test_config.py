@@ -8,6 +8,7 @@ import pytest
 from server.model_config import ModelConfig
 from server.repository.config import ConfigInvalid, read_model_config, version_config
 from server.repository.huggingface import ProcessorInvalid, class_names, preprocess_section
+from server.repository.scan import scan_repository
 
 
 def write(folder: Path, name: str, content: object) -> None:
@@ -211,3 +212,45 @@ def test_encoder_decoders_of_text_translate(tmp_path: Path, config: dict, task: 
     assert load(tmp_path).config.task == task
     write(tmp_path, "model.toml", 'task = "tensors"\n')
     assert load(tmp_path).config.task == "tensors"
+
+
+def test_a_version_may_have_a_model_toml_of_its_own(tmp_path: Path):
+    write(
+        tmp_path,
+        "model.toml",
+        'task = "embedding"\n[preprocess]\nresize_short = 256\nscale = 2.0\n'
+        "[batching]\nmax_batch_size = 7\nmax_queue_size = 9\n",
+    )
+    write(
+        tmp_path / "1",
+        "model.toml",
+        'task = "classification"\n[preprocess]\nresize = [4, 4]\n[batching]\nmax_batch_size = 3\n',
+    )
+    own, other = load(tmp_path).config, load(tmp_path, tmp_path / "2").config
+    assert (own.task, other.task) == ("classification", "embedding")
+    assert own.preprocess is not None and own.preprocess.resize == (4, 4)
+    assert own.preprocess.resize_short is None and own.preprocess.scale == 1 / 255
+    assert (own.batching.max_batch_size, own.batching.max_queue_size) == (3, 9)
+    assert other.batching.max_batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('version_policy = "all"', r"1/model.toml: version_policy: .*for the whole model"),
+        ("colour = 3", r"1/model.toml: colour: unknown key"),
+        ("task = ", r"1/model.toml: not valid TOML"),
+    ],
+)
+def test_a_wrong_model_toml_of_a_version_is_named(tmp_path: Path, text: str, message: str):
+    write(tmp_path / "1", "model.toml", text)
+    with pytest.raises(ConfigInvalid, match=message):
+        load(tmp_path)
+
+
+def test_a_changed_model_toml_of_a_version_is_a_changed_version(tmp_path: Path):
+    write(tmp_path / "m" / "1", "model.onnx", "x")
+    write(tmp_path / "m" / "1", "model.toml", "")
+    before = scan_repository(tmp_path)["m"].versions["1"].key
+    write(tmp_path / "m" / "1", "model.toml", 'task = "tensors"')
+    assert scan_repository(tmp_path)["m"].versions["1"].key != before
