@@ -1,0 +1,345 @@
+"""A collection in a folder: what changes it, one thread at a time, and what reads it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from server.errors import InvalidInput, ServerError
+from server.index.checks import (
+    check_dim,
+    check_items,
+    check_space_key,
+    check_vectors,
+    is_clean,
+    metadata_json,
+)
+from server.index.contract import (
+    CollectionSpec,
+    Metadata,
+    Missing,
+    NewItem,
+    PutOutcome,
+    Size,
+    StoredItem,
+    Vectors,
+)
+from server.index.embedded import compaction, loading, statements
+from server.index.embedded.held import HeldSpace
+from server.index.embedded.space import EmbeddedSpace
+from server.index.filters import Filter
+
+COMPACT_FROM = 4096  # slots of removed items, and more of them than of items
+log = logging.getLogger(__name__)
+
+
+class EmbeddedCollection:
+    """Items in SQLite, vectors in files beside it."""
+
+    def __init__(self, folder: Path, *, compact_from: int = COMPACT_FROM) -> None:
+        """Open a collection's folder.
+
+        Raises:
+            ServerError: a file cannot be opened, or is damaged.
+        """
+        self._folder = folder
+        self._compact_from = compact_from
+        self._lock = threading.RLock()  # of whatever changes the collection
+        self._inside: dict[str, threading.Lock] = {}
+        self._database = loading.database_of(folder)
+        try:
+            self._spec = loading.read_spec(self._database, folder)
+            self._table, self._selections = loading.read_table(self._database)
+            held = loading.read_spaces(
+                folder, self._database, self._spec.metric, self._table, self._selections
+            )
+        except BaseException:
+            self._database.close()
+            raise
+        self._spaces = {each.row.key: EmbeddedSpace(self, each) for each in held}
+
+    @property
+    def spec(self) -> CollectionSpec:
+        """Return what it was made with."""
+        return self._spec
+
+    # -- changing -------------------------------------------------------------------------------
+
+    def put(
+        self, items: Sequence[NewItem], vectors: Mapping[str, Vectors] | None = None
+    ) -> PutOutcome:
+        """Add or replace items, all of them or none; see `Collection.put`."""
+        texts = check_items(items)
+        order = list({item.id: i for i, item in enumerate(items)}.values())
+        chosen = [items[i] for i in order]
+        with self._lock:
+            given = {
+                key: self._checked(key, rows, len(items)) for key, rows in (vectors or {}).items()
+            }
+            if not order:
+                return PutOutcome(0, 0)
+            rows = {
+                self.space(key, matrix.shape[1]): matrix[order] for key, matrix in given.items()
+            }
+            replaced = self._put(chosen, [texts[i] for i in order], rows)
+            self._compact_if_worth_it()
+        return PutOutcome(len(order) - replaced, replaced)
+
+    def _checked(self, key: str, rows: Vectors, count: int) -> Vectors:
+        """Check rows for a space, which has their length if it is new."""
+        space, shape = self._spaces.get(check_space_key(key)), np.shape(rows)
+        if space is None and len(shape) == 2:
+            dim = check_dim(int(shape[1]))
+        else:
+            dim = 0 if space is None else space.dim
+        return check_vectors(rows, count, dim, self._spec.metric)
+
+    def _put(
+        self, items: list[NewItem], texts: list[bytes], rows: Mapping[EmbeddedSpace, Vectors]
+    ) -> int:
+        table, ids = self._table, [item.id for item in items]
+        slots = table.next_slots(len(items))
+        with self._database.explained():
+            for space, matrix in rows.items():
+                space.held().write(slots, matrix)
+        old = [id for id in ids if id in table.slots]
+        old_slots = [table.slots[id] for id in old]
+        with table.turn.of(replacing=bool(old)):
+            with self._database.write() as writer:
+                statements.put_items(writer, items, texts, int(slots[0]), old_slots, time.time())
+                for space in rows:
+                    statements.claim_vectors(writer, space.held().row.number, slots.tolist())
+            with table.turn.of_memory():
+                table.remove(old)
+                table.add(ids)
+                for space in rows:
+                    space.held().count(slots)
+                self._forget(old_slots)
+        return len(old)
+
+    def _forget(self, slots: list[int]) -> None:
+        for space in self._spaces.values():
+            space.held().forget(slots)
+
+    def update_metadata(self, id: str, metadata: Metadata) -> bool:
+        """Replace an item's metadata; its vectors stay. False if it is not there."""
+        text = metadata_json(metadata)
+        with self._lock:
+            slot = self._table.slots.get(id)
+            if slot is None:
+                return False
+            with self._database.write() as writer:
+                statements.update_metadata(writer, id, text, time.time())
+            self._table.touched.add(slot)
+        return True
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove items and their vectors; returns how many there were."""
+        with self._lock:
+            table = self._table
+            known = [id for id in dict.fromkeys(ids) if id in table.slots]
+            if not known:
+                return 0
+            slots = [table.slots[id] for id in known]
+            with self._database.write() as writer:
+                statements.delete_items(writer, known, slots)
+            table.remove(known)
+            self._forget(slots)
+            self._compact_if_worth_it()
+        return len(known)
+
+    def _compact_if_worth_it(self) -> None:
+        dead = self._table.dead
+        if dead < self._compact_from or dead <= len(self._table.slots):
+            return
+        try:
+            self._compact()
+        except ServerError as error:  # what called for it is done, and the next one tries again
+            log.warning("collection %s could not be compacted: %s", self._spec.name, error)
+
+    def _compact(self) -> None:
+        old = self._all_held()
+        moved = compaction.prepare(
+            self._folder, self._database, self._spec.metric, self._table, old
+        )
+        with self._table.turn.of(replacing=True):
+            compaction.switch(self._database, moved)
+            self._table, self._selections = moved.table, moved.selections
+            for held in moved.spaces:
+                self._spaces[held.row.key].hold(held)
+        for held in old:
+            held.close(remove=True)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
+        """Return items by id, in the order asked for."""
+        with self._database.read() as reader:
+            found = statements.items_by_id(reader, self._known(ids))
+        return [found.get(id) for id in ids]
+
+    def page(
+        self, after: str | None = None, limit: int = 100, filter: Filter | None = None
+    ) -> list[StoredItem]:
+        """Return items in the order of their ids, beginning after `after`."""
+        if after is not None and not is_clean(after):
+            raise InvalidInput("after: expected an id of the page before", field="after")
+        with self._database.read() as reader:
+            return statements.items_after(reader, after or "", max(limit, 0), filter)
+
+    def pictures(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return the stored pictures."""
+        return self._bytes("pictures", ids)
+
+    def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return the stored thumbnails."""
+        return self._bytes("thumbnails", ids)
+
+    def _bytes(self, table: str, ids: Sequence[str]) -> list[bytes | None]:
+        with self._database.read() as reader:
+            found = statements.bytes_of(reader, table, self._known(ids))
+        return [found.get(id) for id in ids]
+
+    def _known(self, ids: Sequence[str]) -> list[str]:
+        slots = self._table.slots
+        return [id for id in ids if id in slots]
+
+    def size(self) -> Size:
+        """Count."""
+        with self._database.read() as reader:
+            (pictures,) = reader.execute("SELECT count(*) FROM items WHERE has_picture").fetchone()
+        with self._database.explained():
+            taken = sum(loading.bytes_on_disk(path) for path in self._folder.iterdir())
+        return Size(len(self._table.slots), pictures, taken)
+
+    # -- spaces ---------------------------------------------------------------------------------
+
+    def space(self, key: str, dim: int) -> EmbeddedSpace:
+        """Return the space of that key, an empty one if it is new."""
+        with self._lock:
+            space = self._spaces.get(key)
+            if space is None:
+                space = self._add_space(check_space_key(key), check_dim(dim))
+        if space.dim != dim:
+            raise InvalidInput(
+                f"the space {key!r} of collection {self._spec.name!r} has vectors of length "
+                f"{space.dim}, not {dim}",
+                field="vector",
+                expected=space.dim,
+                got=dim,
+            )
+        return space
+
+    def _add_space(self, key: str, dim: int) -> EmbeddedSpace:
+        with self._database.write() as writer:
+            number = writer.execute(
+                "INSERT INTO spaces (key, dim) VALUES (?, ?)", (key, dim)
+            ).lastrowid
+            assert number is not None  # an INSERT has one
+            row = statements.SpaceRow(number, key, dim)
+            # Inside, so that a space whose files cannot be made does not come to be.
+            held = HeldSpace(self._folder, row, self._spec.metric, self._table, self._selections)
+            held.attach(np.empty(0, np.int64))
+            loading.sync_folder(self._folder)
+        space = self._spaces[key] = EmbeddedSpace(self, held)
+        return space
+
+    def spaces(self) -> list[str]:
+        """Return the keys of all spaces, oldest first."""
+        return list(self._spaces)
+
+    def drop_space(self, key: str) -> None:
+        """Forget a space and its vectors; one that is not there is no error."""
+        with self._lock:
+            space = self._spaces.get(key)
+            if space is None:
+                return
+            held = space.held()
+            with self._database.write() as writer:
+                writer.execute("DELETE FROM vectors WHERE space = ?", (held.row.number,))
+                writer.execute("DELETE FROM spaces WHERE number = ?", (held.row.number,))
+            del self._spaces[key]
+            space.hold(None)
+        held.close(remove=True)
+
+    def missing(self, held_now: Callable[[], HeldSpace], limit: int) -> list[Missing]:
+        """Return the oldest items that have no vector in a space."""
+        with self._lock, self._database.read() as reader:
+            slots = held_now().empty_slots(max(limit, 0))
+            return statements.missing_of(reader, slots.tolist())
+
+    def fill(
+        self, held_now: Callable[[], HeldSpace], made_of: Sequence[Missing], vectors: Vectors
+    ) -> int:
+        """Store the vectors of items that have none yet and did not change."""
+        with self._lock:
+            held = held_now()
+            rows = check_vectors(vectors, len(made_of), held.row.dim, self._spec.metric)
+            with self._database.read() as reader:
+                now = statements.slots_and_revisions(reader, self._known([m.id for m in made_of]))
+            fresh = {
+                now[made.id][0]: i
+                for i, made in enumerate(made_of)
+                if made.id in now and now[made.id][1] == made.revision
+            }
+            empty = held.empty_slots()
+            slots = empty[np.isin(empty, list(fresh))]
+            if not len(slots):
+                return 0
+            with self._database.explained():
+                held.write(slots, rows[[fresh[slot] for slot in slots.tolist()]])
+            with self._database.write() as writer:
+                statements.claim_vectors(writer, held.row.number, slots.tolist())
+            held.count(slots)
+            return len(slots)
+
+    def _all_held(self) -> list[HeldSpace]:
+        return [space.held() for space in self._spaces.values()]
+
+    # -- facts, and being alone -----------------------------------------------------------------
+
+    def fact(self, name: str) -> str | None:
+        """Read a small text kept with the collection."""
+        with self._database.read() as reader:
+            found = reader.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def set_fact(self, name: str, value: str | None) -> None:
+        """Keep a small text with the collection; None removes it."""
+        with self._lock, self._database.write() as writer:
+            if value is None:
+                writer.execute("DELETE FROM facts WHERE name = ?", (name,))
+            else:
+                writer.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    @contextmanager
+    def busy(self, name: str, wait_s: float) -> Iterator[bool]:
+        """Enter as the only one; False when another is inside for `wait_s`.
+
+        One process at a time has the folder open, so a lock of this process is enough.
+        """
+        with self._lock:
+            inside = self._inside.setdefault(name, threading.Lock())
+        entered = inside.acquire(timeout=max(wait_s, 0.0))
+        try:
+            yield entered
+        finally:
+            if entered:
+                inside.release()
+
+    def close(self) -> None:
+        """Save what is derived and let go of the files; what is called later fails clearly."""
+        with self._lock:
+            held = [space.held() for space in self._spaces.values()]
+            for space in self._spaces.values():
+                space.hold(None)
+            self._spaces = {}
+            self._database.close()
+        for each in held:
+            each.close()

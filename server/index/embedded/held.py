@@ -1,0 +1,94 @@
+"""One space in memory: its rows, which of them count, and the index over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from server.errors import InternalFault
+from server.index.contract import Metric, Vectors
+from server.index.embedded.rows import RowFile
+from server.index.embedded.selections import Selections
+from server.index.embedded.statements import SpaceRow
+from server.index.embedded.table import Slots, Table, longer
+from server.index.search import SlotIndex
+
+ROWS, INDEX = ".f32", ".ann"
+
+
+class HeldSpace:
+    """The files of a space in one generation. One thread changes it at a time."""
+
+    def __init__(
+        self, folder: Path, row: SpaceRow, metric: Metric, table: Table, selections: Selections
+    ) -> None:
+        """Open the files, without any row that counts yet."""
+        self.row, self.table, self.selections = row, table, selections
+        stem = f"{row.number}-{table.generation}"
+        self.file = RowFile(folder / f"{stem}{ROWS}", row.dim)
+        self.filled = np.zeros(max(len(table.ids), 1024), np.bool_)  # by slot
+        self.index = SlotIndex(row.dim, metric, folder / f"{stem}{INDEX}")
+        self._matrix = self.file.matrix
+
+    def attach(self, slots: Slots) -> None:
+        """Begin with rows that are in the file already.
+
+        Raises:
+            InternalFault: the file is shorter than it was.
+        """
+        if len(slots) and slots[-1] >= len(self.file.matrix):
+            raise InternalFault(
+                f"{self.file.path} is too short: row {slots[-1]} should be in it, and it has "
+                f"{len(self.file.matrix)}; restore the collection from a snapshot or the file "
+                "from a backup"
+            )
+        self.filled = longer(self.filled, len(self.table.ids))
+        self.filled[slots] = True
+        self.index.attach(self.file.matrix, slots)
+
+    def write(self, slots: Slots, rows: Vectors) -> None:
+        """Put rows on the disk that do not count yet.
+
+        Raises:
+            OSError: the disk is full or failed.
+        """
+        self.file.write(slots, rows)
+        self.file.sync()
+        if self.file.matrix is not self._matrix:
+            self._matrix = self.file.matrix
+            self.index.grow(self._matrix)
+
+    def count(self, slots: Slots) -> None:
+        """Let written rows count."""
+        if not len(slots):
+            return
+        self.filled = longer(self.filled, int(slots[-1]) + 1)
+        self.filled[slots] = True
+        self.index.add(slots)
+
+    def forget(self, slots: Sequence[int]) -> None:
+        """Let rows count no more."""
+        gone = [slot for slot in slots if slot < self.filled.size and self.filled[slot]]
+        if gone:
+            self.filled[gone] = False
+            self.index.remove(np.array(gone, np.int64))
+
+    def filled_slots(self) -> Slots:
+        """Return the slots of rows that count, in rising order."""
+        return np.flatnonzero(self.filled[: len(self.table.ids)])
+
+    def empty_slots(self, limit: int | None = None) -> Slots:
+        """Return the slots of items that have no row here, oldest first."""
+        count = len(self.table.ids)
+        filled = longer(self.filled, count)
+        return np.flatnonzero(self.table.live[:count] & ~filled[:count])[:limit]
+
+    def close(self, *, remove: bool = False) -> None:
+        """Stop work on the index and let go of the files, or remove them."""
+        self.index.close()
+        self.file.close()
+        if remove:
+            for suffix in (ROWS, INDEX):
+                self.file.path.with_suffix(suffix).unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""From the files of a collection to what is kept of them in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from server.errors import InternalFault
+from server.index.contract import CollectionSpec, Metric
+from server.index.embedded import statements
+from server.index.embedded.database import Database
+from server.index.embedded.held import INDEX, ROWS, HeldSpace
+from server.index.embedded.selections import Selections
+from server.index.embedded.table import Table
+
+DATABASE = "items.sqlite"
+log = logging.getLogger(__name__)
+
+
+def make_collection(folder: Path, spec: CollectionSpec) -> None:
+    """Make the files of an empty collection.
+
+    Raises:
+        ServerError: the disk is full, or may not be written to.
+    """
+    database = Database(folder / DATABASE)
+    try:
+        with database.write() as writer:
+            writer.executemany(
+                "INSERT INTO about VALUES (?, ?)",
+                [("spec", orjson.dumps(asdict(spec)).decode()), ("created_s", str(time.time()))],
+            )
+        with database.explained():
+            sync_folder(folder)
+    finally:
+        database.close()
+
+
+def database_of(folder: Path) -> Database:
+    """Open the database of a collection.
+
+    Raises:
+        ServerError: it is not there, or cannot be opened.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        raise InternalFault(f"{path} is missing: restore the collection from a snapshot")
+    return Database(path)
+
+
+def read_spec(database: Database, folder: Path) -> CollectionSpec:
+    """Return what a collection was made with; its name is its folder's."""
+    with database.read() as reader:
+        found = reader.execute("SELECT value FROM about WHERE name = 'spec'").fetchone()
+    if found is None:
+        raise InternalFault(f"{folder} was never finished: remove it")
+    return replace(CollectionSpec(**orjson.loads(found[0])), name=folder.name)
+
+
+def read_table(database: Database) -> tuple[Table, Selections]:
+    """Read which item is in which slot."""
+    with database.read() as reader:
+        table = Table(
+            statements.counter(reader, "generation"), statements.counter(reader, "next_slot")
+        )
+        for slot, id in reader.execute("SELECT slot, id FROM items"):
+            table.place(slot, id)
+    return table, Selections(database, table)
+
+
+def read_spaces(
+    folder: Path, database: Database, metric: Metric, table: Table, selections: Selections
+) -> list[HeldSpace]:
+    """Open the files of all spaces, and remove what is left of others."""
+    with database.read() as reader, database.explained():
+        rows = statements.all_spaces(reader)
+        slots: dict[int, list[int]] = {row.number: [] for row in rows}
+        for slot, space in reader.execute("SELECT slot, space FROM vectors ORDER BY slot"):
+            slots[space].append(slot)
+        _remove_strays(folder, {f"{row.number}-{table.generation}" for row in rows})
+        opened: list[HeldSpace] = []
+        try:
+            for row in rows:
+                opened.append(HeldSpace(folder, row, metric, table, selections))
+                opened[-1].attach(np.array(slots[row.number], np.int64))
+        except BaseException:
+            for held in opened:
+                held.close()
+            raise
+        sync_folder(folder)  # SQLite has made its log by now
+    return opened
+
+
+def _remove_strays(folder: Path, stems: set[str]) -> None:
+    """Remove files that a compaction or a dropped space left when the process was killed."""
+    for path in folder.iterdir():
+        if path.suffix in (ROWS, INDEX) and path.stem not in stems:
+            log.info("removing %s, which no space uses any more", path)
+            path.unlink(missing_ok=True)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return the room a file takes; none if it is gone."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,200 @@
+"""What is asked of SQLite. Lists of values go in as one JSON text, however long they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from server.index.contract import Missing, NewItem, StoredItem
+from server.index.embedded.filter_sql import condition
+from server.index.filters import Filter
+
+COLUMNS = "id, metadata, revision, has_picture, has_thumbnail, updated_s"
+PUT_ITEM = """
+    INSERT INTO items (id, slot, revision, updated_s, has_picture, has_thumbnail, metadata)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET slot = excluded.slot, revision = excluded.revision,
+        updated_s = excluded.updated_s, has_picture = excluded.has_picture,
+        has_thumbnail = excluded.has_thumbnail, metadata = excluded.metadata
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRow:
+    """A line of the table `spaces`."""
+
+    number: int
+    key: str
+    dim: int
+
+
+def listed(values: Iterable[str | int]) -> str:
+    """Return values as the JSON text that `json_each` reads."""
+    return orjson.dumps(list(values)).decode()
+
+
+def counter(connection: sqlite3.Connection, name: str) -> int:
+    """Read a counter."""
+    found = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return int(found[0])
+
+
+def set_counter(connection: sqlite3.Connection, name: str, value: int) -> None:
+    """Write a counter."""
+    connection.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+
+
+def next_revision(connection: sqlite3.Connection) -> int:
+    """Count one change of the collection. An id that was deleted and comes again goes on above."""
+    connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'revision'")
+    return counter(connection, "revision")
+
+
+def put_items(
+    connection: sqlite3.Connection,
+    items: Sequence[NewItem],
+    texts: Sequence[bytes],
+    first_slot: int,
+    old_slots: Sequence[int],
+    now_s: float,
+) -> None:
+    """Add or replace items of different ids; they take the slots from `first_slot` on."""
+    revision = next_revision(connection)
+    if old_slots:
+        forget_vectors(connection, old_slots)
+        forget_bytes(connection, [item.id for item in items])
+    connection.executemany(
+        PUT_ITEM,
+        [
+            (
+                item.id,
+                first_slot + i,
+                revision,
+                now_s,
+                item.picture is not None,
+                item.thumbnail is not None,
+                text.decode(),
+            )
+            for i, (item, text) in enumerate(zip(items, texts, strict=True))
+        ],
+    )
+    for table, data in (
+        ("pictures", [(item.picture, item.id) for item in items if item.picture is not None]),
+        ("thumbnails", [(item.thumbnail, item.id) for item in items if item.thumbnail is not None]),
+    ):
+        connection.executemany(
+            f"INSERT INTO {table} (key, data) SELECT key, ? FROM items WHERE id = ?", data
+        )
+    set_counter(connection, "next_slot", first_slot + len(items))
+
+
+def claim_vectors(connection: sqlite3.Connection, space: int, slots: Iterable[int]) -> None:
+    """Let vectors count whose rows are on the disk."""
+    connection.executemany(
+        "INSERT INTO vectors (slot, space) VALUES (?, ?)", [(slot, space) for slot in slots]
+    )
+
+
+def forget_vectors(connection: sqlite3.Connection, slots: Iterable[int]) -> None:
+    """Let the vectors of slots count no more, in all spaces."""
+    connection.execute(
+        "DELETE FROM vectors WHERE slot IN (SELECT value FROM json_each(?))", (listed(slots),)
+    )
+
+
+def forget_bytes(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
+    """Remove pictures and thumbnails."""
+    wanted = listed(ids)
+    for table in ("pictures", "thumbnails"):
+        connection.execute(
+            f"DELETE FROM {table} WHERE key IN"
+            " (SELECT key FROM items WHERE id IN (SELECT value FROM json_each(?)))",
+            (wanted,),
+        )
+
+
+def delete_items(connection: sqlite3.Connection, ids: Sequence[str], slots: Sequence[int]) -> None:
+    """Remove items with all that belongs to them."""
+    next_revision(connection)
+    forget_vectors(connection, slots)
+    forget_bytes(connection, ids)
+    connection.execute(
+        "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?))", (listed(ids),)
+    )
+
+
+def update_metadata(connection: sqlite3.Connection, id: str, text: bytes, now_s: float) -> None:
+    """Replace the metadata of an item."""
+    connection.execute(
+        "UPDATE items SET metadata = ?, revision = ?, updated_s = ? WHERE id = ?",
+        (text.decode(), next_revision(connection), now_s, id),
+    )
+
+
+def items_by_id(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, StoredItem]:
+    """Return the items there are."""
+    found = connection.execute(
+        f"SELECT {COLUMNS} FROM items WHERE id IN (SELECT value FROM json_each(?))", (listed(ids),)
+    )
+    return {row[0]: stored_item(row) for row in found}
+
+
+def items_after(
+    connection: sqlite3.Connection, after: str, limit: int, filter: Filter | None
+) -> list[StoredItem]:
+    """Return items in the order of their ids."""
+    sql, values = condition(filter) if filter is not None else ("1", ())
+    found = connection.execute(
+        f"SELECT {COLUMNS} FROM items WHERE id > ? AND ({sql}) ORDER BY id LIMIT ?",
+        (after, *values, limit),
+    )
+    return [stored_item(row) for row in found]
+
+
+def stored_item(row: Sequence[Any]) -> StoredItem:
+    """Return what a row of `COLUMNS` says."""
+    id, metadata, revision, has_picture, has_thumbnail, updated_s = row
+    return StoredItem(
+        id, orjson.loads(metadata), revision, bool(has_picture), bool(has_thumbnail), updated_s
+    )
+
+
+def bytes_of(connection: sqlite3.Connection, table: str, ids: Sequence[str]) -> dict[str, bytes]:
+    """Return what `pictures` or `thumbnails` holds of items."""
+    found = connection.execute(
+        f"SELECT id, data FROM items JOIN {table} USING (key)"
+        " WHERE id IN (SELECT value FROM json_each(?))",
+        (listed(ids),),
+    )
+    return dict(found.fetchall())
+
+
+def missing_of(connection: sqlite3.Connection, slots: Iterable[int]) -> list[Missing]:
+    """Return the items of slots, oldest first."""
+    found = connection.execute(
+        "SELECT id, revision, has_picture FROM items"
+        " WHERE slot IN (SELECT value FROM json_each(?)) ORDER BY slot",
+        (listed(slots),),
+    )
+    return [Missing(id, revision, bool(pictured)) for id, revision, pictured in found]
+
+
+def slots_and_revisions(
+    connection: sqlite3.Connection, ids: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Return (slot, revision) of the items there are."""
+    found = connection.execute(
+        "SELECT id, slot, revision FROM items WHERE id IN (SELECT value FROM json_each(?))",
+        (listed(ids),),
+    )
+    return {id: (slot, revision) for id, slot, revision in found}
+
+
+def all_spaces(connection: sqlite3.Connection) -> list[SpaceRow]:
+    """Return all spaces, oldest first."""
+    found = connection.execute("SELECT number, key, dim FROM spaces ORDER BY number")
+    return [SpaceRow(*row) for row in found]
