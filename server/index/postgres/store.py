@@ -1,0 +1,157 @@
+"""The collections of one database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from psycopg import sql
+
+from server.errors import Conflict, NotFound
+from server.index.checks import check_name, check_spec
+from server.index.contract import Collection, CollectionSpec
+from server.index.postgres import schema
+from server.index.postgres.building import Builder
+from server.index.postgres.collection import PostgresCollection
+from server.index.postgres.database import Connection, Database
+from server.index.postgres.options import read_url
+
+FRESH_S = 1.0  # for so long a collection that was there is taken to be there
+LISTED = 10
+
+
+class PostgresStore:
+    """Collections that any number of servers share; each object is for all threads."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and bring the schema up to date.
+
+        Raises:
+            InvalidInput: the URL cannot be read.
+            StoreUnavailable: the database cannot be reached or used.
+        """
+        self._database = Database(read_url(url))
+        try:
+            self._vector_oid = schema.prepare(self._database)
+        except BaseException:
+            self._database.close()
+            raise
+        self._builder = Builder(self._database)
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[float, PostgresCollection]] = {}
+
+    def create(self, spec: CollectionSpec) -> Collection:
+        """Make a collection; see the contract."""
+        check_spec(spec)
+        number = self._database.transaction(lambda connection: insert(connection, spec))
+        return self._opened(spec, number)
+
+    def open(self, name: str) -> PostgresCollection:
+        """Return a collection; see the contract."""
+        with self._lock:
+            checked, known = self._open.get(name, (0.0, None))
+        if known is not None and time.monotonic() - checked < FRESH_S:
+            return known
+        rows = self._database.rows(
+            sql.SQL("SELECT number, metric, model, dim FROM collections WHERE name = %s"),
+            (check_name(name),),
+        )
+        if not rows:
+            with self._lock:
+                self._open.pop(name, None)
+            raise self._nothing_named(name)
+        number, metric, model, dim = rows[0]
+        return self._opened(CollectionSpec(name, metric, model, dim), number)
+
+    def _opened(self, spec: CollectionSpec, number: int) -> PostgresCollection:
+        """Return the one object for this collection, made now if it is new."""
+        now = time.monotonic()
+        with self._lock:
+            _, known = self._open.get(spec.name, (0.0, None))
+            if known is None or known.number != number:
+                known = PostgresCollection(
+                    self._database, self._builder, spec, number, self._vector_oid
+                )
+            self._open[spec.name] = (now, known)
+            return known
+
+    def _nothing_named(self, name: str) -> NotFound:
+        names = self.names()
+        some = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+        return NotFound(
+            f"there is no collection {name!r}; "
+            + (f"there are: {some}" if names else "there are none yet")
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of all collections, sorted."""
+        rows = self._database.rows(sql.SQL("SELECT name FROM collections ORDER BY name"))
+        return [name for (name,) in rows]
+
+    def drop(self, name: str) -> None:
+        """Remove a collection; see the contract."""
+        collection = self._current(name)
+        for key in collection.spaces():
+            collection.stop_building(key)
+        gone = self._database.transaction(lambda connection: _drop(connection, name))
+        with self._lock:
+            self._open.pop(name, None)
+        if not gone:
+            raise self._nothing_named(name)
+
+    def _current(self, name: str) -> PostgresCollection:
+        """Return a collection as the database knows it now."""
+        with self._lock:
+            _, known = self._open.get(name, (0.0, None))
+            if known is not None:
+                self._open[name] = (-FRESH_S, known)
+        return self.open(name)
+
+    def snapshot(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
+        """Give a collection as one archive; see the contract."""
+        raise NotImplementedError
+
+    def restore(self, name: str, archive: Path) -> Collection:
+        """Make a collection from an archive; see the contract."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._builder.close()
+        self._database.close()
+
+
+def insert(connection: Connection, spec: CollectionSpec) -> int:
+    """Make a collection within a transaction; return its number.
+
+    Raises:
+        Conflict: there is one of that name.
+    """
+    row = connection.execute(
+        "INSERT INTO collections (name, metric, model, dim) VALUES (%s, %s, %s, %s) "
+        "ON CONFLICT (name) DO NOTHING RETURNING number",
+        (spec.name, spec.metric, spec.model, spec.dim),
+    ).fetchone()
+    if row is None:
+        raise Conflict(f"there is a collection {spec.name!r} already; delete it first")
+    number = int(row[0])
+    schema.make_collection_tables(connection, number)
+    return number
+
+
+def _drop(connection: Connection, name: str) -> bool:
+    row = connection.execute(
+        "SELECT number FROM collections WHERE name = %s FOR UPDATE", (name,)
+    ).fetchone()
+    if row is None:
+        return False
+    number = int(row[0])
+    spaces = connection.execute("SELECT number FROM spaces WHERE collection = %s", (number,))
+    vectors = [schema.vectors_table(space) for (space,) in spaces.fetchall()]
+    tables = [schema.items_table(number), schema.pictures_table(number), *vectors]
+    schema.drop_tables(connection, tables)
+    connection.execute("DELETE FROM collections WHERE number = %s", (number,))
+    return True
