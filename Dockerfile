@@ -4,13 +4,18 @@
 #   docker build -t millrace .
 #   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --tmpfs /var/cache/millrace millrace
 
+#
+# core.txt in place of serve.txt leaves out the libraries of vector search, PostgreSQL and learning:
+#   docker build -t millrace --build-arg LOCK=core.txt .
+
 ARG PYTHON=python:3.11-slim
 
 FROM $PYTHON AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/millrace
-COPY requirements/core.txt /src/requirements/
-RUN /opt/millrace/bin/pip install --no-compile -r /src/requirements/core.txt
+ARG LOCK=serve.txt
+COPY requirements/core.txt requirements/serve.txt /src/requirements/
+RUN /opt/millrace/bin/pip install --no-compile -r /src/requirements/$LOCK
 COPY pyproject.toml README.md LICENSE /src/
 COPY engine /src/engine
 COPY server /src/server

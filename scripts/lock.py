@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = {"core.txt": (), "dev.txt": ("dev",)}  # file -> extras beside the dependencies
+# File -> extras beside the dependencies. What `make serve` and the image install has every route.
+LOCKS = {"core.txt": (), "serve.txt": ("similarity", "learning"), "dev.txt": ("dev",)}
 HEADER = "# Written by `make lock`: {what}, with everything it needs. Do not edit.\n"
 
 
