@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from server.errors import InvalidInput, ServerError
+from server.index.archive import Contents
 from server.index.checks import (
     check_dim,
     check_items,
@@ -31,6 +32,7 @@ from server.index.contract import (
     Vectors,
 )
 from server.index.embedded import compaction, loading, statements
+from server.index.embedded.freezing import FrozenRows, frozen_items
 from server.index.embedded.held import HeldSpace
 from server.index.embedded.space import EmbeddedSpace
 from server.index.filters import Filter
@@ -301,6 +303,24 @@ class EmbeddedCollection:
 
     def _all_held(self) -> list[HeldSpace]:
         return [space.held() for space in self._spaces.values()]
+
+    # -- as a whole -----------------------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self) -> Iterator[Contents]:
+        """Give all it holds as it is at this moment, while changes go on."""
+        with ExitStack() as stack:
+            with self._lock:
+                reader = stack.enter_context(self._database.read())
+                # The first statement decides which state of the database is seen.
+                facts = dict(reader.execute("SELECT name, value FROM facts").fetchall())
+                rows = [
+                    FrozenRows(key, held.file.matrix, held.filled.copy())
+                    for key, space in self._spaces.items()
+                    for held in (space.held(),)
+                ]
+                dims = {key: space.dim for key, space in self._spaces.items()}
+            yield Contents(self._spec, facts, dims, frozen_items(reader, rows))
 
     # -- facts, and being alone -----------------------------------------------------------------
 

@@ -9,9 +9,11 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from server.errors import Conflict, NotFound, StoreUnavailable
+from server.index.archive import open_archive, restore_into, write_archive
 from server.index.checks import NAME, check_name, check_spec
 from server.index.contract import CollectionSpec
 from server.index.embedded.collection import COMPACT_FROM, EmbeddedCollection
@@ -51,7 +53,7 @@ class EmbeddedStore:
     def create(self, spec: CollectionSpec) -> EmbeddedCollection:
         """Make a collection; see `Store.create`."""
         check_spec(spec)
-        with self._guard, self._new_folder(spec.name) as folder:
+        with self._new_folder(spec.name) as folder:
             make_collection(folder, spec)
         return self.open(spec.name)
 
@@ -91,6 +93,23 @@ class EmbeddedStore:
             found.close()
         shutil.rmtree(trash, ignore_errors=True)  # what is left goes at the next start
 
+    @contextmanager
+    def snapshot(self, name: str) -> Iterator[Iterator[bytes]]:
+        """Give a collection as it is at this moment as the bytes of one archive."""
+        with self.open(name).frozen() as contents:
+            yield write_archive(contents)
+
+    def restore(self, name: str, archive: Path) -> EmbeddedCollection:
+        """Make a collection from an archive of any store; see `Store.restore`."""
+        with self._new_folder(name) as folder, open_archive(archive) as contents:
+            make_collection(folder, replace(contents.spec, name=name))
+            made = EmbeddedCollection(folder)
+            try:
+                restore_into(made, contents)
+            finally:
+                made.close()
+        return self.open(name)
+
     def close(self) -> None:
         """Write what is pending, and let go of the folder."""
         with self._guard:
@@ -107,21 +126,27 @@ class EmbeddedStore:
         """Give a folder that becomes the collection when the block ends well, at once."""
         check_name(name)
         self._check_open()
-        if (self._root / name).exists():
-            raise Conflict(
-                f"there is a collection {name!r} already: take another name, or delete it first",
-                collection=name,
-            )
+        self._check_free(name)
         folder = self._root / f"{UNFINISHED}{uuid.uuid4().hex}"
         try:
             with self._explained():
                 folder.mkdir()
                 yield folder
-                folder.rename(self._root / name)
+                with self._guard:  # another one may have come meanwhile
+                    self._check_open()
+                    self._check_free(name)
+                    folder.rename(self._root / name)
                 sync_folder(self._root)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def _check_free(self, name: str) -> None:
+        if (self._root / name).exists():
+            raise Conflict(
+                f"there is a collection {name!r} already: take another name, or delete it first",
+                collection=name,
+            )
 
     def _exists(self, name: str) -> bool:
         return bool(NAME.fullmatch(name)) and (self._root / name / DATABASE).is_file()
