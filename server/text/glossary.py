@@ -46,6 +46,11 @@ class Glossary:
         parts = [rf"(?<!\w)(?:{'|'.join(words)})"] if words else []
         self.pattern = "|".join(parts + others) or NEVER
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no terms."""
+        return not self._targets
+
     def atom(self, raw: str) -> Atom:
         """Return what a found term becomes."""
         return Atom(Kind.TERM, raw, self._targets[_key(raw)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import sentencepiece
@@ -11,6 +12,8 @@ from server.errors import LoadFailed
 
 from .reading import read_bytes
 
+REMEMBERED = 64  # texts
+SHORT_TEXT = 2000  # characters up to which they are
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 
 
@@ -32,8 +35,11 @@ class PieceVocabulary:
         target_numbers: Mapping[str, int] | None = None,
     ) -> None:
         """Join the parts; `hidden` are the ids that leave no trace in text."""
-        self._source, self._target = source, target
-        self._numbers = numbers
+        self._target = target
+        self._encode = _encoder(source, numbers, unknown)
+        # A text is read several times while it is planned: measured, searched for what the
+        # vocabulary lacks, and encoded.
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._encode)
         self._hidden = frozenset(hidden)
         self._pieces = {number: piece for piece, number in (target_numbers or numbers).items()}
         self.unknown: int | None = unknown
@@ -41,9 +47,8 @@ class PieceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`."""
-        numbers, unknown = self._numbers, self.unknown
-        assert unknown is not None
-        return [numbers.get(piece, unknown) for piece in self._source.encode(text, out_type=str)]
+        encode = self._remembered if len(text) <= SHORT_TEXT else self._encode
+        return list(encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
@@ -51,6 +56,25 @@ class PieceVocabulary:
         known = [pieces[number] for number in ids if number in pieces and number not in hidden]
         text: str = self._target.decode(known)
         return text.replace(SPACE, " ").strip()
+
+
+def _encoder(
+    source: sentencepiece.SentencePieceProcessor, numbers: Mapping[str, int], unknown: int
+) -> Callable[[str], tuple[int, ...]]:
+    """Return what gives the ids of a text."""
+    own = (source.id_to_piece(piece) for piece in range(source.get_piece_size()))
+    number_of = [numbers.get(piece, unknown) for piece in own]
+    own_unknown = source.unk_id()
+
+    def encode(text: str) -> tuple[int, ...]:
+        found = source.encode(text, out_type=int)
+        if own_unknown not in found:
+            return tuple([number_of[piece] for piece in found])
+        # What this side does not know may still be in the table, which has both sides' pieces.
+        pieces = source.encode(text, out_type=str)
+        return tuple([numbers.get(piece, unknown) for piece in pieces])
+
+    return encode
 
 
 def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
@@ -63,6 +87,8 @@ def read_pieces(path: Path) -> sentencepiece.SentencePieceProcessor:
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=data)
         model.encode("a")  # an empty file is read without complaint
+        for piece in range(model.get_piece_size()):
+            model.id_to_piece(piece)  # one that is no text as well
         return model
     except (RuntimeError, ValueError) as error:
         raise LoadFailed(f"{path.name} is not a SentencePiece model") from error

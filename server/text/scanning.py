@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from .atoms import Atom, Kind, Makers, scan
+from .atoms import Atom, Kind, Makers, plain_text, scan
 from .glossary import Glossary
 from .markup import BLOCK_NAMES, INLINE_NAMES
 from .patterns import (
@@ -21,6 +21,14 @@ from .patterns import (
 SURROGATE = re.compile("[\ud800-\udfff]")
 TEXT_TAG = (
     r"</?[A-Za-z][\w:.-]{0,60}(?:\s[^<>\n]{0,500})?/?>|<\d{1,4}/?>|</\d{1,4}>|<!--[^<>\n]{0,500}-->"
+)
+# What is nothing but Latin words and marks between them: most sentences, in which the scanner would
+# look for everything at every character and find nothing.
+PLAIN = re.compile(
+    r"(?! *-)"  # a list mark
+    r"(?:[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f,;!?'\"\u2018-\u201f\u2026-]"
+    r"| (?!  )"  # three are a gap
+    r"|\.(?=[ \"']|\Z))*"  # else it may be inside of a name or an address
 )
 TAG_NAME = re.compile(r"</?([A-Za-z][A-Za-z0-9]*)")
 
@@ -44,6 +52,10 @@ def text_scanner(terms: str) -> re.Pattern[str]:
 
 def scan_text(text: str, glossary: Glossary) -> Iterator[Atom]:
     """Yield the atoms of plain text."""
+    if glossary.is_empty and PLAIN.fullmatch(text):
+        if text:
+            yield plain_text(text)
+        return
     scanner = text_scanner(glossary.pattern)
     makers: Makers = {
         "marks": _break,

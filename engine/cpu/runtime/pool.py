@@ -195,6 +195,11 @@ class Pool:
             worker.join(JOIN_S)
 
     @property
+    def lent(self) -> int:
+        """How many cores runs have at this moment."""
+        return self.cores - len(self._free)
+
+    @property
     def waiting(self) -> int:
         """How many runs wait for cores."""
         return len(self._queue)

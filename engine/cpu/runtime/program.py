@@ -182,6 +182,11 @@ class NativeProgram:
         context.pack_bases(context.base_buffer, 0, *bases[: self._base_count])
         return PreparedRun(self, context, threads, alive)
 
+    @property
+    def has_company(self) -> bool:
+        """Whether other runs compute at this moment."""
+        return self._pool.lent > 0
+
     def _run(self, context: _Context, threads: int, stamps: int, cancel: CancelFlag | None) -> int:
         status = self.walk(context, threads, stamps, cancel)
         self._idle.append(context)
@@ -232,7 +237,9 @@ class PreparedRun:
     """A program with everything that one run after the other needs. Not thread-safe.
 
     Where several cores are allowed it finds out whether they pay: a step of some tens of
-    microseconds may take longer on two cores than on one. Now and then it asks again.
+    microseconds may take longer on two cores than on one. Now and then it asks again. While other
+    runs compute it keeps to one core: runs side by side, each on its own, do more than runs that
+    wait for all cores in turn and meet after every kernel.
     """
 
     __slots__ = ("_alive", "_context", "_left", "_most", "_program", "_threads", "_times")
@@ -247,6 +254,9 @@ class PreparedRun:
 
     def __call__(self) -> None:
         """Run all steps."""
+        if self._most > 1 and self._program.has_company:
+            self._program.walk(self._context, 1)
+            return
         self._left -= 1
         if self._left >= 0:
             self._program.walk(self._context, self._threads)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.cpu.runtime import program
+from engine.cpu.runtime.pool import Pool
 from engine.cpu.runtime.program import SETTLED_RUNS, TRIALS, NativeProgram, PreparedRun
 from tests.engine.cpu.runtime_kernels import Mix, step
 
@@ -16,6 +17,7 @@ class Clocked:
     """A program that takes the time it is told to, and notes on how many cores it ran."""
 
     width = 4
+    has_company = False
 
     def __init__(self, alone: int, together: int) -> None:
         self.times = {True: alone, False: together}
@@ -56,6 +58,29 @@ def test_one_core_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         run()
     assert native.cores == [1, 1, 1] and native.now == 30
+
+
+def test_beside_other_runs_one_core_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = Clocked(100, 60)
+    run = prepared(native, 8, monkeypatch)
+    native.has_company = True
+    for _ in range(TRIALS):
+        run()
+    assert native.cores == [1] * TRIALS
+    native.has_company = False  # what ran beside others told nothing about this
+    for _ in range(TRIALS + 1):
+        run()
+    assert native.cores[TRIALS:-1] == [4, 1] * (TRIALS // 2) and native.cores[-1] == 4
+
+
+def test_runs_are_company_while_they_hold_cores() -> None:
+    pool = Pool(cores=2)
+    native = NativeProgram([step(Mix(), [(2, 0, 0), (1, 0, 0)], 50)], pool=pool)
+    assert not native.has_company
+    slots = pool.acquire(1, 0, 0)
+    assert native.has_company and pool.lent == 1
+    pool.release(slots)
+    assert not native.has_company
 
 
 def test_trials_compute_like_all_runs() -> None:
