@@ -6,6 +6,7 @@ Knows Pillow and numpy, and nothing of HTTP, tasks or models. `server.tasks` sta
 
 from .decode import FORMATS, Picture, decode_image
 from .limits import ImageLimits
+from .mosaic import Tile, draw_mosaic
 from .sniff import picture_format
 from .thumbnail import is_small, shrink
 from .transform import ImageTransform, build_transform
@@ -15,8 +16,10 @@ __all__ = [
     "ImageLimits",
     "ImageTransform",
     "Picture",
+    "Tile",
     "build_transform",
     "decode_image",
+    "draw_mosaic",
     "is_small",
     "picture_format",
     "shrink",
