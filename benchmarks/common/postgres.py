@@ -54,7 +54,9 @@ class PostgresServer:
             raise FileNotFoundError(f"the wheel {PACKAGE.replace('_', '-')} is not installed")
         self._home = Path(tempfile.mkdtemp(prefix="mr-pg-"))
         self._installed = found
-        self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._user = None if account is None else account.pw_uid
+        self._group = None if account is None else account.pw_gid
         self._options = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._home),
@@ -95,8 +97,8 @@ class PostgresServer:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _prepare(self) -> None:
-        if self._account is not None:
-            os.chown(self._home, self._account.pw_uid, self._account.pw_gid)
+        if self._user is not None and self._group is not None:
+            os.chown(self._home, self._user, self._group)
             if not self._reachable():
                 copied = self._home / "installed"
                 shutil.copytree(self._installed, copied)
@@ -116,35 +118,32 @@ class PostgresServer:
     ) -> subprocess.CompletedProcess[bytes]:
         try:
             return subprocess.run(
-                [self._installed / "bin" / program, *arguments],
+                [str(self._installed / "bin" / program), *arguments],
                 check=check,
                 cwd=self._home,
                 capture_output=True,
-                **self._identity(),
+                user=self._user,
+                group=self._group,
             )
         except PermissionError:
             if check:
                 raise
             return subprocess.CompletedProcess([], 126)
 
-    def _identity(self) -> dict[str, int]:
-        if self._account is None:
-            return {}
-        return {"user": self._account.pw_uid, "group": self._account.pw_gid}
-
     def start(self) -> None:
         """Start it; returns when it takes connections."""
         options = [f"--{name}={value}" for name, value in self._options.items()]
-        program = self._installed / "bin" / "postgres"
+        program = str(self._installed / "bin" / "postgres")
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", WATCH, "sh", program, "-D", self.data, *options],
+                ["/bin/sh", "-c", WATCH, "sh", program, "-D", str(self.data), *options],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=self._home,
                 start_new_session=True,
-                **self._identity(),  # type: ignore[arg-type]
+                user=self._user,
+                group=self._group,
             )
         give_up = time.monotonic() + START_LIMIT_S
         while not self._is_ready():

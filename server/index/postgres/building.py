@@ -12,7 +12,6 @@ import psycopg
 from psycopg import sql
 
 from server.index.contract import Vectors
-from server.index.postgres import locks
 from server.index.postgres.binary import decoded_rows
 from server.index.postgres.database import Connection, Database, close
 from server.index.postgres.judging import (
@@ -23,6 +22,7 @@ from server.index.postgres.judging import (
     next_step,
     verdict_on,
 )
+from server.index.postgres.locks import Locks
 from server.index.postgres.place import Place
 from server.index.postgres.searching import Found, Request, search, share_found
 
@@ -56,6 +56,7 @@ class Builder:
     """A thread that looks after the indexes of the spaces that this server writes to."""
 
     def __init__(self, database: Database) -> None:
+        self.locks = Locks(database)
         self._database = database
         self._changed = threading.Condition()
         self._watched: dict[Place, _Watched] = {}
@@ -137,9 +138,7 @@ class Builder:
                 return
             self._connection = connection
         try:
-            lock = locks.number_of(self._database.options.schema, "index", place.number)
-            taken = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
-            if taken is not None and taken[0]:
+            if self.locks.take(connection, f"index of {place.number}"):
                 self._look(connection, place)
         finally:
             with self._changed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import orjson
 from psycopg import sql
 
@@ -26,14 +27,13 @@ from server.index.contract import (
     NewItem,
     PutOutcome,
     Size,
-    Space,
     StoredItem,
     Vectors,
 )
 from server.index.filters import Filter
-from server.index.postgres import locks, schema, writing
+from server.index.postgres import schema, writing
 from server.index.postgres.building import Builder
-from server.index.postgres.database import Connection, Database
+from server.index.postgres.database import Connection, Runner
 from server.index.postgres.filter_sql import TRUE, Parameters, condition
 from server.index.postgres.place import LARGEST_DIM, Place
 from server.index.postgres.space import PostgresSpace
@@ -51,14 +51,14 @@ class PostgresCollection:
 
     def __init__(
         self,
-        database: Database,
+        runner: Runner,
         builder: Builder,
         spec: CollectionSpec,
         number: int,
         vector_oid: int,
     ) -> None:
         self.number = number
-        self._database, self._builder, self._spec = database, builder, spec
+        self._runner, self._builder, self._spec = runner, builder, spec
         self._vector_oid = vector_oid
         self._items, self._pictures = schema.items_table(number), schema.pictures_table(number)
         self._lock = threading.Lock()
@@ -74,29 +74,33 @@ class PostgresCollection:
     ) -> PutOutcome:
         """Add or replace items, all or none; see the contract."""
         texts = check_items(items)
-        spaces = [(self._named(key), rows) for key, rows in (vectors or {}).items()]
-        rows = {
+        if not items:
+            return PutOutcome(0, 0)
+        given = {self._space_for(key, rows): rows for key, rows in (vectors or {}).items()}
+        checked = {
             space.number: check_vectors(rows, len(items), space.dim, self._spec.metric)
-            for space, rows in spaces
+            for space, rows in given.items()
         }
         if not items:
             return PutOutcome(0, 0)
-        batch = writing.Batch.of(items, texts, rows)
-        outcome = self._database.transaction(lambda c: writing.put(c, self.number, batch))
-        for space, _ in spaces:
+        batch = writing.Batch.of(items, texts, checked)
+        outcome = self._runner.transaction(lambda c: writing.put(c, self.number, batch))
+        for space in given:
             space.wrote(len(items))
         return outcome
 
-    def _named(self, key: str) -> PostgresSpace:
-        space = self._existing(key)
-        if space is None:
-            raise InvalidInput(f"the collection has no space {key!r}; make it first")
-        return space
+    def _space_for(self, key: str, rows: Vectors) -> PostgresSpace:
+        """Return the space that rows are meant for, made for them if it is new."""
+        known = self._existing(key)
+        if known is not None:
+            return known
+        check_vectors(rows, len(rows), np.shape(rows)[-1], self._spec.metric)
+        return self.space(key, np.shape(rows)[-1])
 
     def update_metadata(self, id: str, metadata: Metadata) -> bool:
         """Replace an item's metadata; its vectors stay. False if it is not there."""
         text = metadata_json(metadata).decode()
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL(
                 "UPDATE {} SET metadata = %s::jsonb, revision = nextval('revisions'),"
                 " updated = clock_timestamp() WHERE id = %s RETURNING 1"
@@ -108,11 +112,11 @@ class PostgresCollection:
     def delete(self, ids: Sequence[str]) -> int:
         """Remove items and their vectors; returns how many there were."""
         wanted = sorted({check_id(id) for id in ids})
-        return self._database.transaction(lambda c: writing.delete(c, self.number, wanted))
+        return self._runner.transaction(lambda c: writing.delete(c, self.number, wanted))
 
     def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Return items by id, in the order asked for."""
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT {} FROM {} i WHERE i.id = ANY(%s)").format(COLUMNS, self._items),
             ([check_id(id) for id in ids],),
         )
@@ -125,7 +129,7 @@ class PostgresCollection:
         """Return items in the order of their ids, beginning after `after`."""
         parameters = Parameters()
         where = TRUE if filter is None else condition(filter, parameters)
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT {} FROM {} i WHERE i.id > {} AND {} ORDER BY i.id LIMIT {}").format(
                 COLUMNS,
                 self._items,
@@ -151,13 +155,13 @@ class PostgresCollection:
         )
         wanted = ([check_id(id) for id in ids],)
         found: dict[str, bytes] = dict(
-            self._database.run(lambda c: c.execute(query, wanted, binary=True).fetchall())
+            self._runner.run(lambda c: c.execute(query, wanted, binary=True).fetchall())
         )
         return [found.get(id) for id in ids]
 
     def size(self) -> Size:
         """Count."""
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL(
                 "SELECT count(*), count(*) FILTER (WHERE has_picture),"
                 " pg_total_relation_size(%s::regclass) + pg_total_relation_size(%s::regclass)"
@@ -168,7 +172,7 @@ class PostgresCollection:
         )
         return Size(*rows[0])
 
-    def space(self, key: str, dim: int) -> Space:
+    def space(self, key: str, dim: int) -> PostgresSpace:
         """Return the space of that key, an empty one if it is new; see the contract."""
         check_space_key(key)
         if check_dim(dim) > LARGEST_DIM:
@@ -178,7 +182,7 @@ class PostgresCollection:
             )
         found = self._existing(key)
         if found is None:
-            self._database.transaction(lambda c: self._make_space(c, key, dim))
+            self._runner.transaction(lambda c: self._make_space(c, key, dim))
             found = self._existing(key)
         if found is None:
             raise NotFound(f"the space {key!r} was removed while it was being made")
@@ -207,7 +211,7 @@ class PostgresCollection:
             checked, known = self._spaces.get(key, (0.0, None))
         if known is not None and now - checked < FRESH_S:
             return known
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT number, dim FROM spaces WHERE collection = %s AND key = %s"),
             (self.number, check_space_key(key)),
         )
@@ -223,11 +227,11 @@ class PostgresCollection:
 
     def _make_object(self, key: str, number: int, dim: int) -> PostgresSpace:
         place = Place(self.number, number, key, dim, self._spec.metric)
-        return PostgresSpace(self._database, self._builder, place, self._vector_oid)
+        return PostgresSpace(self._runner, self._builder, place, self._vector_oid)
 
     def spaces(self) -> list[str]:
         """Return the keys of all spaces, oldest first."""
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT key FROM spaces WHERE collection = %s ORDER BY number"),
             (self.number,),
         )
@@ -242,7 +246,7 @@ class PostgresCollection:
     def drop_space(self, key: str) -> None:
         """Forget a space and its vectors; one that is not there is no error."""
         self.stop_building(key)
-        self._database.transaction(lambda c: self._drop_space(c, key))
+        self._runner.transaction(lambda c: self._drop_space(c, key))
         with self._lock:
             self._spaces.pop(key, None)
 
@@ -256,7 +260,7 @@ class PostgresCollection:
 
     def fact(self, name: str) -> str | None:
         """Read a small text kept with the collection."""
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT value FROM facts WHERE collection = %s AND name = %s"),
             (self.number, name),
         )
@@ -265,12 +269,12 @@ class PostgresCollection:
     def set_fact(self, name: str, value: str | None) -> None:
         """Keep a small text with the collection."""
         if value is None:
-            self._database.execute(
+            self._runner.execute(
                 sql.SQL("DELETE FROM facts WHERE collection = %s AND name = %s"),
                 (self.number, name),
             )
             return
-        self._database.execute(
+        self._runner.execute(
             sql.SQL(
                 "INSERT INTO facts (collection, name, value) VALUES (%s, %s, %s)"
                 " ON CONFLICT (collection, name) DO UPDATE SET value = excluded.value"
@@ -278,12 +282,9 @@ class PostgresCollection:
             (self.number, name, value),
         )
 
-    @contextmanager
-    def busy(self, name: str, wait_s: float) -> Iterator[bool]:
+    def busy(self, name: str, wait_s: float) -> AbstractContextManager[bool]:
         """Enter as the only one of all processes; False when another is inside for `wait_s`."""
-        lock = locks.number_of(self._database.options.schema, self.number, name)
-        with locks.held(self._database, lock, wait_s) as entered:
-            yield entered
+        return self._builder.locks.held(f"{self.number}/{name}", wait_s)
 
 
 def _stored(row: Sequence[Any]) -> StoredItem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -47,7 +48,52 @@ class Connection(psycopg.Connection[TupleRow]):
             self.ef_search = value
 
 
-class Database:
+class Runner(ABC):
+    """Something that work on a connection can be given to."""
+
+    options: Options
+
+    @abstractmethod
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` does with a connection.
+
+        Raises:
+            ServerError: in words of this server.
+        """
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` does within one transaction: all of it holds, or nothing."""
+
+        def inside(connection: Connection) -> T:
+            with connection.transaction():
+                return work(connection)
+
+        return self.run(inside)
+
+    def rows(self, query: Statement, parameters: Any = None) -> list[TupleRow]:
+        """Return what one statement answers."""
+        return self.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+    def execute(self, query: Statement, parameters: Any = None) -> None:
+        """Run one statement that answers nothing."""
+        self.run(lambda connection: connection.execute(query, parameters) and None)
+
+
+class Within(Runner):
+    """One transaction, for work that is to hold or fall as a whole."""
+
+    def __init__(self, connection: Connection, options: Options) -> None:
+        self._connection, self.options = connection, options
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` does; there is no trying again."""
+        try:
+            return work(self._connection)
+        except psycopg.Error as error:
+            raise in_our_words(error, self.options) from error
+
+
+class Database(Runner):
     """At most `pool_size` connections; each is lent to one thread at a time."""
 
     def __init__(self, options: Options) -> None:
@@ -83,23 +129,6 @@ class Database:
             else:
                 self._down_since = None
                 return result
-
-    def transaction(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` does within one transaction: all of it holds, or nothing."""
-
-        def inside(connection: Connection) -> T:
-            with connection.transaction():
-                return work(connection)
-
-        return self.run(inside)
-
-    def rows(self, query: Statement, parameters: Any = None) -> list[TupleRow]:
-        """Return what one statement answers."""
-        return self.run(lambda connection: connection.execute(query, parameters).fetchall())
-
-    def execute(self, query: Statement, parameters: Any = None) -> None:
-        """Run one statement that answers nothing."""
-        self.run(lambda connection: connection.execute(query, parameters) and None)
 
     def _worth_waiting(self) -> bool:
         """Whether the server has been away for less than our patience.

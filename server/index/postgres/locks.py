@@ -13,33 +13,44 @@ from server.index.postgres.database import Connection, Database, close
 from server.index.postgres.failures import in_our_words
 
 
-def number_of(*parts: object) -> int:
-    """Return the 64-bit number by which PostgreSQL knows a lock."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+class Locks:
+    """Advisory locks by name, each on a connection of its own.
 
-
-@contextmanager
-def held(database: Database, lock: int, wait_s: float) -> Iterator[bool]:
-    """Enter with the lock, or with False when it was not free for `wait_s`.
-
-    It has a connection of its own: who holds a lock for long must not starve the others.
-
-    Raises:
-        StoreUnavailable: the database does not answer.
+    For who holds a lock for long must not starve the others of connections.
     """
-    try:
-        connection = database.connect(statement_timeout=False)
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    try:
-        yield _taken(connection, lock, wait_s, database)
-    finally:
-        close(connection)  # and the lock with it
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-def _taken(connection: Connection, lock: int, wait_s: float, database: Database) -> bool:
-    try:
+    @contextmanager
+    def held(self, name: str, wait_s: float) -> Iterator[bool]:
+        """Enter with the lock, or with False when it was not free for `wait_s`.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        try:
+            connection = self._database.connect(statement_timeout=False)
+        except psycopg.Error as error:
+            raise in_our_words(error, self._database.options) from error
+        try:
+            yield self._taken(connection, name, wait_s)
+        finally:
+            close(connection)  # and the lock with it
+
+    def _taken(self, connection: Connection, name: str, wait_s: float) -> bool:
+        try:
+            return self.take(connection, name, wait_s)
+        except psycopg.Error as error:
+            raise in_our_words(error, self._database.options) from error
+
+    def take(self, connection: Connection, name: str, wait_s: float = 0) -> bool:
+        """Take a lock that holds as long as the connection; False if another has it.
+
+        Raises:
+            psycopg.Error: as PostgreSQL puts it.
+        """
+        lock = number_of(self._database.options.schema, name)
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
         if row is not None and row[0]:
             return True
@@ -47,9 +58,14 @@ def _taken(connection: Connection, lock: int, wait_s: float, database: Database)
             return False
         limit_ms = str(max(1, round(wait_s * 1000)))
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (limit_ms,))
-        connection.execute("SELECT pg_advisory_lock(%s)", (lock,))
-    except pg.LockNotAvailable:
-        return False
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    return True
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s)", (lock,))
+        except pg.LockNotAvailable:
+            return False
+        return True
+
+
+def number_of(schema: str, name: str) -> int:
+    """Return the 64-bit number by which PostgreSQL knows a lock."""
+    digest = hashlib.sha256(f"{schema}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

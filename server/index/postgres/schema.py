@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from psycopg import errors as pg
 from psycopg import sql
 
-from server.errors import StoreUnavailable
+from server.errors import Conflict, StoreUnavailable
+from server.index.contract import CollectionSpec
 from server.index.postgres.database import Connection, Database
 
 # Any constant will do, if only all versions of this program agree on it.
@@ -159,6 +160,24 @@ def pictures_table(collection: int) -> sql.Identifier:
 def vectors_table(space: int) -> sql.Identifier:
     """Name the vectors of a space."""
     return sql.Identifier(f"vectors_{space}")
+
+
+def insert_collection(connection: Connection, spec: CollectionSpec) -> int:
+    """Make a collection within a transaction; return its number.
+
+    Raises:
+        Conflict: there is one of that name.
+    """
+    row = connection.execute(
+        "INSERT INTO collections (name, metric, model, dim) VALUES (%s, %s, %s, %s) "
+        "ON CONFLICT (name) DO NOTHING RETURNING number",
+        (spec.name, spec.metric, spec.model, spec.dim),
+    ).fetchone()
+    if row is None:
+        raise Conflict(f"there is a collection {spec.name!r} already; delete it first")
+    number = int(row[0])
+    make_collection_tables(connection, number)
+    return number
 
 
 def make_collection_tables(connection: Connection, collection: int) -> None:

@@ -18,7 +18,7 @@ from server.index.filters import Filter
 from server.index.postgres import writing
 from server.index.postgres.binary import decoded_rows, encoded_rows
 from server.index.postgres.building import Builder, read_judgement, store_recall
-from server.index.postgres.database import Database
+from server.index.postgres.database import Runner
 from server.index.postgres.filter_sql import Parameters, condition
 from server.index.postgres.judging import Judgement
 from server.index.postgres.place import Place
@@ -47,9 +47,9 @@ class _Count:
 class PostgresSpace:
     """See `server.index.contract.Space`."""
 
-    def __init__(self, database: Database, builder: Builder, place: Place, vector_oid: int) -> None:
+    def __init__(self, runner: Runner, builder: Builder, place: Place, vector_oid: int) -> None:
         self.place, self.number = place, place.number
-        self._database, self._builder, self._vector_oid = database, builder, vector_oid
+        self._runner, self._builder, self._vector_oid = runner, builder, vector_oid
         self._lock = threading.Lock()
         self._judgement: tuple[float, Judgement] | None = None
         self._counts: dict[Filter, _Count] = {}
@@ -108,7 +108,7 @@ class PostgresSpace:
         return found
 
     def _search_part(self, request: Request, rows: Vectors) -> list[Found]:
-        return self._database.run(lambda c: search(c, request, rows, self._vector_oid))
+        return self._runner.run(lambda c: search(c, request, rows, self._vector_oid))
 
     def _complete(
         self, rows: Vectors, query: Query, wanted: int, found: list[Found], vectors: int
@@ -134,7 +134,7 @@ class PostgresSpace:
         known, now = self._judgement, time.monotonic()
         if known is not None and now - known[0] < FRESH_S:
             return known[1]
-        judgement = self._database.run(lambda c: read_judgement(c, self.place))
+        judgement = self._runner.run(lambda c: read_judgement(c, self.place))
         if judgement is None:
             raise NotFound(f"the space {self.key!r} was removed meanwhile")
         self._judgement = (now, judgement)
@@ -148,7 +148,7 @@ class PostgresSpace:
         if known is not None and now - known.at < COUNT_FRESH_S:
             return known.matches
         parameters = Parameters()
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL("SELECT count(*) FROM (SELECT FROM {} i WHERE {} LIMIT {}) few").format(
                 self.place.items, condition(filter, parameters), sql.Literal(FEW_MATCHES + 1)
             ),
@@ -173,7 +173,7 @@ class PostgresSpace:
         return found
 
     def _missing_after(self, revision: int, limit: int) -> list[Missing]:
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL(
                 "SELECT i.id, i.revision, i.has_picture FROM {} i WHERE i.revision > %s"
                 " AND NOT EXISTS (SELECT FROM {} v WHERE v.id = i.id)"
@@ -186,7 +186,7 @@ class PostgresSpace:
     def fill(self, made_of: Sequence[Missing], vectors: Vectors) -> int:
         """Store vectors of `missing` items; those that changed meanwhile are left out."""
         rows = encoded_rows(check_vectors(vectors, len(made_of), self.dim, self.place.metric))
-        stored = self._database.transaction(
+        stored = self._runner.transaction(
             lambda c: writing.fill(c, self.place.collection, self.number, made_of, rows)
         )
         self.wrote(stored)
@@ -210,12 +210,12 @@ class PostgresSpace:
             self.place.vectors,
             sql.SQL(which),
         )
-        rows = self._database.run(lambda c: c.execute(query, parameters, binary=True).fetchall())
+        rows = self._runner.run(lambda c: c.execute(query, parameters, binary=True).fetchall())
         return [id for id, _ in rows], decoded_rows([raw for _, raw in rows], self.dim)
 
     def state(self) -> IndexState:
         """Tell how it is searched."""
-        rows = self._database.rows(
+        rows = self._runner.rows(
             sql.SQL(
                 "SELECT (SELECT count(*) FROM {vectors}), (SELECT count(*) FROM {items}),"
                 " pg_total_relation_size(%s::regclass)"
@@ -237,6 +237,6 @@ class PostgresSpace:
             found = self._find(rows, ask, k, max(judgement.ef_search, k), judgement.vectors)
             self._complete(rows, ask, k, found, judgement.vectors)
         recall = share_found(found, truth)
-        self._database.run(lambda c: store_recall(c, self.place, recall))
+        self._runner.run(lambda c: store_recall(c, self.place, recall))
         self._judgement = None
         return recall

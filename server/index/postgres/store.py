@@ -10,10 +10,10 @@ from pathlib import Path
 
 from psycopg import sql
 
-from server.errors import Conflict, NotFound
+from server.errors import NotFound
 from server.index.checks import check_name, check_spec
 from server.index.contract import Collection, CollectionSpec
-from server.index.postgres import schema
+from server.index.postgres import schema, transfer
 from server.index.postgres.building import Builder
 from server.index.postgres.collection import PostgresCollection
 from server.index.postgres.database import Connection, Database
@@ -46,7 +46,9 @@ class PostgresStore:
     def create(self, spec: CollectionSpec) -> Collection:
         """Make a collection; see the contract."""
         check_spec(spec)
-        number = self._database.transaction(lambda connection: insert(connection, spec))
+        number = self._database.transaction(
+            lambda connection: schema.insert_collection(connection, spec)
+        )
         return self._opened(spec, number)
 
     def open(self, name: str) -> PostgresCollection:
@@ -112,34 +114,19 @@ class PostgresStore:
 
     def snapshot(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Give a collection as one archive; see the contract."""
-        raise NotImplementedError
+        collection = self._current(name)
+        return transfer.snapshot(self._database, collection.spec, collection.number)
 
     def restore(self, name: str, archive: Path) -> Collection:
         """Make a collection from an archive; see the contract."""
-        raise NotImplementedError
+        check_name(name)
+        transfer.restore(self._database, self._builder, name, archive, self._vector_oid)
+        return self._current(name)
 
     def close(self) -> None:
         """Let go of all connections."""
         self._builder.close()
         self._database.close()
-
-
-def insert(connection: Connection, spec: CollectionSpec) -> int:
-    """Make a collection within a transaction; return its number.
-
-    Raises:
-        Conflict: there is one of that name.
-    """
-    row = connection.execute(
-        "INSERT INTO collections (name, metric, model, dim) VALUES (%s, %s, %s, %s) "
-        "ON CONFLICT (name) DO NOTHING RETURNING number",
-        (spec.name, spec.metric, spec.model, spec.dim),
-    ).fetchone()
-    if row is None:
-        raise Conflict(f"there is a collection {spec.name!r} already; delete it first")
-    number = int(row[0])
-    schema.make_collection_tables(connection, number)
-    return number
 
 
 def _drop(connection: Connection, name: str) -> bool:
