@@ -158,7 +158,7 @@ class Bindings:
         return Conflict(
             f"collection {collection.spec.name!r} holds items without pictures and stays with "
             f"model {model!r} version {version!r}, as it was when they came; load that version "
-            f"(POST /models/{model}/versions/{version}/load), search by id or vector, or put the "
+            f"(POST /models/{model}/load with {{"version": ...}}), search by id or vector, or put the "
             "items in again with their pictures",
             collection=collection.spec.name,
             pinned=pin.key,
@@ -206,8 +206,13 @@ class Bindings:
                 self.backlog(collection, live.name).grew()
                 live.woken.set()
 
-    def pin(self, collection: Collection, name: SpaceName) -> None:
+    def pin(self, collection: Collection, name: SpaceName, *, to_come: bool = True) -> None:
         """Bind a collection to a space for as long as it holds items without pictures. Blocking.
+
+        Args:
+            collection: which.
+            name: where the vectors of those items are.
+            to_come: the first of them is still to be put in.
 
         Raises:
             Conflict: it is bound to another one.
@@ -215,7 +220,8 @@ class Bindings:
         pin = pin_of(collection)
         if pin is not None and pin.key != name.key:
             raise self.unavailable(collection, pin)
-        self._pinned_s[collection.spec.name] = time.monotonic()
+        if to_come:
+            self._pinned_s[collection.spec.name] = time.monotonic()
         if pin is None:
             set_pin(collection, name)
         self._pins[collection.spec.name] = name

@@ -87,7 +87,7 @@ class Follower:
                     self._bindings.unpin(collection)
                     pin = None
             elif pin is None and (home := self._home(collection)) is not None:
-                self._bindings.pin(collection, home)
+                self._bindings.pin(collection, home, to_come=False)
                 pin = home
         return pin is None or pin.key == name.key
 
