@@ -34,6 +34,7 @@ class _Head:
     activation: str
     normalize: bool
     labels: tuple[str, ...]
+    name: str
 
 
 def append_classifier(
@@ -47,15 +48,16 @@ def append_classifier(
     normalize: bool = False,
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
+    name: str | None = None,
     limits: Limits | None = None,
     isolate: bool = False,
 ) -> bytes:
     """Put a linear classifier on a named value of a model.
 
     The new model computes `activation(((x - mean) / std) @ weight + bias)` of each row `x` of the
-    value, scaled to length 1 first with `normalize`. Its first output, `probabilities` (`logits`
-    without an activation), is (N, classes) float32; its second is the value itself. What only
-    the model's old outputs needed is left out, and weights in other files are taken in.
+    value, scaled to length 1 first with `normalize`. Its first output is (N, classes) float32, its
+    second the value itself. What only the model's old outputs needed is left out, and weights in
+    other files are taken in.
 
     Args:
         source: Path of a model file, or its bytes (then without external data).
@@ -69,6 +71,8 @@ def append_classifier(
         normalize: Scale features to length 1 first; a row of zeros stays one.
         mean: (d,) or one number, taken off the features; folded into the weights.
         std: (d,) or one number, that the features are divided by then; folded likewise.
+        name: What the answer is called; by default `probabilities`, or `logits` without an
+            activation, with a number where the model has such a value already.
         limits: Bounds on reading the model.
         isolate: Do it in a child process with limits of its own, as loading does.
 
@@ -76,15 +80,15 @@ def append_classifier(
         The bytes of an ONNX file.
 
     Raises:
-        InvalidInput: No such value (the message lists some), or weights, bias and labels that do
-            not fit it or one another, or are not finite.
+        InvalidInput: No such value (the message lists some); weights, bias and labels that do not
+            fit it or one another, or are not finite; or `name` is taken.
         InvalidModel: The file is malformed, or older than opset 7.
         ResourceLimit: The new file would pass 2 GiB, or reading the old one a limit.
     """
     if activation not in ACTIVATIONS:
         raise InvalidInput(f"activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
     folded, offset = _folded(weight, bias, mean, std)
-    head = _Head(output, activation, normalize, _checked_labels(labels, len(offset)))
+    head = _Head(output, activation, normalize, _checked_labels(labels, len(offset)), name or "")
     limits = limits or Limits()
     if isolate:
         return _in_child(source, head, folded, offset, limits)
@@ -104,7 +108,7 @@ def _append(
     source: Source, head: _Head, weight: np.ndarray, bias: np.ndarray, limits: Limits
 ) -> bytes:
     appender = importlib.import_module(APPENDER)
-    written = appender.Head(weight, bias, head.activation, head.normalize, head.labels)
+    written = appender.Head(weight, bias, head.activation, head.normalize, head.labels, head.name)
     made: bytes = appender.append_head(source, head.output, written, limits)
     return made
 

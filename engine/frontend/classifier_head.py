@@ -52,6 +52,7 @@ class Head:
     activation: Activation = "softmax"
     normalize: bool = False
     labels: tuple[str, ...] = ()
+    name: str = ""  # of the answer; "" leaves it to the activation
 
 
 def append_head(
@@ -177,14 +178,14 @@ class _Names:
     """Names that nothing in the model has yet."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
+        self.taken = set(taken)
 
     def __call__(self, wanted: str) -> str:
         name, number = wanted, 0
-        while name in self._taken:
+        while name in self.taken:
             number += 1
             name = f"{wanted}_{number}"
-        self._taken.add(name)
+        self.taken.add(name)
         return name
 
 
@@ -226,11 +227,14 @@ def _add_nodes(model: ModelProto, value: str, kind: TensorType, head: Head) -> N
         _normalize(build, head.weight.shape[0])
     weights = build.constant("weight", head.weight), build.constant("bias", head.bias)
     last = head.activation == "none"
-    build.then("Gemm", *weights, result="logits" if last else "head.logits")
+    answer = head.name or ("logits" if last else "probabilities")
+    if head.name in build.name.taken:
+        raise InvalidInput(f"the model has a value {head.name!r} already; choose another name")
+    build.then("Gemm", *weights, result=answer if last else "head.logits")
     if head.activation == "softmax":
-        build.then("Softmax", result="probabilities", axis=1)
+        build.then("Softmax", result=answer, axis=1)
     elif not last:
-        _sigmoid(build, head)
+        _sigmoid(build, head, answer)
     described = _copy(model.graph.output[0])
     described.name = build.value
     described.type.CopyFrom(_rows_of(described, len(head.bias)))
@@ -248,15 +252,15 @@ def _normalize(build: _Builder, width: int) -> None:
     build.then("Div", length)
 
 
-def _sigmoid(build: _Builder, head: Head) -> None:
+def _sigmoid(build: _Builder, head: Head, answer: str) -> None:
     """Let every class have a probability of its own; scaled to a sum of 1 if asked."""
     if head.activation == "sigmoid":
-        build.then("Sigmoid", result="probabilities")
+        build.then("Sigmoid", result=answer)
         return
     shares = build.then("Sigmoid")
     total = build.then("MatMul", build.constant("ones", np.ones((len(head.bias), 1))))
     build.value = shares
-    build.then("Div", total, result="probabilities")
+    build.then("Div", total, result=answer)
 
 
 def _rows_of(described: ValueInfoProto, classes: int) -> TypeProto:

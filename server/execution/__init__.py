@@ -1,7 +1,7 @@
 """Where work runs that must not run on the event loop, and how its faults are told.
 
 The only place beside the repository's loader that knows the engine: its errors, and its words for
-generation. It may not know batches, models or requests.
+generation and for heads. It may not know batches, models or requests.
 """
 
 from server.execution.faults import as_server_error
@@ -13,6 +13,7 @@ from server.execution.generation import (
     SlotSizes,
     StepResult,
 )
+from server.execution.heads import append_classifier
 from server.execution.mailbox import LoopMailbox
 from server.execution.pool import WorkerPool
 from server.execution.tuning import (
@@ -33,6 +34,7 @@ __all__ = [
     "SlotSizes",
     "StepResult",
     "WorkerPool",
+    "append_classifier",
     "as_server_error",
     "give_way",
     "keep_freed_memory",

@@ -305,6 +305,11 @@ def test_external_data_of_bytes_is_an_error(tmp_path: Path) -> None:
         append(path.read_bytes())
 
 
+def test_the_answer_may_have_a_name() -> None:
+    made = append(mlp(), name="cars", activation="normalized_sigmoid")
+    assert [spec.name for spec in engine.load(made, device="reference").outputs] == ["cars", "a"]
+
+
 def test_in_a_child_it_is_the_same() -> None:
     weight, bias = head_of(16, 3)
     options: dict[str, Any] = {"output": "a", "weight": weight, "bias": bias, "labels": list("abc")}
@@ -345,6 +350,7 @@ def append(
         ({"std": [0.0]}, "std holds a 0"),
         ({"std": np.inf}, "std holds NaN or infinity"),
         ({"std": 1e-300}, "too large for float32"),
+        ({"name": "h"}, "has a value 'h' already"),
         ({"activation": "relu"}, "activation 'relu'; expected one of softmax"),
     ],
 )
