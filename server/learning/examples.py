@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from server.errors import InvalidInput, PayloadTooLarge
 
@@ -19,16 +22,26 @@ SHOWN = 20  # of a list in a message
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture with its label; `name` is how its owner calls it."""
+    """One picture with its label.
+
+    Attributes:
+        name: How its owner calls it.
+        label: Its class.
+        digest: What is the same for the same picture file, and for no other.
+        data: The file; None where only its features are known.
+        features: (d,) float32, where they are known already.
+    """
 
     name: str
     label: str
-    data: bytes
+    digest: str
+    data: bytes | None = None
+    features: NDArray[np.float32] | None = None
 
-    @property
-    def digest(self) -> str:
-        """Return what is the same for the same bytes."""
-        return hashlib.sha256(self.data).hexdigest()
+    @classmethod
+    def of(cls, name: str, label: str, data: bytes) -> Example:
+        """Return an example of a picture file."""
+        return cls(name, label, hashlib.sha256(data).hexdigest(), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +146,34 @@ def check_counts(counts: Counter[str], duplicates: Sequence[str] = ()) -> None:
             f"{LEAST_PER_CLASS} different ones, and 10 are better",
             got=few[:SHOWN],
         )
+
+
+def joined(kept: Sequence[Example], new: Sequence[Example]) -> tuple[list[Example], list[str]]:
+    """Add new examples to kept ones, and return also which pictures have got another label.
+
+    A kept picture that comes again under another label has been corrected: the new one holds.
+    """
+    labels = {example.digest: example.label for example in new}
+    known = {example.digest for example in kept}
+    result, relabelled = [], []
+    for example in kept:
+        label = labels.get(example.digest, example.label)
+        if label != example.label:
+            relabelled.append(example.name)
+            example = replace(example, label=label)
+        result.append(example)
+    taken = {example.name for example in kept}
+    result += [_renamed(each, taken) for each in new if each.digest not in known]
+    return result, relabelled
+
+
+def _renamed(example: Example, taken: set[str]) -> Example:
+    """Keep names apart: two uploads often both have a `1.jpg`."""
+    name, number = example.name, 2
+    while name in taken:
+        name, number = f"{example.name} ({number})", number + 1
+    taken.add(name)
+    return example if name == example.name else replace(example, name=name)
 
 
 def _in_two_classes(torn: Sequence[tuple[Example, Example]]) -> InvalidInput:
