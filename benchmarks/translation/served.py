@@ -1,9 +1,9 @@
 """Millrace beside a hand-written wrapper of CTranslate2: one sentence a request, many clients.
 
-Both servers translate the same sentences of 3 to 60 tokens with the same weights in float32, on the
-same cores, in turn; every client sends the next sentence when it has its answer. Millrace's cache
-of sentences is off. Also: how long a stream takes to its first token, and whether what is served
-scores as what is translated offline. Needs the `bench` extra, and
+Both servers translate the same sentences of 3 to 60 tokens with the same weights, both in float32
+or both in int8, on the same cores, in turn; every client sends the next sentence when it has its
+answer. Millrace's cache of sentences is off. Also: how long a stream takes to its first token, and
+whether what is served scores as what is translated offline. Needs the `bench` extra, and
 
     python -m benchmarks.translation.served --data FOLDER
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -35,33 +34,27 @@ import sentencepiece
 from benchmarks.common.closed_loop import ClosedLoop, http_request
 from benchmarks.common.machine import machine_facts
 from benchmarks.common.percentiles import percentile
-from benchmarks.common.results import (
-    Target,
-    at_least,
-    at_most,
-    markdown_table,
-    targets_table,
-    write_result,
-)
+from benchmarks.common.results import write_result
 from benchmarks.common.server_process import ServerProcess
 from benchmarks.server.compare import Running, peer
 from benchmarks.server.load import Body, tree_cpu_s
 from benchmarks.translation.convert import convert
 from benchmarks.translation.engines import CHECKPOINT, SHIPPED, newest
 from benchmarks.translation.scores import Scores, card_scores, served_scores
+from benchmarks.translation.served_report import CLIENTS, LONGEST, Figures, Run, report, targets
 from benchmarks.translation.streams import stream_request, streams
 from benchmarks.translation.texts import captions, mixed
 
 PEER = Path(__file__).with_name("peers") / "ct2_wrapper.py"
 NAME = "translate"
-CLIENTS = 64
+COMPUTE = {"fp32": "float32", "int8": "int8"}  # in CTranslate2's words
 STREAMS = (1, 32)
 SENTENCES = 4000
-LONGEST = 128  # tokens of a translation, in every server
 WARM_UP_S = 2.0
 # As the shipped model's, but nothing is remembered, and nothing ends early that the others go on
 # with.
 MODEL_TOML = """task = "translation"
+precision = "{precision}"
 [translation]
 source = "de"
 target = "en"
@@ -69,7 +62,6 @@ rows = 128
 cache_bytes = 0
 repetition_guard = false
 """
-SPEEDUP = 3.0
 
 
 @dataclass(frozen=True)
@@ -176,44 +168,43 @@ def use_between(before: dict[str, float], after: dict[str, float], seconds: floa
     )
 
 
-def make_repository(root: Path, version: Path) -> Path:
+def make_repository(root: Path, version: Path, precision: str = "fp32") -> Path:
     """Put a version into a repository of its own, with its cache of sentences and its guard off."""
     folder = root / "models" / NAME
     shutil.copytree(version, folder / "1")
-    (folder / "model.toml").write_text(MODEL_TOML)
+    (folder / "model.toml").write_text(MODEL_TOML.format(precision=precision))
     return root / "models"
 
 
 @contextmanager
-def wrapper(
-    arguments: argparse.Namespace, beams: int, threads: int, log: Path
-) -> Iterator[Running]:
+def wrapper(arguments: argparse.Namespace, run: Run, threads: int, log: Path) -> Iterator[Running]:
     """Run the wrapper with a converted model."""
     hello = Body("/translate", orjson.dumps({"text": "Hallo."}), "application/json")
     settings = {
         "TOKENIZER": str(arguments.model),
         "THREADS": str(threads),
-        "BEAMS": str(beams),
+        "BEAMS": str(run.beams),
+        "COMPUTE": COMPUTE[run.precision],
         "MAX_NEW_TOKENS": str(LONGEST),
     }
-    with peer(str(PEER), arguments.ct2, hello, log, **settings) as running:
+    with peer(str(PEER), arguments.ct2[run.precision], hello, log, **settings) as running:
         yield running
 
 
-def compare(arguments: argparse.Namespace, texts: list[str], beams: int) -> dict[str, object]:
+def compare(arguments: argparse.Namespace, texts: list[str], run: Run) -> Figures:
     """Load the servers in turn; return every server's median point, and Millrace's use."""
     points: dict[str, list[Point]] = {}
     uses: list[Use] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
-        repository = make_repository(root, arguments.model)
+        repository = make_repository(root, arguments.model, run.precision)
         ours = running.enter_context(ServerProcess(repository, root / "millrace.log"))
         servers = {"millrace": Running(ours.port, ours.pid)}
         for threads in arguments.threads:
             name = f"wrapper, {threads} thread" + "s" * (threads > 1)
             log = root / f"wrapper{threads}.log"
-            servers[name] = running.enter_context(wrapper(arguments, beams, threads, log))
-        requests = {name: bodies(name, texts, beams) for name in servers}
+            servers[name] = running.enter_context(wrapper(arguments, run, threads, log))
+        requests = {name: bodies(name, texts, run.beams) for name in servers}
         for name, server in servers.items():
             asyncio.run(run_load(server, requests[name], WARM_UP_S))
         for _ in range(arguments.rounds):
@@ -224,15 +215,11 @@ def compare(arguments: argparse.Namespace, texts: list[str], beams: int) -> dict
                 if name == "millrace":
                     after = counters(server.port)
                     uses.append(use_between(before, after, arguments.seconds))
-                print(f"beams {beams} {name}: {point}", flush=True)
+                print(f"{run} {name}: {point}", flush=True)
         waits = {}
-        if beams == 1:
+        if run.beams == 1:
             waits = {c: first_tokens(ours.port, texts, c) for c in STREAMS}
-    return {
-        "points": {name: medians(each) for name, each in points.items()},
-        "use": medians(uses),
-        "streams": waits,
-    }
+    return Figures({name: medians(each) for name, each in points.items()}, medians(uses), waits)
 
 
 def first_tokens(port: int, texts: list[str], concurrency: int) -> dict[str, float]:
@@ -270,62 +257,6 @@ def score(arguments: argparse.Namespace) -> tuple[Scores, Scores] | None:
     return served, offline
 
 
-def targets(
-    found: dict[int, dict[str, object]], scores: tuple[Scores, Scores] | None
-) -> list[Target]:
-    checked = []
-    for beams, figures in found.items():
-        points = figures["points"]
-        assert isinstance(points, dict)
-        ours = points["millrace"]
-        peers = [point for name, point in points.items() if name != "millrace"]
-        fastest = max(peer["requests_per_s"] for peer in peers)
-        calmest = min(peer["p95_ms"] for peer in peers)
-        what = f"beams {beams}, {CLIENTS} clients"
-        ratio = ours["requests_per_s"] / fastest
-        checked.append(at_least(f"{what}: requests/s over the wrapper's better", ratio, SPEEDUP))
-        checked.append(
-            at_most(f"{what}: p95 over the wrapper's better", ours["p95_ms"] / calmest, 1)
-        )
-        checked.append(at_most(f"{what}: failed requests", ours["errors"], 0))
-    if scores is not None:
-        served, offline = scores
-        for name in ("bleu", "chrf"):
-            here, there = getattr(served, name), getattr(offline, name)
-            what = f"{name}, served {here:.2f}, offline {there:.2f}: difference"
-            checked.append(at_most(what, abs(here - there), 0))
-    return checked
-
-
-def report(found: dict[int, dict[str, object]], checked: list[Target]) -> str:
-    text = "# Served translation: Millrace beside a wrapper of CTranslate2\n\n"
-    text += (
-        f"{CLIENTS} clients, each sending one sentence of 3 to 60 tokens at a time, closed loop on "
-        "the cores that serve; same weights in float32, at most "
-        f"{LONGEST} tokens, sentence cache off. `python -m benchmarks.translation.served` makes "
-        "this page.\n\n"
-    )
-    text += targets_table(checked)
-    for beams, figures in found.items():
-        points, use, waits = figures["points"], figures["use"], figures["streams"]
-        assert isinstance(points, dict) and isinstance(use, dict) and isinstance(waits, dict)
-        header = ["server", "req/s", "chars/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms"]
-        rows = [
-            [name, *(f"{value:.1f}" for value in point.values())] for name, point in points.items()
-        ]
-        text += f"\n## Beams: {beams}\n\n" + markdown_table(header, rows)
-        text += (
-            f"\nMillrace: {use['slot_use']:.0%} of the slots in use, {use['padding']:.1%} of what "
-            f"the encoder read was padding, {use['tokens_per_s']:.0f} tokens/s, "
-            f"{use['step_ms']:.2f} ms a step.\n"
-        )
-        if waits:
-            header = ["readers", "first token p50 ms", "p95 ms", "whole p50 ms", "events"]
-            rows = [[c, *(f"{v:.1f}" for v in wait.values())] for c, wait in waits.items()]
-            text += "\n### Streams\n\n" + markdown_table(header, rows)
-    return text
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     data = os.environ.get("MILLRACE_TEST_DATA")
@@ -337,23 +268,29 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the wrapper")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--precisions", nargs="+", choices=list(COMPUTE), default=list(COMPUTE))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the servers would be left behind
     if arguments.model is None or not arguments.checkpoint.is_dir():
         parser.error("no --model or no --checkpoint; recipes.translate_de_en makes both")
-    arguments.ct2 = convert(arguments.checkpoint, arguments.work / "ctranslate2-fp32")
+    arguments.ct2 = {
+        "fp32": convert(arguments.checkpoint, arguments.work / "ctranslate2-fp32"),
+        "int8": convert(arguments.checkpoint, arguments.work / "ctranslate2-int8", "int8"),
+    }
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(arguments.model / "source.spm"))
     texts = mixed(
         captions(arguments.data), SENTENCES, 3, 60, lambda text: len(pieces.encode(text)) + 1
     )
-    found = {beams: compare(arguments, texts, beams) for beams in arguments.beams}
+    runs = [
+        Run(precision, beams) for precision in arguments.precisions for beams in arguments.beams
+    ]
+    found = {run: compare(arguments, texts, run) for run in runs}
     facts = machine_facts("fastapi", "uvicorn", "ctranslate2", "sentencepiece")
-    scores = score(arguments)
-    checked = targets(found, scores)
+    checked = targets(found, score(arguments))
     text = report(found, checked)
     print(text)
-    print(json.dumps(found, indent=1))
-    write_result("translation-served", facts, checked, found, text)
+    details = {str(run): asdict(figures) for run, figures in found.items()}
+    write_result("translation-served", facts, checked, details, text)
     return 0 if all(target.reached for target in checked) else 1
 
 

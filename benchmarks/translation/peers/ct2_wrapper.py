@@ -1,8 +1,9 @@
 """What one writes by hand in thirty lines: FastAPI around CTranslate2, one request at a time.
 
-PORT, MODEL (a converted model), TOKENIZER (a folder with source.spm), THREADS and BEAMS come from
-the environment. `POST /translate` takes `{"text": "..."}`. FastAPI runs the route in its threads;
-the translator takes their sentences one by one, which is CTranslate2's way with one worker.
+PORT, MODEL (a converted model), TOKENIZER (a folder with source.spm), COMPUTE (float32 or int8),
+THREADS and BEAMS come from the environment. `POST /translate` takes `{"text": "..."}`. FastAPI runs
+the route in its threads; the translator takes their sentences one by one, which is CTranslate2's
+way with one worker.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 translator = ctranslate2.Translator(
-    os.environ["MODEL"], inter_threads=1, intra_threads=int(os.environ["THREADS"])
+    os.environ["MODEL"],
+    inter_threads=1,
+    intra_threads=int(os.environ["THREADS"]),
+    compute_type=os.environ["COMPUTE"],
 )
 folder = Path(os.environ["TOKENIZER"])
 pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
