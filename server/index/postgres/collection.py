@@ -15,11 +15,12 @@ from psycopg import sql
 from server.errors import InvalidInput, NotFound
 from server.index.checks import (
     check_dim,
-    check_id,
     check_items,
     check_space_key,
     check_vectors,
+    is_clean,
     metadata_json,
+    shown,
 )
 from server.index.contract import (
     CollectionSpec,
@@ -100,25 +101,27 @@ class PostgresCollection:
     def update_metadata(self, id: str, metadata: Metadata) -> bool:
         """Replace an item's metadata; its vectors stay. False if it is not there."""
         text = metadata_json(metadata).decode()
+        if not storable([id]):
+            return False
         rows = self._runner.rows(
             sql.SQL(
                 "UPDATE {} SET metadata = %s::jsonb, revision = nextval('revisions'),"
                 " updated = clock_timestamp() WHERE id = %s RETURNING 1"
             ).format(self._items),
-            (text, check_id(id)),
+            (text, id),
         )
         return bool(rows)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove items and their vectors; returns how many there were."""
-        wanted = sorted({check_id(id) for id in ids})
+        wanted = sorted(set(storable(ids)))
         return self._runner.transaction(lambda c: writing.delete(c, self.number, wanted))
 
     def get(self, ids: Sequence[str]) -> list[StoredItem | None]:
         """Return items by id, in the order asked for."""
         rows = self._runner.rows(
             sql.SQL("SELECT {} FROM {} i WHERE i.id = ANY(%s)").format(COLUMNS, self._items),
-            ([check_id(id) for id in ids],),
+            (storable(ids),),
         )
         found = {row[0]: _stored(row) for row in rows}
         return [found.get(id) for id in ids]
@@ -133,7 +136,7 @@ class PostgresCollection:
             sql.SQL("SELECT {} FROM {} i WHERE i.id > {} AND {} ORDER BY i.id LIMIT {}").format(
                 COLUMNS,
                 self._items,
-                parameters.add("" if after is None else check_id(after)),
+                parameters.add(check_text(after or "", "after")),
                 where,
                 parameters.add(max(limit, 0)),
             ),
@@ -153,7 +156,7 @@ class PostgresCollection:
         query = sql.SQL("SELECT id, {} FROM {} WHERE id = ANY(%s)").format(
             sql.Identifier(column), self._pictures
         )
-        wanted = ([check_id(id) for id in ids],)
+        wanted = (storable(ids),)
         found: dict[str, bytes] = dict(
             self._runner.run(lambda c: c.execute(query, wanted, binary=True).fetchall())
         )
@@ -262,7 +265,7 @@ class PostgresCollection:
         """Read a small text kept with the collection."""
         rows = self._runner.rows(
             sql.SQL("SELECT value FROM facts WHERE collection = %s AND name = %s"),
-            (self.number, name),
+            (self.number, check_text(name, "fact")),
         )
         return rows[0][0] if rows else None
 
@@ -279,12 +282,28 @@ class PostgresCollection:
                 "INSERT INTO facts (collection, name, value) VALUES (%s, %s, %s)"
                 " ON CONFLICT (collection, name) DO UPDATE SET value = excluded.value"
             ),
-            (self.number, name, value),
+            (self.number, check_text(name, "fact"), check_text(value, "fact")),
         )
 
     def busy(self, name: str, wait_s: float) -> AbstractContextManager[bool]:
         """Enter as the only one of all processes; False when another is inside for `wait_s`."""
         return self._builder.locks.held(f"{self.number}/{name}", wait_s)
+
+
+def storable(ids: Sequence[str]) -> list[str]:
+    """Return those ids that could be in the database at all."""
+    return [id for id in ids if isinstance(id, str) and is_clean(id)]
+
+
+def check_text(text: str, what: str) -> str:
+    """Return a text that PostgreSQL can compare with.
+
+    Raises:
+        InvalidInput: it has a NUL, or half a surrogate pair.
+    """
+    if not is_clean(text):
+        raise InvalidInput(f"{what}: {shown(text)} is not valid text", field=what)
+    return text
 
 
 def _stored(row: Sequence[Any]) -> StoredItem:

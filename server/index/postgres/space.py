@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from server.errors import NotFound
-from server.index.checks import check_vectors
+from server.index.checks import check_vectors, is_clean
 from server.index.contract import Hit, IndexState, Missing, Query, Vectors
 from server.index.filters import Filter
 from server.index.postgres import writing
@@ -97,7 +97,7 @@ class PostgresSpace:
     def _find(
         self, rows: Vectors, query: Query, wanted: int, ef_search: int | None, vectors: int
     ) -> list[Found]:
-        exclude = sorted(query.exclude)
+        exclude = sorted(id for id in query.exclude if is_clean(id))
         request = Request(self.place, wanted, query.filter, exclude, ef_search)
         at_once = QUERIES_AT_ONCE
         if ef_search is None:
@@ -196,7 +196,7 @@ class PostgresSpace:
 
     def vectors(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
         """Return the vectors (dim,) of items, as they were given; None where there is none."""
-        found_ids, rows = self._read("WHERE id = ANY(%s)", (list(ids),))
+        found_ids, rows = self._read("WHERE id = ANY(%s)", ([id for id in ids if is_clean(id)],))
         found = dict(zip(found_ids, rows, strict=True))
         return [found.get(id) for id in ids]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from psycopg import sql
 
 from server.errors import NotFound
-from server.index.checks import check_name, check_spec
+from server.index.checks import check_name, check_spec, is_clean
 from server.index.contract import Collection, CollectionSpec
 from server.index.postgres import schema, transfer
 from server.index.postgres.building import Builder
@@ -59,7 +59,7 @@ class PostgresStore:
             return known
         rows = self._database.rows(
             sql.SQL("SELECT number, metric, model, dim FROM collections WHERE name = %s"),
-            (check_name(name),),
+            (name if is_clean(name) else "",),
         )
         if not rows:
             with self._lock:
