@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     max_bulk_items: int = Field(
         1_000_000, ge=1, description="most items of one request that adds to a collection"
     )
+    recall_probe_share: float = Field(
+        0.01, ge=0, le=1, description="share of searches that are compared with exact ones"
+    )
 
     # The log.
     log_level: Literal["debug", "info", "warning", "error"] = Field(

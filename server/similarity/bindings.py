@@ -158,7 +158,7 @@ class Bindings:
         return Conflict(
             f"collection {collection.spec.name!r} holds items without pictures and stays with "
             f"model {model!r} version {version!r}, as it was when they came; load that version "
-            f"(POST /models/{model}/load with {{"version": ...}}), search by id or vector, or put the "
+            f"(POST /models/{model}/load, naming it), search by id or vector, or put the "
             "items in again with their pictures",
             collection=collection.spec.name,
             pinned=pin.key,

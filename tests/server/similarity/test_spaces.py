@@ -195,7 +195,7 @@ def test_a_pin_holds_against_others():
     bindings.pin(c, one)
     bindings.pin(c, one)
     assert not bindings.may_unpin(c)  # its item may be about to come
-    with pytest.raises(Conflict, match="POST /models/eyes/versions/1/load"):
+    with pytest.raises(Conflict, match="POST /models/eyes/load"):
         bindings.pin(c, two)
     bindings.forget("c")
     assert bindings.pin_of(c) == one
