@@ -105,7 +105,8 @@ def prepare_queries(queries: Vectors, dim: int, metric: Metric) -> Vectors:
         InvalidInput: they have another length, or are not finite.
     """
     if len(queries) == 1 and queries.dtype == np.float32 and queries.shape == (1, dim):
-        squared = float(queries[0].dot(queries[0]))  # the way of one query a call: short
+        with np.errstate(over="ignore", invalid="ignore"):
+            squared = float(queries[0].dot(queries[0]))  # the way of one query a call: short
         if _MIN_SQUARED < squared < _MAX_SQUARED:
             if metric == "cosine":
                 return queries * np.float32(1.0 / math.sqrt(squared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +21,8 @@ class Selection:
 
     def __init__(self, mask: Mask) -> None:
         self.mask = np.ascontiguousarray(mask, np.bool_)
+        # How many of its slots are in each of some lists, and of which lists: the lists' own note.
+        self.counted: tuple[object, NDArray[np.int64]] | None = None
 
     @cached_property
     def slots(self) -> Slots:
@@ -29,9 +32,18 @@ class Selection:
     def __len__(self) -> int:
         return self.slots.size
 
-    def within(self, alive: Mask) -> Mask:
-        """Return, per slot of `alive`, whether it is alive and in here."""
+    def within(self, alive: Mask) -> Allowed:
+        """Return its slots that are alive now."""
         shared = min(self.mask.size, alive.size)
         both = np.zeros(alive.size, np.bool_)
         np.logical_and(self.mask[:shared], alive[:shared], out=both[:shared])
-        return both
+        return Allowed(both, int(np.count_nonzero(both)), self)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The slots of a selection that are alive at this moment."""
+
+    mask: Mask
+    count: int
+    selection: Selection

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,30 +13,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.index.contract import IndexState, Metric, Vectors
+from server.index.search import library
+from server.index.search.automatic import search_lists
 from server.index.search.exact import Rows, search_exact
 from server.index.search.metrics import Floats, factors, prepare_queries
+from server.index.search.plan import ASKED, matches
 from server.index.search.selection import Mask, Selection, Slots
+from server.index.search.upkeep import is_large
+from server.index.search.worker import Worker
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _FACTOR_ROWS = 16384  # rows whose factors are made at a time
+_RECALL_KEPT = 200  # queries that the measured recall is the mean of
+_RECALL_ENOUGH = 20  # queries from which on it counts
+
+_log = logging.getLogger(__name__)
 
 
 class SlotIndex:
-    """The nearest slots of queries.
+    """The nearest slots of queries, found exactly or through lists, whichever is better.
 
     The owner writes a row first and adds its slot then; it removes a slot before it writes
-    another row into it. Every method may be called from any thread at any time.
+    another row into it. Every method may be called from any thread at any time. Lists are built
+    in the background; meanwhile every row is compared, or the lists from before are read.
     """
 
     def __init__(self, dim: int, metric: Metric, path: Path | None = None) -> None:
         """Make an index without rows; `path` is the file of what can be derived from them."""
         self.dim = dim
         self.metric: Metric = metric
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
         self._rows = Rows(np.empty((0, dim), np.float32), np.empty(0, np.float32), metric)
         self._alive: Mask = np.zeros(0, np.bool_)
         self._count = 0
+        self._recalls: deque[float] = deque(maxlen=_RECALL_KEPT)
+        self._worker = Worker(self._changing, self._now, dim, path, self._recalls.clear)
+
+    def _now(self) -> tuple[Rows, Mask, int]:
+        return self._rows, self._alive, self._count
 
     def __len__(self) -> int:
         return self._count
@@ -53,23 +70,24 @@ class SlotIndex:
 
     def add(self, slots: Slots | Sequence[int]) -> None:
         """Let slots count whose rows are written."""
-        chosen = np.asarray(slots, np.int64)
+        chosen = np.unique(np.asarray(slots, np.int64))
         with self._changing:
             rows = self._rows
             for first in range(0, chosen.size, _FACTOR_ROWS):
                 part = chosen[first : first + _FACTOR_ROWS]
                 rows.factors[part] = factors(rows.matrix[part], self.metric)
-            fresh = np.unique(chosen[~self._alive[chosen]])
-            self._alive[fresh] = True
-            self._count += fresh.size
+            self._count += chosen.size - int(np.count_nonzero(self._alive[chosen]))
+            self._alive[chosen] = True
+            self._worker.changed("add", chosen)
 
     def remove(self, slots: Slots | Sequence[int]) -> None:
         """Let slots count no more; those that did not are no error."""
-        chosen = np.asarray(slots, np.int64)
+        chosen = np.unique(np.asarray(slots, np.int64))
         with self._changing:
-            gone = np.unique(chosen[self._alive[chosen]])
-            self._alive[gone] = False
-            self._count -= gone.size
+            chosen = chosen[self._alive[chosen]]
+            self._alive[chosen] = False
+            self._count -= chosen.size
+            self._worker.changed("remove", chosen)
 
     def search(
         self, queries: Vectors, k: int, selection: Selection | None = None, exact: bool = False
@@ -84,26 +102,97 @@ class SlotIndex:
             InvalidInput: the queries have another length, or are not finite.
         """
         queries = prepare_queries(queries, self.dim, self.metric)
-        rows, alive, width = self._rows, self._alive, min(k, self._count)
-        allowed = alive if selection is None else selection.within(alive)
-        allowed = allowed.copy() if selection is None else allowed
-        found = search_exact(rows, queries, width, allowed, int(np.count_nonzero(allowed)))
+        width = max(0, min(k, self._count))
+        approximate = self._worker.approximate
+        if approximate is None or exact or not width or not len(queries):
+            return self._compare_all(queries, width, selection)
+        allowed = None if selection is None else selection.within(self._alive)
+        found = search_lists(approximate, queries, width, allowed)
+        if found is None:
+            return self._compare_all(queries, width, selection)
+        slots, scores = found
+        if slots[0, -1] >= 0 and (len(slots) == 1 or (slots[:, -1] >= 0).all()):
+            return found
+        # The lists that were read held fewer than k: these queries are answered exactly.
+        short = np.flatnonzero(slots[:, -1] < 0)
+        slots[short], scores[short] = self._compare_all(queries[short], width, selection)
+        return slots, scores
+
+    def _compare_all(
+        self, queries: Vectors, width: int, selection: Selection | None
+    ) -> tuple[Slots, Floats]:
+        rows = self._rows
+        alive = self._alive[: len(rows.matrix)]
+        mask = alive.copy() if selection is None else selection.within(alive).mask
+        found = search_exact(rows, queries, width, mask, int(np.count_nonzero(mask)))
         return _padded(*found, width)
 
     def measure_recall(self, queries: Vectors, k: int = 10) -> float:
-        """Return the share of the k nearest that an automatic search finds."""
-        return 1.0
+        """Return the share of the k nearest that an automatic search finds.
+
+        Where lists are found to give too little over a number of queries, more are read from then
+        on, or none.
+        """
+        _, found = self.search(queries, k)
+        _, best = self.search(queries, k, exact=True)
+        if not found.size or found.shape != best.shape:  # rows were removed between the two
+            return 1.0
+        recalls = matches(found, best).mean(axis=1)
+        with self._changing:
+            self._recalls.extend(recalls.tolist())
+            recall = float(np.mean(self._recalls))
+            if len(self._recalls) >= _RECALL_ENOUGH and recall < ASKED:
+                _log.warning("recall is low: more is read from now on", extra={"recall": recall})
+                self._worker.be_more_careful(recall)
+        return float(recalls.mean())
 
     def state(self) -> IndexState:
-        """Tell how it searches, and why."""
-        return IndexState("exact", "few vectors", self._count, 0, self._alive.nbytes * 5)
+        """Tell how it searches, and why. Items that have no vector are not known here."""
+        with self._changing:
+            worker, approximate = self._worker, self._worker.approximate
+            measured = float(np.mean(self._recalls)) if self._recalls else None
+            held = int(self._rows.factors.nbytes + self._alive.nbytes) + worker.file_bytes()
+            if approximate is None:
+                return IndexState(
+                    "exact", self._why_exact(), self._count, 0, held, worker.progress, measured
+                )
+            plan = approximate.plan
+            return IndexState(
+                "approximate",
+                f"{self._count:,} rows in {plan.lists:,} lists, of which {plan.probes[0][1]:,} "
+                f"are read for ten answers: recall@10 {plan.recall:.3f} on a sample of the rows",
+                self._count,
+                0,
+                held + approximate.inverted.nbytes,
+                worker.progress,
+                plan.recall if measured is None else measured,
+                {
+                    "library": "faiss",
+                    "index": "inverted lists",
+                    "lists": plan.lists,
+                    "probes": dict(plan.probes),
+                },
+            )
+
+    def _why_exact(self) -> str:
+        if not is_large(self._count, self.dim):
+            return f"{self._count:,} rows are few: comparing every one is fastest"
+        if not library.is_installed():
+            return (
+                f"every row is compared: approximate search needs `faiss-cpu`, which the extra "
+                f"`{library.EXTRA}` installs"
+            )
+        if self._worker.refused is not None:
+            return self._worker.refused.reason
+        return f"every row is compared until the lists of {self._count:,} rows are made"
 
     def settle(self, timeout_s: float) -> bool:
         """Wait for work in the background; False if it takes longer."""
-        return True
+        return self._worker.settle(timeout_s)
 
     def close(self) -> None:
         """Stop work in the background, and keep what was derived."""
+        self._worker.close()
 
 
 def _longer(values: NDArray[Scalar], size: int) -> NDArray[Scalar]:
