@@ -27,12 +27,14 @@ from server.handlers import Handlers
 from server.metrics import Metrics
 from server.repository.registry import Repository
 from server.routes import (
+    collections,
     documentation,
     health,
     libretranslate,
     metadata_v2,
     models,
     predict,
+    similar,
     tensorflow_v1,
     translate,
 )
@@ -41,12 +43,17 @@ from server.routes.endpoint import Endpoint, Runtime, begin_call
 from server.routes.table import MethodSwitch, Route, by_path
 from server.serving import attachments
 from server.settings import Settings, available_cpus, load_settings
+from server.similarity.attachment import SimilarityAttachment
+from server.similarity.bindings import Bindings
+from server.similarity.service import Collections
+from server.similarity.stores import Stores
 from server.text import LanguageDetector
 
 logger = logging.getLogger("millrace.app")
 
-HOT = ("/predict", "/classify", "/embed", "/translate")
+HOT = ("/predict", "/classify", "/embed", "/translate", "/similar")
 POOL_CLOSE_S = 2.0
+STORES_CLOSE_S = 5.0
 FILE_THREADS = 2  # what asyncio.to_thread runs on: looks at folders, uploads, scrapes
 SWITCH_INTERVAL_S = 0.001  # how long a worker may keep the interpreter from the event loop
 LEAST_STOP_S = 1.0
@@ -129,6 +136,8 @@ def create_app(settings: Settings | None = None) -> Application:
         *metadata_v2.routes(runtime),
         *tensorflow_v1.routes(runtime),
         *models.routes(runtime),
+        *similar.routes(runtime),
+        *collections.routes(runtime),
     ]
     table += documentation.routes(table)
 
@@ -151,8 +160,13 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
     await _start_file_threads()
     metrics = Metrics()
     detector = LanguageDetector()
-    repository = Repository(settings, metrics, attachments(pool, metrics, settings, detector))
-    runtime.start(Handlers(repository, pool, metrics, settings, detector))
+    stores = Stores(settings)
+    bindings = Bindings(stores.existing)
+    # The last: it asks the new version's own batcher for vectors.
+    moved = (*attachments(pool, metrics, settings, detector), SimilarityAttachment(bindings, pool))
+    repository = Repository(settings, metrics, moved)
+    similarity = Collections(settings, pool, metrics, repository, stores, bindings)
+    runtime.start(Handlers(repository, pool, metrics, settings, similarity, detector))
     metrics.loop_lag.start()
     await repository.start()
     try:
@@ -164,6 +178,7 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
         left_s = max(LEAST_STOP_S, stop_at - time.monotonic())
         await _bounded(repository.stop(), left_s, "the repository")
         metrics.loop_lag.stop()
+        await _bounded(similarity.close(), STORES_CLOSE_S, "the collections")
         # Its threads are daemons: one that hangs in a run does not hold up the exit.
         closing = asyncio.get_running_loop().run_in_executor(None, pool.close)
         await _bounded(closing, POOL_CLOSE_S, "the worker threads")

@@ -294,6 +294,131 @@ class ModelStatus(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class CollectionBody(Schema):
+    """What a collection is made with; without model and dim, the model that embeds pictures."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    model: str | None = Field(None, description="null: its vectors come ready-made")
+    metric: Literal["cosine", "dot", "l2"] = "cosine"
+    dim: int | None = Field(None, ge=1, description="of ready-made vectors")
+
+
+class CollectionStatus(BaseModel):
+    """A collection, how much it holds, and how it is searched."""
+
+    name: str
+    model: str | None
+    metric: str
+    count: int
+    pictures: int
+    bytes: int
+    dim: int | None
+    index: dict[str, Any] | None
+    model_config = ConfigDict(extra="allow")
+
+
+class Base64Vector(Schema):
+    """Little-endian float32 numbers as base64 text."""
+
+    b64: str
+
+
+class CollectionItem(Schema):
+    """An item: a picture or a vector; a picture without an id is named by its content."""
+
+    id: str | None = Field(None, max_length=512)
+    image: Base64Image | None = None
+    vector: list[float] | Base64Vector | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class ItemsBody(Schema):
+    """Several items."""
+
+    items: list[CollectionItem]
+
+
+class ItemsAnswer(BaseModel):
+    """What became of the items; each that failed has its id and its error."""
+
+    collection: str
+    done: int
+    added: int
+    replaced: int
+    failed: int
+    total: int | None
+    errors: list[dict[str, Any]]
+    ids: list[str] | None = None
+    errors_omitted: int | None = None
+
+
+class DeleteItemsBody(Schema):
+    """Which items, by id or by filter."""
+
+    ids: list[str] | None = None
+    filter: dict[str, Any] | None = None
+
+
+class MetadataBody(Schema):
+    """The metadata that an item has from now on."""
+
+    metadata: dict[str, Any]
+
+
+class SimilarQueryBody(Schema):
+    """One query: a picture, an item or a vector."""
+
+    image: Base64Image | None = None
+    id: str | None = None
+    vector: list[float] | Base64Vector | None = None
+
+
+class SimilarBody(SimilarQueryBody):
+    """What `/similar` reads as JSON: one query, or `queries`."""
+
+    queries: list[SimilarQueryBody] | None = None
+    collection: str | None = Field(None, description="may be left out when there is one")
+    version: str | None = Field(None, description="of the model; default: the one that serves")
+    label: str | None = None
+    k: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0)
+    min_score: float | None = None
+    filter: dict[str, Any] | None = Field(None, examples=[{"label": "cat", "year": {"$gte": 2020}}])
+    exact: bool = False
+    include_self: bool = False
+    wants: list[Literal["metadata", "thumbnail", "vector"]] = Field(["metadata"], alias="return")
+    timeout_s: float | None = Field(None, gt=0)
+    priority: int = Field(0, ge=-9, le=9)
+
+
+class Neighbour(BaseModel):
+    """One hit."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any] | None = None
+    thumbnail: dict[str, str] | None = None
+    vector: list[float] | None = None
+
+
+class Neighbours(BaseModel):
+    """The hits of one query, nearest first."""
+
+    hits: list[Neighbour]
+
+
+class SimilarAnswer(BaseModel):
+    """One result per query, in order; a query that failed has its error in its place."""
+
+    collection: str
+    model: str | None
+    version: str | None
+    space: str | None = Field(description="whose vectors were compared: model@version:hash")
+    missing: int = Field(description="items that this version has not embedded yet")
+    id: str
+    results: list[Neighbours | Failure]
+
+
 SCHEMAS: tuple[type[BaseModel], ...] = (
     PredictBody,
     PredictAnswer,
@@ -311,4 +436,13 @@ SCHEMAS: tuple[type[BaseModel], ...] = (
     RepositoryIndexBody,
     VersionBody,
     ModelStatus,
+    CollectionBody,
+    CollectionStatus,
+    CollectionItem,
+    ItemsBody,
+    ItemsAnswer,
+    DeleteItemsBody,
+    MetadataBody,
+    SimilarBody,
+    SimilarAnswer,
 )

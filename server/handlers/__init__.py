@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from server.execution import WorkerPool
 from server.handlers.admin import AdminHandler
+from server.handlers.collection_map import MapHandler
+from server.handlers.collections import CollectionHandler
 from server.handlers.flights import Flights
 from server.handlers.infer import InferHandler
 from server.handlers.models import ModelHandler
 from server.handlers.predict import PredictHandler
+from server.handlers.similar import SimilarHandler
 from server.handlers.translate import TranslateHandler
 from server.metrics import Metrics
 from server.repository.registry import Repository
 from server.settings import Settings
+from server.similarity.service import Collections
 from server.text import LanguageDetector
 
 __all__ = ["Handlers"]
@@ -30,6 +34,7 @@ class Handlers:
         pool: WorkerPool,
         metrics: Metrics,
         settings: Settings,
+        collections: Collections,
         detector: LanguageDetector | None = None,
     ) -> None:
         """Bind the handlers to what they share."""
@@ -43,3 +48,6 @@ class Handlers:
         self.translate = TranslateHandler(repository, pool, self.flights, settings, detector)
         self.models = ModelHandler(repository, metrics)
         self.admin = AdminHandler(repository)
+        self.collections = CollectionHandler(collections, self.flights)
+        self.similar = SimilarHandler(collections, self.flights)
+        self.maps = MapHandler(collections, self.flights)

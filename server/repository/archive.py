@@ -109,7 +109,7 @@ def _unpack_zip(file: BinaryIO, target: Path, budget: _Budget) -> None:
 
 
 def _unpack_tar(file: BinaryIO, target: Path, budget: _Budget) -> None:
-    with _plain(file) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
+    with plain_tar(file) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
         for entry in archive:
             budget.entry()
             budget.spend(tarfile.BLOCKSIZE)
@@ -126,7 +126,8 @@ def _unpack_tar(file: BinaryIO, target: Path, budget: _Budget) -> None:
 
 
 @contextmanager
-def _plain(file: BinaryIO) -> Iterator[BinaryIO]:
+def plain_tar(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Give a tar file, unpacked on the way if it is compressed, with bounded reads."""
     compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     file.seek(0)
     if compressed:

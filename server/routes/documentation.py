@@ -58,7 +58,8 @@ def build_openapi(routes: Sequence[Route]) -> dict[str, Any]:
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        path = route.path.replace(":path}", "}")
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Millrace", "version": __version__, "description": _ABOUT},
@@ -78,7 +79,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": _operation_id(route),
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"{(\w+)}", route.path)
+            for name in re.findall(r"{(\w+)(?::path)?}", route.path)
         ]
         + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in doc.query],
         "responses": _responses(doc),

@@ -1,4 +1,4 @@
-"""Answers that come piece by piece: server-sent events."""
+"""Answers that come piece by piece: server-sent events, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ T = TypeVar("T")
 Event = tuple[str, Any]  # its name, and what becomes its JSON
 
 EVENT_STREAM = b"text/event-stream"
+LINES = b"application/x-ndjson"
+_TYPES = {EVENT_STREAM: b"text/event-stream; charset=utf-8", LINES: LINES}
 _HEADERS: tuple[Header, ...] = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # proxies would collect the events otherwise
 )
@@ -28,8 +29,17 @@ def wants_events(accept: bytes) -> bool:
     return EVENT_STREAM in accept.lower()
 
 
+def stream_wanted(accept: bytes) -> bytes | None:
+    """Return in which form the client wants pieces, if it does."""
+    accept = accept.lower()
+    return next((form for form in (EVENT_STREAM, LINES) if form in accept), None)
+
+
 async def event_answer(
-    source: AsyncGenerator[T], describe: Callable[[T], Event], call: Call
+    source: AsyncGenerator[T],
+    describe: Callable[[T], Event],
+    call: Call,
+    form: bytes = EVENT_STREAM,
 ) -> Answer:
     """Return an answer whose body is the events of a source.
 
@@ -40,24 +50,31 @@ async def event_answer(
         source: what is told, as it comes.
         describe: turns one thing into an event.
         call: the request.
+        form: `EVENT_STREAM`, or `LINES`: one JSON object per line, its key `event` the name.
 
     Raises:
         ServerError: the source failed before its first event.
     """
+    encode = encode_line if form == LINES else encode_event
     first = await anext(source)
-    answer = Answer(200, encode_event(*describe(first)), list(_HEADERS))
-    answer.rest = _rest(source, describe, call, answer)
+    headers: list[Header] = [(b"content-type", _TYPES[form]), *_HEADERS]
+    answer = Answer(200, encode(*describe(first)), headers)
+    answer.rest = _rest(source, describe, call, answer, encode)
     return answer
 
 
 async def _rest(
-    source: AsyncGenerator[T], describe: Callable[[T], Event], call: Call, answer: Answer
+    source: AsyncGenerator[T],
+    describe: Callable[[T], Event],
+    call: Call,
+    answer: Answer,
+    encode: Callable[[str, Any], bytes],
 ) -> AsyncGenerator[bytes]:
     failure: ServerError
     try:
         async with aclosing(source):
             async for each in source:
-                yield encode_event(*describe(each))
+                yield encode(*describe(each))
         return
     except asyncio.CancelledError:
         # The server stops: the client is told, and nothing is waited for any more.
@@ -65,9 +82,14 @@ async def _rest(
     except Exception as error:
         failure = as_server_error(error, call.id)
     answer.code = failure.code
-    yield encode_event("error", failure.body() | {"id": call.id})
+    yield encode("error", failure.body() | {"id": call.id})
 
 
 def encode_event(name: str, data: Any) -> bytes:
     """Return one event; JSON has no line breaks of its own."""
     return b"event: " + name.encode() + b"\ndata: " + to_json(data) + b"\n\n"
+
+
+def encode_line(name: str, data: Any) -> bytes:
+    """Return one line; `data` is an object."""
+    return to_json({"event": name, **data}) + b"\n"

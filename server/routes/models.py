@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
-from server.errors import InvalidInput, PayloadTooLarge
+from server.errors import InvalidInput
 from server.handlers.call import Call
 from server.handlers.models import status_dict
 from server.routes.answers import Answer, Receive, Scope, json_answer
-from server.routes.bodies import next_message, parse_object
+from server.routes.bodies import parse_object
 from server.routes.endpoint import Headers, Runtime
 from server.routes.guard import guarded
 from server.routes.table import Doc, Route
+from server.routes.uploads import upload
 
 _ONE = "/models/{model}"
 _VERSION = "/models/{model}/versions/{version}"
@@ -86,7 +86,7 @@ class ModelRoutes:
         guarded(scope, headers, runtime.settings)
         params = scope["path_params"]
         wait = _flag(scope["query_string"], "wait", default=True)
-        source = self._upload(headers, receive)
+        source = upload(headers, receive, runtime.settings)
         version = params.get("version")
         pushed = await runtime.handlers.admin.publish(params["model"], version, source, wait=wait)
         content = {"model": pushed.model, "version": pushed.version, "loaded": pushed.loaded}
@@ -108,31 +108,6 @@ class ModelRoutes:
         for name, text in parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16):
             body.setdefault(name, text)
         return scope["path_params"]["model"], body
-
-    async def _upload(self, headers: Headers, receive: Receive) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives: an upload is never whole in memory."""
-        settings = self._runtime.settings
-        left = settings.max_upload_bytes
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > left:
-            raise _upload_too_large(left)
-        more = True
-        while more:
-            message = await next_message(receive, settings.body_timeout_s)
-            chunk = message.get("body", b"")
-            more = message.get("more_body", False)
-            left -= len(chunk)
-            if left < 0:
-                raise _upload_too_large(settings.max_upload_bytes)
-            if chunk:
-                yield chunk
-
-
-def _upload_too_large(most: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the upload is larger than {most} bytes; raise MILLRACE_MAX_UPLOAD_BYTES to allow it",
-        max_upload_bytes=most,
-    )
 
 
 def _text(body: dict[str, Any], key: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar, TypeVarTuple
 
-from server.errors import InvalidInput, ModelNotReady, NotFound, ServerError
+from server.errors import InvalidInput, ModelNotReady, NotFound, ServerError, VersionNotFound
 from server.execution import WorkerPool
 from server.index.checks import check_name, shown
 from server.index.contract import Collection, CollectionSpec, Size, Space, Store
@@ -22,6 +22,7 @@ from server.repository.registry import Repository
 from server.settings import Settings
 from server.similarity.bindings import Bindings
 from server.similarity.embedding import embedding_task
+from server.similarity.probe import Probe
 from server.similarity.stores import Stores, StoreThreads
 
 R = TypeVar("R")
@@ -52,6 +53,7 @@ class Collections:
         self.stores = stores
         self.bindings = bindings
         self.threads = StoreThreads()
+        self.probe = Probe(metrics.collections, settings.recall_probe_share)
         self.image_limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
         self._open: dict[str, Collection] = {}
 
@@ -100,6 +102,7 @@ class Collections:
         store = await self.store()
         await self.run(store.drop, name)
         self.bindings.forget(name)
+        self.probe.forget(name)
         self.metrics.collections.drop(name)
 
     async def describe(self, name: str) -> dict[str, Any]:
@@ -121,6 +124,12 @@ class Collections:
             "index": None if space is None else asdict(await self.run(space.state)),
         }
 
+    async def looked_at(self, collection: Collection) -> Space | None:
+        """Return the space to look at without a query of a certain version."""
+        if collection.spec.model is None:
+            return await self.run(given_space, collection)
+        return self._answering(collection) or await self.run(self.bindings.resting, collection)
+
     def forget(self, name: str) -> None:
         """Open a collection anew the next time: another process may have removed it."""
         self._open.pop(name, None)
@@ -138,6 +147,7 @@ class Collections:
 
     async def close(self) -> None:
         """Finish what runs, and close the store."""
+        await self.probe.close()
         await asyncio.to_thread(self.threads.close)
         await asyncio.to_thread(self.stores.close)
 
@@ -150,10 +160,18 @@ class Collections:
 
         Raises:
             ModelNotReady, VersionNotFound: it is not loaded.
+            Conflict: the collection is pinned to a version that is not loaded.
         """
-        if version is None and label is None:
-            version = self.bindings.version_for(collection)
-        return self.repository.lease(collection.spec.model, version, label)
+        if version is not None or label is not None:
+            return self.repository.lease(collection.spec.model, version, label)
+        pinned = self.bindings.version_for(collection)
+        try:
+            return self.repository.lease(collection.spec.model, pinned)
+        except (ModelNotReady, VersionNotFound) as error:
+            pin = self.bindings.pin_of(collection)
+            if pin is None:
+                raise
+            raise self.bindings.unavailable(collection, pin) from error
 
     def usual_model(self) -> str:
         """Return the model of a collection that names none.

@@ -57,7 +57,7 @@ def test_unknown_paths_and_verbs(client: httpx.Client) -> None:
 def test_openapi_has_every_route(server: RunningServer, client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
-    mounted = {route.path for route in server.app.router.routes}
+    mounted = {route.path.replace(":path}", "}") for route in server.app.router.routes}
     assert set(document["paths"]) == mounted
     assert {"/predict", "/v2/models/{model}/infer", "/v1/models/{model}:predict"} <= mounted
     assert "PredictBody" in document["components"]["schemas"]

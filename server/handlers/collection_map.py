@@ -1,0 +1,118 @@
+"""The map of a collection: its vectors as points in the plane, and as one picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from server.errors import InvalidInput
+from server.handlers.call import Call
+from server.handlers.flights import Flights
+from server.repository.background import in_background
+from server.similarity.projection import MAX_POINTS, METHODS, Points, project
+from server.similarity.projection_picture import draw_map
+from server.similarity.search import Want, extras_of, thumbnails_of
+from server.similarity.service import Collections
+
+T = TypeVar("T")
+
+USUAL_POINTS = 1000
+AT_ONCE = 1  # maps that are drawn at a time; the others wait
+
+
+@dataclass(frozen=True, slots=True)
+class MapRequest:
+    """Which map."""
+
+    collection: str
+    method: str = "pca"
+    limit: int = USUAL_POINTS
+    seed: int = 0
+    size: int = 1200  # pixels of a side, of the picture
+    wants: frozenset[Want] = frozenset({"metadata"})
+
+
+@dataclass(slots=True)
+class CollectionMap:
+    """Items and their points."""
+
+    space: str | None
+    total: int
+    ids: list[str]
+    points: Points
+    extras: dict[str, dict[str, Any]]
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return the points as plain data."""
+        return [
+            {"id": id, "x": float(x), "y": float(y), **self.extras[id]}
+            for id, (x, y) in zip(self.ids, self.points, strict=True)
+            if id in self.extras
+        ]
+
+
+class MapHandler:
+    """Draws maps, one at a time."""
+
+    def __init__(self, collections: Collections, flights: Flights) -> None:
+        """Keep what every request uses."""
+        self._collections = collections
+        self._flights = flights
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def points(self, request: MapRequest, call: Call) -> CollectionMap:
+        """Return the map as points."""
+        return await self._within(self._points(request), call)
+
+    async def picture(self, request: MapRequest, call: Call) -> bytes:
+        """Return the map as a PNG picture of thumbnails."""
+        return await self._within(self._picture(request), call)
+
+    async def _within(self, work: Coroutine[Any, Any, T], call: Call) -> T:
+        due = call.due(None, self._collections.settings.request_timeout_s)
+        return await self._flights.wait(asyncio.ensure_future(work), call, due)
+
+    async def _picture(self, request: MapRequest) -> bytes:
+        found = await self._points(request)
+        collection = await self._collections.open(request.collection)
+        thumbnails = await self._collections.run(thumbnails_of, collection, found.ids)
+        title = f"{request.collection}, {request.method}"
+        async with self._turn:
+            return await in_background(
+                lambda: draw_map(found.points, thumbnails, request.size, title), name="map"
+            )
+
+    async def _points(self, request: MapRequest) -> CollectionMap:
+        _check(request)
+        collection = await self._collections.open(request.collection)
+        space = await self._collections.looked_at(collection)
+        size = await self._collections.run(collection.size)
+        if space is None:
+            return CollectionMap(None, size.items, [], project([[0.0]])[:0], {})
+        ids, vectors = await self._collections.run(space.sample, request.limit, request.seed)
+        async with self._turn:
+            points = await in_background(
+                lambda: project(vectors, request.method, request.seed), name="map"
+            )
+        extras = await self._collections.run(extras_of, collection, space, ids, request.wants)
+        return CollectionMap(space.key, size.items, ids, points, extras)
+
+
+def _check(request: MapRequest) -> None:
+    most = MAX_POINTS.get(request.method)
+    if most is None:
+        raise InvalidInput(
+            f"no method is called {request.method[:40]!r}; choose one of {', '.join(METHODS)}",
+            field="method",
+            expected=list(METHODS),
+            got=request.method[:40],
+        )
+    if not 1 <= request.limit <= most:
+        raise InvalidInput(
+            f"a map by {request.method} shows 1 to {most} items, got {request.limit}",
+            field="limit",
+            expected=f"1..{most}",
+            got=request.limit,
+        )

@@ -1,0 +1,256 @@
+"""Zip and tar files of pictures, read entry by entry: names become ids, folders metadata.
+
+Nothing is written anywhere, and no more than one batch is in memory. What an archive claims is
+not believed: every read is bounded, and what was unpacked is counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, BinaryIO
+
+from server.errors import InvalidInput, PayloadTooLarge, ServerError
+from server.index.checks import check_id, shown
+from server.repository.archive import ArchiveInvalid, kind_of, plain_tar
+from server.similarity.batches import Entry, Refused
+
+BATCH_ITEMS = 64
+BATCH_BYTES = 4 << 20
+MAX_DIRECTORY_BYTES = 256 << 20  # of a zip's list of entries, which is read in one piece
+LINK_TYPES = (tarfile.SYMTYPE, tarfile.LNKTYPE)
+
+# What systems leave behind; nobody means to send it.
+_LEFT_BEHIND = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_END_BYTES, _COMMENT_BYTES = 22, 65_535
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile),
+    # A method that Python cannot unpack, an encrypted entry, offsets that make no sense.
+    *(NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """Bounds on what comes out of an archive."""
+
+    file_bytes: int
+    total_bytes: int
+    entries: int
+
+
+class PictureArchive:
+    """The pictures of an archive, a batch at a time; every method blocks."""
+
+    def __init__(self, file: BinaryIO, limits: ArchiveLimits) -> None:
+        """Look at the file.
+
+        Raises:
+            InvalidInput: it is neither a zip nor a tar file, or cannot be read.
+        """
+        file.seek(0)
+        kind = kind_of(file.read(512))
+        if kind is None:
+            raise InvalidInput(
+                "the body is neither a zip nor a tar file (plain or with gzip)",
+                field="body",
+                expected="a zip or tar file",
+                got="something else",
+            )
+        file.seek(0)
+        self._limits = limits
+        self._left = limits.total_bytes
+        self._kind = kind
+        self._seen: set[str] = set()
+        self.total: int | None = None  # pictures, where the archive tells beforehand
+        self._entries = self._zip(file) if kind == "zip" else self._tar(file)
+        if kind == "zip":
+            self._count(file)
+
+    def batch(self) -> list[Entry | Refused]:
+        """Return what comes next; nothing at the end.
+
+        Raises:
+            InvalidInput: the archive is damaged from here on.
+            PayloadTooLarge: it holds more than the limits allow.
+        """
+        found: list[Entry | Refused] = []
+        held = 0
+        try:
+            for each in self._entries:
+                found.append(each)
+                held += len(each.picture or b"") if isinstance(each, Entry) else 0
+                if len(found) >= BATCH_ITEMS or held >= BATCH_BYTES:
+                    break
+        except (*_DAMAGED, ArchiveInvalid) as error:
+            raise self._damaged(error) from error
+        return found
+
+    def _damaged(self, error: Exception) -> InvalidInput:
+        after = f" after {len(self._seen)} entries" if self._seen else ""
+        return InvalidInput(
+            f"the {self._kind} file cannot be read{after}: {error or type(error).__name__}",
+            field="body",
+            expected="a whole, undamaged archive",
+            got=str(error)[:200],
+        )
+
+    def _enter(self, name: str) -> str | Refused | None:
+        """Return the id of an entry; None for one that nobody meant."""
+        if len(self._seen) >= self._limits.entries:
+            raise PayloadTooLarge(
+                f"the archive has more than max_bulk_items = {self._limits.entries} entries; "
+                "send it in parts",
+                max_bulk_items=self._limits.entries,
+            )
+        try:
+            id = entry_id(name)
+        except InvalidInput as error:
+            return Refused(name[:200], error)
+        if id is None:
+            return None
+        if id in self._seen:
+            return Refused(id, InvalidInput(f"the archive has {shown(id)} twice", field="id"))
+        self._seen.add(id)
+        return id
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise PayloadTooLarge(
+                f"the archive unpacks to more than {self._limits.total_bytes} bytes; send it in "
+                "parts, or raise MILLRACE_MAX_UPLOAD_BYTES",
+                max_upload_bytes=self._limits.total_bytes,
+            )
+
+    def _read(self, id: str, content: IO[bytes]) -> Entry | Refused:
+        data = content.read(self._limits.file_bytes + 1)
+        self._spend(len(data))
+        if len(data) > self._limits.file_bytes:
+            return Refused(id, self._too_large(id))
+        return Entry(id, folder_of(id), data)
+
+    def _too_large(self, id: str) -> ServerError:
+        most = self._limits.file_bytes
+        return PayloadTooLarge(f"{shown(id)} has more than {most} bytes", max_body_bytes=most)
+
+    # Zip files
+
+    def _count(self, file: BinaryIO) -> None:
+        """Count what the list of entries holds, if it is not too long to be read."""
+        try:
+            if directory_bytes(file) > MAX_DIRECTORY_BYTES:
+                raise PayloadTooLarge("the zip file's list of entries is too long to be read")
+            with zipfile.ZipFile(file) as archive:
+                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
+        self.total = sum(not _is_left_out(PurePosixPath(name)) for name in names)
+
+    def _zip(self, file: BinaryIO) -> Iterator[Entry | Refused]:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                found = None if entry.is_dir() else self._enter(entry.filename)
+                if isinstance(found, str):
+                    yield self._unpacked(archive, entry, found)
+                elif found is not None:
+                    yield found
+
+    def _unpacked(
+        self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, id: str
+    ) -> Entry | Refused:
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+            return Refused(id, _no_file(id))
+        if entry.flag_bits & 0x1:
+            return Refused(id, InvalidInput(f"{shown(id)} is encrypted", field="id"))
+        try:
+            with archive.open(entry) as content:
+                return self._read(id, content)
+        except _DAMAGED as error:  # of one entry; the others have places of their own
+            fault = InvalidInput(f"{shown(id)} cannot be unpacked: {error}", field="id")
+            return Refused(id, fault)
+
+    # Tar files
+
+    def _tar(self, file: BinaryIO) -> Iterator[Entry | Refused]:
+        with plain_tar(file) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
+            for entry in archive:
+                archive.members = []  # type: ignore[attr-defined]  # or all of them are kept
+                self._spend(tarfile.BLOCKSIZE)
+                found = None if entry.isdir() else self._enter(entry.name)
+                if not isinstance(found, str):
+                    self._spend(entry.size if entry.isreg() else 0)
+                    if found is not None:
+                        yield found
+                    continue
+                yield self._tar_entry(archive, entry, found)
+
+    def _tar_entry(
+        self, archive: tarfile.TarFile, entry: tarfile.TarInfo, id: str
+    ) -> Entry | Refused:
+        content = archive.extractfile(entry) if entry.isreg() else None
+        if content is None:
+            return Refused(id, _no_file(id))
+        if entry.size > self._limits.file_bytes:
+            self._spend(entry.size)  # skipped, but read all the same
+            return Refused(id, self._too_large(id))
+        return self._read(id, content)
+
+
+def entry_id(name: str) -> str | None:
+    """Return the id of an archive's entry, or of an uploaded file; None for one to leave out.
+
+    Raises:
+        InvalidInput: no file should be called so.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or any(ord(c) < 0x20 for c in name):
+        raise InvalidInput(
+            f"the name {shown(name)} leads elsewhere, or has control characters",
+            field="id",
+            expected="a path inside of the archive",
+            got=shown(name),
+        )
+    return None if not path.parts or _is_left_out(path) else check_id(str(path))
+
+
+def folder_of(id: str) -> dict[str, str]:
+    """Return the metadata that a path says: its folder, if it is in one."""
+    folder = str(PurePosixPath(id).parent)
+    return {} if folder == "." else {"folder": folder}
+
+
+def _is_left_out(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part in _LEFT_BEHIND for part in path.parts)
+
+
+def _no_file(id: str) -> InvalidInput:
+    return InvalidInput(f"{shown(id)} is a link or a device, not a file", field="id")
+
+
+def directory_bytes(file: BinaryIO) -> int:
+    """Return how long a zip file's list of entries says it is; 0 if there is none."""
+    size = file.seek(0, 2)
+    start = max(0, size - _END_BYTES - _COMMENT_BYTES)
+    file.seek(start)
+    tail = file.read(size - start)
+    place = tail.rfind(_END)
+    if place < 0 or len(tail) < place + _END_BYTES:
+        return 0
+    (length,) = struct.unpack_from("<I", tail, place + 12)
+    if length != 0xFFFFFFFF or place < 20 or tail[place - 20 : place - 16] != _LOCATOR64:
+        return int(length)
+    (at,) = struct.unpack_from("<Q", tail, place - 12)
+    file.seek(min(at, size))
+    record = file.read(56)
+    if len(record) < 56 or record[:4] != _END64:
+        return int(length)
+    return int(struct.unpack_from("<Q", record, 40)[0])

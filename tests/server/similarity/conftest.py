@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.settings import Settings
+from tests.server.running import RunningServer, running_server
+from tests.server.similarity.nets import add_eyes
+from tests.server.zoo import add_echo
+
+
+def settings_of(root: Path, collections: Path | str, **keys: object) -> Settings:
+    """Return settings for tests of collections."""
+    return Settings(
+        repository=root,
+        collections=str(collections),
+        isolate=False,
+        watch=False,
+        settle_s=0.0,
+        worker_threads=2,
+        max_body_bytes=1 << 20,
+        max_image_pixels=1_000_000,
+        max_inline_json_bytes=16_384,
+        max_items=32,
+        request_timeout_s=30.0,
+        body_timeout_s=5.0,
+        **keys,
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    add_eyes(root)
+    add_echo(root, "echo")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server of a module keeps its collections; it is not there at first."""
+    return tmp_path_factory.mktemp("place") / "collections"
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, place: Path) -> Iterator[RunningServer]:
+    with running_server(settings_of(models, place, max_bulk_items=500)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30.0) as session:
+        yield session
