@@ -1,4 +1,4 @@
-"""The texts that travel with `objects`: settings, model card and licence."""
+"""The texts that travel with `objects`: model card and licence."""
 
 from __future__ import annotations
 
@@ -34,38 +34,6 @@ on purpose; the terms of CIFAR-10 apply to them.
 """
 
 
-def settings() -> str:
-    """Return model.toml."""
-    return f"""\
-task = "classification"
-class_labels = "labels.txt"
-
-[preprocess]
-resize_short = 64
-crop = [64, 64]
-resample = "bilinear"
-antialias = true
-mode = "RGB"
-scale = 0.00392156862745098
-mean = {list(MEAN)}
-std = {list(STD)}
-layout = "NCHW"
-
-[classification]
-output = "logits"
-activation = "softmax"
-multi_label = false
-top_k = 5
-
-[embedding]
-output = "embedding"
-normalize = true
-
-[batching]
-max_batch_size = 64
-"""
-
-
 def card(figures: Mapping[str, str], version: str) -> str:
     """Return CARD.md; `figures` are the rows of its table."""
     table = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
@@ -80,8 +48,8 @@ A residual net: a whitening convolution over 4 x 4 patches, four stages of 64, 1
 {EMBEDDING} channels with five residual blocks, a global average, a normalization, and one linear
 layer. Batch normalization is folded into the convolutions.
 
-- Input: `image` float32 (N, 3, 64, 64), RGB, (value / 255 - mean) / std with mean {MEAN} and
-  std {STD}
+- Input: `image` float32 (N, 3, 64, 64), RGB, (value / 255 - mean) / std with mean
+  {MEAN} and std {STD}
 - Outputs: `logits` float32 (N, 200); `embedding` float32 (N, {EMBEDDING}), the pooled and
   normalized features under the linear layer
 

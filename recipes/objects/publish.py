@@ -16,7 +16,7 @@ from torch import Tensor
 from recipes.common import export, package
 from recipes.common.data import DataMalformed, DataNotFound, Dataset, Pictures
 from recipes.objects.data import SIZE
-from recipes.objects.documents import LICENSE, card, settings
+from recipes.objects.documents import LICENSE, card
 from recipes.objects.model import ObjectNet
 from recipes.objects.quantize import round_weights, store_int8
 from recipes.objects.train import normalized, pixels, top_accuracy
@@ -63,7 +63,6 @@ def publish(
     package.write_manifest(incoming, NAME, VERSION)
     shutil.rmtree(final, ignore_errors=True)
     incoming.rename(final)
-    (home / "model.toml").write_text(settings())
     return figures
 
 
