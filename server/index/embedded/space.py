@@ -135,8 +135,10 @@ def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[list[Hit]]:
     if query.k <= 0:
         wanted = 0
     slots, scores = held.index.search(queries, wanted, selection, query.exact)
-    ids = held.table.ids  # read after the search: it is at least as long as the index then
-    if selection is None and not skipped and not query.offset and query.min_score is None:
+    ids = held.table.ids
+    plain = not skipped and not query.offset and query.min_score is None
+    # A slot of -1 stands where the filter, or a deletion meanwhile, left fewer than were asked for.
+    if plain and (not slots.size or slots[:, -1].min() >= 0):
         return [
             [Hit(ids[slot], score) for slot, score in zip(row, of_row, strict=True)]
             for row, of_row in zip(slots.tolist(), scores.tolist(), strict=True)
