@@ -125,8 +125,8 @@ class SpaceSuite(BaseSuite):
         rows = filled(collection, 50)
         space = collection.space(SPACE, DIM)
         ids, found = space.sample(10, seed=1)
-        again, same = space.sample(10, seed=1)
-        assert ids == again and same(found, same)
+        again, twin = space.sample(10, seed=1)
+        assert ids == again and same(found, twin)
         assert len(set(ids)) == 10 and space.sample(10, seed=2)[0] != ids
         assert same(found, rows[[int(id[1:]) for id in ids]])
         everything, matrix = space.sample(1000)
