@@ -1,8 +1,10 @@
-# The server with its models, in about a third of a gigabyte. Nothing compiles and nothing is
-# written at run time but the artifact cache, so the root file system may be read-only.
+# The server with its models, in about two thirds of a gigabyte. Nothing compiles and nothing is
+# written at run time but the artifact cache and collections, so the root file system may be
+# read-only.
 #
 #   docker build -t millrace .
-#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --tmpfs /var/cache/millrace millrace
+#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --tmpfs /var/cache/millrace \
+#       -v millrace:/var/lib/millrace millrace
 
 #
 # core.txt in place of serve.txt leaves out the libraries of vector search, PostgreSQL and learning:
@@ -33,7 +35,7 @@ LABEL org.opencontainers.image.title="millrace" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin millrace \
-    && install -d -o 10001 -g 10001 /var/cache/millrace
+    && install -d -o 10001 -g 10001 /var/cache/millrace /var/lib/millrace
 COPY --from=build /opt/millrace /opt/millrace
 COPY model_repo /models
 ENV PATH=/opt/millrace/bin:$PATH \
@@ -42,6 +44,7 @@ ENV PATH=/opt/millrace/bin:$PATH \
     MILLRACE_HOST=0.0.0.0 \
     MILLRACE_PORT=8000 \
     MILLRACE_CACHE_DIR=/var/cache/millrace \
+    MILLRACE_COLLECTIONS=/var/lib/millrace/collections \
     MILLRACE_LOG_FORMAT=json
 USER 10001:10001
 EXPOSE 8000
