@@ -223,4 +223,5 @@ class Training:
 
 def top_accuracy(logits: Tensor, labels: Tensor, count: int) -> float:
     """Return the share of rows whose right class is among the `count` largest logits."""
+    count = min(count, logits.shape[1])
     return (logits.topk(count, 1).indices == labels[:, None]).any(1).float().mean().item()
