@@ -45,14 +45,22 @@ class PostgresServer:
     """A server that listens on a socket in its own folder; a context manager.
 
     `durable=False` spares the waiting for disks: what is committed still survives the end of any
-    process, only not that of the machine.
+    process, only not that of the machine. A `home` that is named is kept, and found again.
     """
 
-    def __init__(self, *, durable: bool = False, options: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        options: dict[str, str] | None = None,
+        home: Path | None = None,
+    ) -> None:
         found = programs()
         if found is None:
             raise FileNotFoundError(f"the wheel {PACKAGE.replace('_', '-')} is not installed")
-        self._home = Path(tempfile.mkdtemp(prefix="mr-pg-"))
+        self._kept = home is not None
+        self._home = home or Path(tempfile.mkdtemp(prefix="mr-pg-"))
+        self._home.mkdir(exist_ok=True)
         self._installed = found
         account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._user = None if account is None else account.pw_uid
@@ -93,8 +101,9 @@ class PostgresServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self.stop(hard=not self._kept)
+        if not self._kept:
+            shutil.rmtree(self._home, ignore_errors=True)
 
     def _prepare(self) -> None:
         if self._user is not None and self._group is not None:
@@ -103,6 +112,8 @@ class PostgresServer:
                 copied = self._home / "installed"
                 shutil.copytree(self._installed, copied)
                 self._installed = copied
+        if self.data.exists():
+            return
         self._run(
             "initdb", "-D", str(self.data), "-U", "postgres", "-E", "UTF8", "-A", "trust",
             "--locale=C.UTF-8", "--no-sync", "--no-instructions",

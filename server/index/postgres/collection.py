@@ -191,7 +191,7 @@ class PostgresCollection:
             raise NotFound(f"the space {key!r} was removed while it was being made")
         if found.dim != dim:
             raise InvalidInput(
-                f"the space {key!r} holds vectors of {found.dim} elements, not of {dim}",
+                f"the space {key!r} holds vectors of length {found.dim}, not of {dim}",
                 field="dim",
                 expected=found.dim,
                 got=dim,
@@ -252,6 +252,7 @@ class PostgresCollection:
         self._runner.transaction(lambda c: self._drop_space(c, key))
         with self._lock:
             self._spaces.pop(key, None)
+        self._runner.run(schema.sweep)
 
     def _drop_space(self, connection: Connection, key: str) -> None:
         row = connection.execute(
@@ -259,7 +260,7 @@ class PostgresCollection:
             (self.number, key),
         ).fetchone()
         if row is not None:
-            schema.drop_tables(connection, [schema.vectors_table(row[0])])
+            schema.bury(connection, [f"vectors_{row[0]}"])
 
     def fact(self, name: str) -> str | None:
         """Read a small text kept with the collection."""

@@ -4,6 +4,7 @@
     collections  spaces  facts     what there is
     items_N  pictures_N            a pair for collection N; pictures apart, so that scans skip them
     vectors_M                      one per space M, of type vector(dim)
+    graves                         tables that are to go when nobody reads them any more
 
 Every item that changes gets a new number of the sequence `revisions`.
 """
@@ -11,6 +12,7 @@ Every item that changes gets a new number of the sequence `revisions`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from psycopg import errors as pg
 from psycopg import sql
@@ -22,6 +24,7 @@ from server.index.postgres.database import Connection, Database
 # Any constant will do, if only all versions of this program agree on it.
 MIGRATION_LOCK = 0x6D696C6C72616365
 OLDEST_PGVECTOR = (0, 8)  # the first whose index goes on until enough items match
+SWEEP_WAITS = "200ms"
 LARGEST_PLAIN_DIM = 1900  # a row of so many fits a page, and is not worth storing beside it
 
 STEPS: tuple[str, ...] = (
@@ -52,6 +55,7 @@ STEPS: tuple[str, ...] = (
         value text NOT NULL,
         PRIMARY KEY (collection, name)
     );
+    CREATE TABLE graves (name text PRIMARY KEY);
     """,
 )
 
@@ -67,6 +71,7 @@ def prepare(database: Database) -> int:
     database.place_extension(home)
     if _steps_taken(database) < len(STEPS):
         database.run(lambda connection: _migrate(connection, database))
+    database.run(sweep)
     rows = database.rows(sql.SQL("SELECT 'vector'::regtype::oid::bigint"))
     return int(rows[0][0])
 
@@ -221,7 +226,16 @@ def make_vectors_table(connection: Connection, space: int, dim: int) -> None:
     )
 
 
-def drop_tables(connection: Connection, tables: Sequence[sql.Identifier]) -> None:
-    """Remove tables that may be there."""
-    for table in tables:
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+def bury(connection: Connection, tables: Sequence[str]) -> None:
+    """Have tables removed that nothing leads to any more, as soon as nobody reads them."""
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO graves (name) VALUES (%s)", [(name,) for name in tables])
+
+
+def sweep(connection: Connection) -> None:
+    """Remove the tables that were buried; those that somebody still reads stay for next time."""
+    for (name,) in connection.execute("SELECT name FROM graves").fetchall():
+        with suppress(pg.LockNotAvailable, pg.DeadlockDetected), connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", (SWEEP_WAITS,))
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
+            connection.execute("DELETE FROM graves WHERE name = %s", (name,))

@@ -103,6 +103,7 @@ class PostgresStore:
             self._open.pop(name, None)
         if not gone:
             raise self._nothing_named(name)
+        self._database.run(schema.sweep)
 
     def _current(self, name: str) -> PostgresCollection:
         """Return a collection as the database knows it now."""
@@ -137,8 +138,7 @@ def _drop(connection: Connection, name: str) -> bool:
         return False
     number = int(row[0])
     spaces = connection.execute("SELECT number FROM spaces WHERE collection = %s", (number,))
-    vectors = [schema.vectors_table(space) for (space,) in spaces.fetchall()]
-    tables = [schema.items_table(number), schema.pictures_table(number), *vectors]
-    schema.drop_tables(connection, tables)
+    vectors = [f"vectors_{space}" for (space,) in spaces.fetchall()]
+    schema.bury(connection, [f"items_{number}", f"pictures_{number}", *vectors])
     connection.execute("DELETE FROM collections WHERE number = %s", (number,))
     return True

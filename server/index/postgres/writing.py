@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from server.errors import NotFound
 from server.index.contract import Missing, NewItem, PutOutcome, Vectors
 from server.index.postgres import schema
 from server.index.postgres.binary import copy_rows, encoded_rows
@@ -42,7 +43,12 @@ class Batch:
 
 
 def put(connection: Connection, collection: int, batch: Batch) -> PutOutcome:
-    """Add or replace items."""
+    """Add or replace items.
+
+    Raises:
+        NotFound: the collection was removed.
+    """
+    _stay(connection, collection)
     ids = [item.id for item in batch.items]
     added = _upsert(connection, schema.items_table(collection), batch)
     if added < len(ids):
@@ -111,19 +117,35 @@ def fill(
     made_of: Sequence[Missing],
     vectors: Sequence[bytes],
 ) -> int:
-    """Store vectors of the items that are still what they were made of; return how many."""
+    """Store vectors of the items that are still what they were made of; return how many.
+
+    Raises:
+        NotFound: the space was removed.
+    """
+    there = connection.execute("SELECT FROM spaces WHERE number = %s FOR KEY SHARE", (space,))
+    if not there.fetchall():
+        raise NotFound("the space was removed meanwhile")
     unchanged = connection.execute(
         sql.SQL(
             "SELECT i.id FROM {} i JOIN unnest(%s::text[], %s::bigint[]) AS given (id, revision)"
-            " ON given.id = i.id WHERE i.revision = given.revision ORDER BY i.id FOR SHARE OF i"
-        ).format(schema.items_table(collection)),
+            " ON given.id = i.id WHERE i.revision = given.revision"
+            " AND NOT EXISTS (SELECT FROM {} v WHERE v.id = i.id) ORDER BY i.id FOR SHARE OF i"
+        ).format(schema.items_table(collection), schema.vectors_table(space)),
         ([each.id for each in made_of], [each.revision for each in made_of]),
     ).fetchall()
     rows = {each.id: vector for each, vector in zip(made_of, vectors, strict=True)}
     ids = sorted({id for (id,) in unchanged})
-    _delete_from(connection, schema.vectors_table(space), ids)
     put_vectors(connection, space, ids, [rows[id] for id in ids])
     return len(ids)
+
+
+def _stay(connection: Connection, collection: int) -> None:
+    """Keep the collection from being removed until this transaction ends."""
+    there = connection.execute(
+        "SELECT FROM collections WHERE number = %s FOR KEY SHARE", (collection,)
+    )
+    if not there.fetchall():
+        raise NotFound("the collection was removed meanwhile")
 
 
 def space_numbers(connection: Connection, collection: int) -> list[int]:

@@ -8,8 +8,7 @@ import pytest
 
 from server.index.contract import Store
 from server.index.postgres import open_store
-from tests.server.index.suite_items import ItemSuite
-from tests.server.index.suite_search import SearchSuite
+from tests.server.index.suite import StoreSuite
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Schema:
         return open_store(self.url)
 
 
-class TestPostgres(ItemSuite, SearchSuite):
+class TestPostgres(StoreSuite):
     @pytest.fixture
     def place(self, url: str) -> Schema:
         return Schema(url)
