@@ -29,6 +29,7 @@ from server.repository.registry import Repository
 from server.routes import (
     collections,
     documentation,
+    heads,
     health,
     libretranslate,
     metadata_v2,
@@ -136,6 +137,7 @@ def create_app(settings: Settings | None = None) -> Application:
         *metadata_v2.routes(runtime),
         *tensorflow_v1.routes(runtime),
         *models.routes(runtime),
+        *heads.routes(runtime),
         *similar.routes(runtime),
         *collections.routes(runtime),
     ]

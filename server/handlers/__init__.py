@@ -11,6 +11,7 @@ from server.handlers.admin import AdminHandler
 from server.handlers.collection_map import MapHandler
 from server.handlers.collections import CollectionHandler
 from server.handlers.flights import Flights
+from server.handlers.heads import HeadHandler
 from server.handlers.infer import InferHandler
 from server.handlers.models import ModelHandler
 from server.handlers.predict import PredictHandler
@@ -51,3 +52,4 @@ class Handlers:
         self.collections = CollectionHandler(collections, self.flights)
         self.similar = SimilarHandler(collections, self.flights)
         self.maps = MapHandler(collections, self.flights)
+        self.heads = HeadHandler(repository, pool, collections)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from server.errors import InvalidInput, PayloadTooLarge
 
 MAX_PICTURES = 10_000
+MAX_BYTES = 1 << 30  # of all pictures together, which are in memory
 MAX_CLASSES = 500
 LEAST_CLASSES = 2
 LEAST_PER_CLASS = 2
@@ -84,11 +85,21 @@ def check_size(examples: Sequence[Example]) -> None:
             "from; send fewer of each class",
             limit=MAX_PICTURES,
         )
+    check_bytes(sum(len(example.data or b"") for example in examples))
     for example in examples:
         _check_label(example)
     classes = {example.label for example in examples}
     if len(classes) > MAX_CLASSES:
         raise _wrong(f"{len(classes)} classes are more than {MAX_CLASSES}", got=len(classes))
+
+
+def check_bytes(total: int) -> None:
+    """Refuse pictures that take too much memory together."""
+    if total > MAX_BYTES:
+        raise PayloadTooLarge(
+            f"the pictures take more than {MAX_BYTES} bytes; send smaller ones, or fewer",
+            limit=MAX_BYTES,
+        )
 
 
 def _check_label(example: Example) -> None:

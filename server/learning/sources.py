@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from server.errors import InvalidInput, PayloadTooLarge
 from server.index.contract import Collection, StoredItem
-from server.learning.examples import MAX_PICTURES, Example
+from server.learning.examples import MAX_PICTURES, Example, check_bytes
 from server.learning.orders import FromCollection
 from server.similarity.spaces import SpaceName
 
@@ -39,6 +39,7 @@ def read_folder(folder: Path) -> tuple[list[Example], list[str]]:
     examples: list[Example] = []
     ignored: list[str] = []
     loose: list[str] = []
+    total = 0
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         label, inside, _ = name.partition("/")
@@ -48,6 +49,8 @@ def read_folder(folder: Path) -> tuple[list[Example], list[str]]:
             loose.append(name)
         else:
             _check_room(examples)
+            total += path.stat().st_size
+            check_bytes(total)
             examples.append(Example.of(name, label, path.read_bytes()))
     if loose:
         listed = ", ".join(repr(name) for name in loose[:SHOWN])
