@@ -239,16 +239,17 @@ class EmbeddedCollection:
         return space
 
     def _add_space(self, key: str, dim: int) -> EmbeddedSpace:
-        with self._database.write() as writer:
-            number = writer.execute(
-                "INSERT INTO spaces (key, dim) VALUES (?, ?)", (key, dim)
-            ).lastrowid
-            assert number is not None  # an INSERT has one
-            row = statements.SpaceRow(number, key, dim)
-            # Inside, so that a space whose files cannot be made does not come to be.
-            held = HeldSpace(self._folder, row, self._spec.metric, self._table, self._selections)
-            held.attach(np.empty(0, np.int64))
-            loading.sync_folder(self._folder)
+        with ExitStack() as undo:
+            with self._database.write() as writer:
+                row = statements.add_space(writer, key, dim)
+                # Inside, so that a space whose files cannot be made does not come to be.
+                held = HeldSpace(
+                    self._folder, row, self._spec.metric, self._table, self._selections
+                )
+                undo.callback(held.close, remove=True)
+                held.attach(np.empty(0, np.int64))
+                loading.sync_folder(self._folder)
+            undo.pop_all()
         space = self._spaces[key] = EmbeddedSpace(self, held)
         return space
 
@@ -264,8 +265,7 @@ class EmbeddedCollection:
                 return
             held = space.held()
             with self._database.write() as writer:
-                writer.execute("DELETE FROM vectors WHERE space = ?", (held.row.number,))
-                writer.execute("DELETE FROM spaces WHERE number = ?", (held.row.number,))
+                statements.drop_space(writer, held.row.number)
             del self._spaces[key]
             space.hold(None)
         held.close(remove=True)
@@ -327,16 +327,12 @@ class EmbeddedCollection:
     def fact(self, name: str) -> str | None:
         """Read a small text kept with the collection."""
         with self._database.read() as reader:
-            found = reader.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+            return statements.fact(reader, name)
 
     def set_fact(self, name: str, value: str | None) -> None:
         """Keep a small text with the collection; None removes it."""
         with self._lock, self._database.write() as writer:
-            if value is None:
-                writer.execute("DELETE FROM facts WHERE name = ?", (name,))
-            else:
-                writer.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            statements.set_fact(writer, name, value)
 
     @contextmanager
     def busy(self, name: str, wait_s: float) -> Iterator[bool]:

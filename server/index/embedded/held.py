@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from server.errors import InternalFault
 from server.index.contract import Metric, Vectors
 from server.index.embedded.rows import RowFile
 from server.index.embedded.selections import Selections
@@ -33,20 +32,16 @@ class HeldSpace:
         self._matrix = self.file.matrix
 
     def attach(self, slots: Slots) -> None:
-        """Begin with rows that are in the file already.
-
-        Raises:
-            InternalFault: the file is shorter than it was.
-        """
-        if len(slots) and slots[-1] >= len(self.file.matrix):
-            raise InternalFault(
-                f"{self.file.path} is too short: row {slots[-1]} should be in it, and it has "
-                f"{len(self.file.matrix)}; restore the collection from a snapshot or the file "
-                "from a backup"
-            )
+        """Begin with rows that are in the file already."""
         self.filled = longer(self.filled, len(self.table.ids))
         self.filled[slots] = True
         self.index.attach(self.file.matrix, slots)
+
+    @staticmethod
+    def rows_in(folder: Path, row: SpaceRow, generation: int) -> int:
+        """Count the rows that are in the file of a space; none if there is no file."""
+        path = folder / f"{row.number}-{generation}{ROWS}"
+        return path.stat().st_size // (4 * row.dim) if path.exists() else 0
 
     def write(self, slots: Slots, rows: Vectors) -> None:
         """Put rows on the disk that do not count yet.

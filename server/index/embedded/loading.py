@@ -17,9 +17,11 @@ from server.index.embedded import statements
 from server.index.embedded.database import Database
 from server.index.embedded.held import INDEX, ROWS, HeldSpace
 from server.index.embedded.selections import Selections
+from server.index.embedded.statements import SpaceRow
 from server.index.embedded.table import Table
 
 DATABASE = "items.sqlite"
+UNFINISHED = ".new"  # of an index that was being saved
 log = logging.getLogger(__name__)
 
 
@@ -78,8 +80,11 @@ def read_spaces(
     folder: Path, database: Database, metric: Metric, table: Table, selections: Selections
 ) -> list[HeldSpace]:
     """Open the files of all spaces, and remove what is left of others."""
-    with database.read() as reader, database.explained():
+    with database.read() as reader:
         rows = statements.all_spaces(reader)
+    for row in rows:
+        _forget_lost(folder, database, row, table.generation)
+    with database.read() as reader, database.explained():
         slots: dict[int, list[int]] = {row.number: [] for row in rows}
         for slot, space in reader.execute("SELECT slot, space FROM vectors ORDER BY slot"):
             slots[space].append(slot)
@@ -97,10 +102,33 @@ def read_spaces(
     return opened
 
 
+def _forget_lost(folder: Path, database: Database, row: SpaceRow, generation: int) -> None:
+    """Let vectors count no more whose file is gone or cut, where they can be made again.
+
+    Raises:
+        InternalFault: some of them came without a picture.
+    """
+    there = HeldSpace.rows_in(folder, row, generation)
+    with database.read() as reader:
+        lost, pictured = statements.claimed_from(reader, row.number, there)
+    if not lost:
+        return
+    what = f"{lost} vectors of the space {row.key!r} are missing in {folder}"
+    if pictured < lost:
+        raise InternalFault(
+            f"{what}, and {lost - pictured} of them have no picture to be made again from: "
+            "restore the collection from a snapshot, or the folder from a backup"
+        )
+    log.error("%s: they have to be made again from the pictures", what)
+    with database.write() as writer:
+        statements.forget_from(writer, row.number, there)
+
+
 def _remove_strays(folder: Path, stems: set[str]) -> None:
     """Remove files that a compaction or a dropped space left when the process was killed."""
     for path in folder.iterdir():
-        if path.suffix in (ROWS, INDEX) and path.stem not in stems:
+        own = path.name.partition(".")[0]
+        if path.suffix == UNFINISHED or (path.suffix in (ROWS, INDEX) and own not in stems):
             log.info("removing %s, which no space uses any more", path)
             path.unlink(missing_ok=True)
 

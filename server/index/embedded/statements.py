@@ -106,6 +106,21 @@ def forget_vectors(connection: sqlite3.Connection, slots: Iterable[int]) -> None
     )
 
 
+def claimed_from(connection: sqlite3.Connection, space: int, slot: int) -> tuple[int, int]:
+    """Count the vectors of a space from a slot on, and those of them that have a picture."""
+    found = connection.execute(
+        "SELECT count(*), coalesce(sum(has_picture), 0) FROM vectors JOIN items USING (slot)"
+        " WHERE space = ? AND slot >= ?",
+        (space, slot),
+    ).fetchone()
+    return int(found[0]), int(found[1])
+
+
+def forget_from(connection: sqlite3.Connection, space: int, slot: int) -> None:
+    """Let the vectors of a space from a slot on count no more."""
+    connection.execute("DELETE FROM vectors WHERE space = ? AND slot >= ?", (space, slot))
+
+
 def forget_bytes(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
     """Remove pictures and thumbnails."""
     wanted = listed(ids)
@@ -198,3 +213,30 @@ def all_spaces(connection: sqlite3.Connection) -> list[SpaceRow]:
     """Return all spaces, oldest first."""
     found = connection.execute("SELECT number, key, dim FROM spaces ORDER BY number")
     return [SpaceRow(*row) for row in found]
+
+
+def add_space(connection: sqlite3.Connection, key: str, dim: int) -> SpaceRow:
+    """Add a space without vectors."""
+    number = connection.execute("INSERT INTO spaces (key, dim) VALUES (?, ?)", (key, dim)).lastrowid
+    assert number is not None  # an INSERT has one
+    return SpaceRow(number, key, dim)
+
+
+def drop_space(connection: sqlite3.Connection, number: int) -> None:
+    """Forget a space and which vectors it has."""
+    connection.execute("DELETE FROM vectors WHERE space = ?", (number,))
+    connection.execute("DELETE FROM spaces WHERE number = ?", (number,))
+
+
+def fact(connection: sqlite3.Connection, name: str) -> str | None:
+    """Read a fact."""
+    found = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: str | None) -> None:
+    """Write a fact, or remove it."""
+    if value is None:
+        connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+    else:
+        connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

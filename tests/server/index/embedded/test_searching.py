@@ -1,0 +1,173 @@
+"""What a search asks of SQLite, and what it does when the files move under it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.index.contract import CollectionSpec, Hit, NewItem, Query
+from server.index.embedded import EmbeddedStore, selections
+from server.index.embedded.collection import EmbeddedCollection
+from server.index.embedded.database import Database
+from server.index.embedded.rows import RowFile
+from server.index.embedded.selections import Selections
+from server.index.embedded.table import TouchedSlots
+from server.index.filter_reading import read_filter
+from server.index.filters import Filter
+from server.index.search import Selection
+from tests.server.index.suite_base import DIM, SPACE, filled, items, vectors
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[EmbeddedCollection]:
+    store = EmbeddedStore(tmp_path / "collections", compact_from=8)
+    yield store.create(CollectionSpec("photos", "l2"))
+    store.close()
+
+
+def found(collection: EmbeddedCollection, filter: Filter | None = None) -> set[str]:
+    (hits,) = collection.space(SPACE, DIM).search(vectors(1), Query(k=1000, filter=filter))
+    assert len({hit.id for hit in hits}) == len(hits)
+    return {hit.id for hit in hits}
+
+
+def test_without_a_new_filter_sqlite_is_not_asked(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(collection, 20)
+    few = read_filter({"n": {"$lt": 3}})
+    assert len(found(collection, few)) == 3
+
+    def refuse(self: Database) -> None:
+        raise AssertionError("SQLite was asked")
+
+    monkeypatch.setattr(Database, "read", refuse)
+    assert len(found(collection)) == 20
+    assert len(found(collection, few)) == 3
+
+
+def test_only_new_items_are_looked_at_again(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(collection, 20)
+    few = read_filter({"n": {"$lt": 3}})
+    selected = collection._selections
+    before = selected.of(few)
+    collection.delete(["i0001"])
+    assert selected.of(few) is before
+    collection.put([NewItem("new", {"n": 1})], {SPACE: vectors(1)})
+    after = selected.of(few)
+    assert after is not before and after.mask[:20].tolist() == before.mask.tolist()
+    assert found(collection, few) == {"i0000", "i0002", "new"}
+
+
+def test_selections_are_forgotten_when_they_take_too_much(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(collection, 20)
+    monkeypatch.setattr(selections, "MOST_BYTES", 100)
+    selected = collection._selections
+    first = read_filter({"n": 0})
+    kept = selected.of(first)
+    for n in range(1, 10):
+        assert found(collection, read_filter({"n": n})) == {f"i{n:04}"}
+        assert selected.of(first) is kept  # asked for again and again, so it stays
+    for n in range(10, 20):
+        found(collection, read_filter({"n": n}))
+    assert len(selected._known) <= 5 and selected.of(first) is not kept
+
+
+def test_a_search_follows_a_compaction_under_it(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(collection, 20)
+    ask = Selections._mask
+    moved: list[bool] = []
+
+    def move_first(self: Selections, *args: object) -> object:
+        if not moved:
+            moved.append(True)
+            collection.delete([f"i{i:04}" for i in range(0, 20, 2)] + ["i0001"])
+        return ask(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Selections, "_mask", move_first)
+    assert found(collection, read_filter({"n": {"$lt": 7}})) == {"i0003", "i0005"}
+    assert collection._table.generation == 1
+
+
+def test_a_search_beside_replacements_waits_in_the_end(collection: EmbeddedCollection) -> None:
+    filled(collection, 10)
+    turn = collection._table.turn
+    few = read_filter({"n": {"$lt": 3}})
+    results: list[set[str]] = []
+    with turn.of(replacing=True), turn.of_memory():
+        threads = [
+            threading.Thread(target=lambda f=filter: results.append(found(collection, f)))
+            for filter in (None, few)
+        ]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.2)
+        assert not results
+    for thread in threads:
+        thread.join()
+    assert sorted(map(len, results)) == [3, 10]
+
+
+def test_a_search_that_saw_half_a_replacement_is_done_again(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = filled(collection, 10)
+    space = collection.space(SPACE, DIM)
+    index = space.held().index
+    search, calls = index.search, []
+
+    def replaced_meanwhile(*args: object) -> object:
+        answer = search(*args)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 1:
+            collection.put(items(3), {SPACE: rows[:3] + 1})
+        return answer
+
+    monkeypatch.setattr(index, "search", replaced_meanwhile)
+    (hits,) = space.search(rows[:1] + 1, Query(k=1))
+    assert hits == [Hit("i0000", 0.0)] and len(calls) == 2
+
+
+def test_rows_are_written_anywhere_and_the_file_grows(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.f32", 3000)
+    first = file.matrix
+    rows = vectors(5, 3000)
+    file.write(np.array([0, 1, 5, 6, 900]), rows)
+    file.write(np.empty(0, np.int64), rows[:0])
+    file.sync()
+    assert np.array_equal(file.matrix[[0, 1, 5, 6, 900]], rows)
+    assert not file.matrix[2:5].any() and len(file.matrix) > 900 > len(first)
+    assert np.array_equal(first[:2], rows[:2])  # an older mapping shows the same
+    assert 0 < file.bytes < 900 * 3000 * 4  # what was never written takes no room
+    file.close()
+    file.close()
+    assert np.array_equal(first[0], rows[0]) and file.bytes == 0
+    again = RowFile(tmp_path / "rows.f32", 3000)
+    assert np.array_equal(again.matrix[900], rows[4])
+    again.close()
+
+
+def test_touched_slots_are_forgotten_in_the_end() -> None:
+    touched = TouchedSlots()
+    for slot in range(TouchedSlots.MOST):
+        touched.add(slot)
+    position = touched.position
+    assert touched.since(position) == [] and touched.since(position - 2) == [4094, 4095]
+    touched.add(7)
+    assert touched.since(position) == [7] and touched.since(position - 1) is None
+
+
+def test_a_remembered_mask_is_a_selection(collection: EmbeddedCollection) -> None:
+    filled(collection, 4)
+    selection = collection._selections.of(read_filter({"even": True}))
+    assert isinstance(selection, Selection) and selection.slots.tolist() == [0, 2]
