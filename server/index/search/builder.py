@@ -101,12 +101,15 @@ def planned(inverted: Inverted, rows: Rows, alive: Mask, progress: Progress) -> 
     Raises:
         Stopped: `progress` said so.
     """
-    slots = np.flatnonzero(alive)
+    # Rows that came after the lists were made are in the journal still: no answer may hold them.
+    shared = min(alive.size, inverted.list_of.size)
+    present = alive[:shared] & (inverted.list_of[:shared] >= 0)
+    slots = np.flatnonzero(present)
     sample = np.sort(np.random.default_rng(2).choice(slots, min(QUERIES, slots.size), False))
     queries = comparable(rows.matrix[sample], rows.metric)
 
     def truth(queries: Vectors, k: int) -> tuple[Slots, Floats]:
-        return search_exact(rows, queries, k, alive, slots.size)
+        return search_exact(rows, queries, k, present, slots.size)
 
     plan = make_plan(inverted, sample, queries, truth, progress)
     if plan is None:

@@ -104,12 +104,18 @@ def prepare_queries(queries: Vectors, dim: int, metric: Metric) -> Vectors:
     Raises:
         InvalidInput: they have another length, or are not finite.
     """
-    if len(queries) == 1 and queries.dtype == np.float32 and queries.shape == (1, dim):
-        with np.errstate(over="ignore", invalid="ignore"):
-            squared = float(queries[0].dot(queries[0]))  # the way of one query a call: short
-        if _MIN_SQUARED < squared < _MAX_SQUARED:
+    if queries.dtype == np.float32 and queries.ndim == 2 and queries.shape[1] == dim:
+        if len(queries) == 1:  # the way of one query a call: short
+            with np.errstate(over="ignore", invalid="ignore"):
+                squared = float(queries[0].dot(queries[0]))
+            if _MIN_SQUARED < squared < _MAX_SQUARED:
+                if metric == "cosine":
+                    return queries * np.float32(1.0 / math.sqrt(squared))
+                return np.ascontiguousarray(queries)
+        squares = _squares(queries)
+        if ((squares > _MIN_SQUARED) & (squares < _MAX_SQUARED)).all():
             if metric == "cosine":
-                return queries * np.float32(1.0 / math.sqrt(squared))
+                return queries * np.reciprocal(np.sqrt(squares))[:, None]
             return np.ascontiguousarray(queries)
     queries = np.ascontiguousarray(queries, np.float32)
     check_rows(queries, dim, "query")

@@ -33,6 +33,8 @@ Change = Literal["add", "remove"]
 
 _SAVE_CHANGED = 0.05  # of the rows: fewer are put into their lists anew when the file is read
 
+_FEW_CHANGES = 256  # are repeated while changes wait: milliseconds
+
 _log = logging.getLogger(__name__)
 
 
@@ -168,7 +170,7 @@ class Worker:
         while True:
             with self._changing:
                 waiting = self._journal or []
-                if len(waiting) < 4:
+                if sum(slots.size for _, slots in waiting) < _FEW_CHANGES:
                     return
                 self._journal = []
                 rows, _, _ = self._now()

@@ -21,6 +21,7 @@ from server.index.search import (
     library,
     plan,
     upkeep,
+    worker,
 )
 from tests.server.index.search.test_exact import METRICS, true_scores
 
@@ -230,6 +231,25 @@ def test_searches_and_changes_go_on_while_lists_are_made(made: list[SlotIndex]) 
     slots, _ = index.search(rows, 1)
     assert (slots[alive][:, 0] == np.flatnonzero(alive)).mean() > 0.99
     assert alive[slots].all()
+
+
+def test_rows_that_come_while_lists_are_made_do_not_count_against_them(
+    monkeypatch: pytest.MonkeyPatch, made: list[SlotIndex]
+) -> None:
+    rows = clustered(4000)
+    index = SlotIndex(DIM, "cosine")
+    made.append(index)
+    planned = worker.planned
+
+    def plan_later(*arguments: object) -> object:
+        index.add(np.arange(2500, 4000))
+        return planned(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker, "planned", plan_later)
+    index.attach(rows, np.arange(2500))
+    assert index.settle(WAIT_S)
+    assert index.state().kind == "approximate"
+    assert recall(index, rows[2500:2600]) >= 0.95
 
 
 def counting_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
