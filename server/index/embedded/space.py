@@ -143,12 +143,18 @@ def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[list[Hit]]:
     ids = held.table.ids
     plain = not skipped and not query.offset and query.min_score is None
     # A slot of -1 stands where the filter, or a deletion meanwhile, left fewer than were asked for.
-    if plain and (not slots.size or slots[:, -1].min() >= 0):
+    if plain and _is_full(slots):
         return _whole(ids, slots, scores)
     return [
         _part(ids, row, of_row, query, skipped)
         for row, of_row in zip(slots.tolist(), scores.tolist(), strict=True)
     ]
+
+
+def _is_full(slots: Slots) -> bool:
+    if len(slots) == 1:
+        return not slots.size or slots.item(-1) >= 0
+    return not slots.size or bool(slots[:, -1].min() >= 0)
 
 
 def _whole(ids: list[str], slots: Slots, scores: Scores) -> list[list[Hit]]:
