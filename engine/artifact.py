@@ -23,7 +23,7 @@ from engine.lowering.batch_axes import BatchAxes, BatchVerdict
 
 KIND: Final = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION: Final = 5
+COMPILER_VERSION: Final = 6
 LARGE_BYTES: Final = 4096  # fixed values above it are left out of a graph for inspection
 
 

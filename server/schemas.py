@@ -98,8 +98,20 @@ class Detected(BaseModel):
     confidence: float = Field(ge=0, le=1)
 
 
+class WordLink(BaseModel):
+    """A word of a translation and one that it comes from.
+
+    Where they begin and end in the sentence's `source` and `text`, and how much the model looked
+    there.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    weight: float = Field(ge=0, le=1)
+
+
 class TranslatedSentence(BaseModel):
-    """One sentence of a text, when `sentences` or `log_probabilities` is asked for."""
+    """One sentence of a text, when `sentences`, `log_probabilities` or `alignment` is asked for."""
 
     source: str
     start: int
@@ -111,6 +123,7 @@ class TranslatedSentence(BaseModel):
     repetition: bool
     cached: bool
     log_probabilities: list[float] | None = None
+    alignment: list[WordLink] | None = None
 
 
 class Alternative(BaseModel):

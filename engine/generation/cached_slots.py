@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from engine.device import TailStep
 from engine.errors import ResourceLimit
+from engine.generation.alignment import SourceLooks
 from engine.generation.encoding import encode
 from engine.generation.search import SlotSizes
 from engine.limits import Limits
 from engine.passes.cache_names import ENCODED, LOGITS
+from engine.passes.step_graph import METADATA
 from engine.session import Model, TensorSpec
 
 
@@ -51,6 +54,7 @@ class CachedSlots:
         self._cross = {spec.name: arrays[spec.name] for spec in parts.cross.outputs}
         self.logits: NDArray[np.float32] = self._slots.outputs[LOGITS]
         self.vocabulary_size = int(self.logits.shape[1])
+        self.looks = self._source_looks()
 
     @property
     def is_native(self) -> bool:
@@ -66,6 +70,15 @@ class CachedSlots:
                 for name, into in self._cross.items():
                     into[source, :length] = found[name][row, :length]
                 self._lengths[source] = length
+
+    def _source_looks(self) -> SourceLooks | None:
+        """Return how the last layer looks at the source."""
+        layers = json.loads(self._parts.step.metadata[METADATA]).get("looks")
+        if not layers:
+            return None
+        last, inputs, outputs = layers[-1], self._slots.inputs, self._slots.outputs
+        queries, keys = outputs[last["query"]], inputs[last["key"]]
+        return SourceLooks(queries, keys, self._lengths, last["heads"], last["scale"])
 
     def run(self, rows: int) -> None:
         """Feed the first rows of the batch."""

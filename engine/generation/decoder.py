@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 
 from engine.errors import InvalidInput, ResourceLimit
+from engine.generation.alignment import KeptQueries
 from engine.generation.beams import advance_beams, advance_single
 from engine.generation.decoding import StepResult
 from engine.generation.edits import Tokens
@@ -46,6 +47,11 @@ class StepDecoder:
     def free_sources(self) -> int:
         """Source slots that are free."""
         return len(self._free_sources)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether searches can tell where they looked."""
+        return self._slots.looks is not None
 
     def memory_bytes(self) -> int:
         """Return the size of all slots."""
@@ -88,8 +94,15 @@ class StepDecoder:
         prepared = prepare(search, self._slots.vocabulary_size, positions, rows_in_all)
         if search.beams > self.free_rows:
             raise ResourceLimit("beams", f"{search.beams} free rows", self.free_rows)
+        looks = self._slots.looks
+        if search.alignment and looks is None:
+            raise InvalidInput(
+                "alignment: this model's attention to the source is not known; see its notes"
+            )
         rows = np.array([self._free_rows.pop() for _ in range(search.beams)], np.int64)
         running = RunningSearch(next(self._handles), search, prepared, source, rows)
+        if search.alignment and looks is not None:
+            running.queries = KeptQueries(looks, source, rows, search.max_new_tokens)
         state, record = self._state, running.record
         state.numbers[record], state.norm[record] = prepared.record, prepared.norm
         state.penalty[record] = search.repetition_penalty
@@ -106,7 +119,10 @@ class StepDecoder:
             nothing = np.empty(0, np.int64)
             return StepResult(nothing, nothing, np.empty(0, np.bool_))
         edits = batch.edit(self._state) if batch.asking else {}
+        fed = [int(self._state.numbers[record, LENGTH]) for _, record, _ in batch.aligned]
         self._slots.run(batch.rows)
+        for (queries, _, first), position in zip(batch.aligned, fed, strict=True):
+            queries.keep(first, position)
         self._advance(batch, edits)
         numbers = self._state.numbers[batch.records]
         done = numbers[:, DONE] != 0
@@ -155,7 +171,7 @@ class StepDecoder:
     def hypotheses(self, handle: int) -> list[Hypothesis]:
         """Return the best `n_best` sequences, best first; of a running search, what it has."""
         running = self._search(handle)
-        return hypotheses_of(self._state, running.rows, running.search)
+        return hypotheses_of(self._state, running.rows, running.search, running.queries)
 
     def running_tokens(self, handle: int) -> list[int]:
         """Return the tokens of a running search's best sequence so far."""

@@ -45,6 +45,10 @@ class Decoder(Protocol):
     def free_sources(self) -> int:
         """Source slots that are free."""
 
+    @property
+    def aligns(self) -> bool:
+        """Whether searches can tell where they looked (`Search.alignment`)."""
+
     def memory_bytes(self) -> int:
         """Return the size of all slots."""
 

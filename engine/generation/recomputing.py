@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.generation.alignment import SourceLooks
 from engine.generation.search import SlotSizes
 
 
@@ -52,6 +53,7 @@ class RecomputingSlots:
         self.source = np.zeros(rows, np.int64)
         self.history = np.zeros((rows, positions), np.int32)
         self.logits = np.zeros((rows, model.vocabulary_size), np.float32)
+        self.looks: SourceLooks | None = None
         self._fed = np.zeros((rows, positions), np.int64)  # by cache row
 
     def encode(self, sentences: Sequence[Sequence[int]], sources: Sequence[int]) -> None:

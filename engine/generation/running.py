@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.generation.alignment import KeptQueries
 from engine.generation.edits import NONE, Tokens, banned, penalized
 from engine.generation.search import Search
 from engine.generation.selection import RowRules
@@ -31,6 +32,7 @@ class RunningSearch:
         search, prepared: Its settings.
         source: Its source slot.
         rows: Its cache rows, one per beam; the first is its record. (k,)
+        queries: What it asked its source, if it wants to know where it looked.
         is_done: Whether it is over, and so in no batch.
     """
 
@@ -39,6 +41,7 @@ class RunningSearch:
     prepared: Prepared
     source: int
     rows: NDArray[np.int64]
+    queries: KeptQueries | None = None
     is_done: bool = False
 
     @property
@@ -58,6 +61,7 @@ class Batch:
         rows: How many batch rows there are.
         asking: Those whose choices depend on what they chose before, with their batch rows.
         sampling: Those that draw tokens, with their batch rows.
+        aligned: Queries of those that want to know where they looked; record and first batch row.
     """
 
     def __init__(self, searches: Sequence[RunningSearch], state: SearchState) -> None:
@@ -70,6 +74,11 @@ class Batch:
         placed = list(zip(searches, self.first.tolist(), strict=True))
         self.asking = [pair for pair in placed if pair[0].prepared.asks]
         self.sampling = [pair for pair in placed if pair[0].search.sample]
+        self.aligned = [
+            (search.queries, search.record, first)
+            for search, first in placed
+            if search.queries is not None
+        ]
         self._kept: list[Tokens] = []  # what the addresses in the state point to
         self._lay_out(state, beams)
 

@@ -32,6 +32,8 @@ class Search:
         temperature, top_k, top_p: Of sampling; 0 for `top_k` and 1 for `top_p` are off.
         seed: Of sampling; the same seed draws the same tokens, whatever else is in the batch.
         log_probabilities: Also return the log-probability of every token.
+        alignment: Also return how much every token looked at each token of the source; of models
+            whose attention to it was recognised (`Decoder.aligns`).
     """
 
     start: int
@@ -54,6 +56,7 @@ class Search:
     top_p: float = 1.0
     seed: int = 0
     log_probabilities: bool = False
+    alignment: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Hypothesis:
         score: Sum of the tokens' log-probabilities over (number of tokens) ** length_penalty.
         finished: Whether an end token came; otherwise the length was used up.
         log_probabilities: One per token if asked for.
+        alignment: If asked for, per token the weights of the source's tokens, whose sum is 1.
     """
 
     tokens: tuple[int, ...]
     score: float
     finished: bool
     log_probabilities: tuple[float, ...] | None = None
+    alignment: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

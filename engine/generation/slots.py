@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.generation.alignment import SourceLooks
+
 
 class StepSlots(Protocol):
     """Static memory of one decoder, and the runs over it.
@@ -24,6 +26,7 @@ class StepSlots(Protocol):
         source: The source slot that is translated. (R,) int64
         history: Where the keys and values of each position are. (R, T) int32
         logits: Of the next token, written by `run`; the search may write into them. (R, V) float32
+        looks: Where rows look in their sources; None where the model's attention is not known.
     """
 
     vocabulary_size: int
@@ -33,6 +36,7 @@ class StepSlots(Protocol):
     source: NDArray[np.int64]
     history: NDArray[np.int32]
     logits: NDArray[np.float32]
+    looks: SourceLooks | None
 
     def encode(self, sentences: Sequence[Sequence[int]], sources: Sequence[int]) -> None:
         """Encode sentences in one batch into these source slots."""

@@ -50,7 +50,11 @@ def with_caches(
     _put_logits(draft)
     inputs = _new_inputs(attentions)
     old = tuple(v for v in graph.inputs if v.name != TOKENS)
-    outputs = (LOGITS, *(c.slot_out for each in attentions if each.is_own for c in each.caches))
+    outputs = (
+        LOGITS,
+        *(c.slot_out for each in attentions if each.is_own for c in each.caches),
+        *(query_of(each) for each in attentions if not each.is_own),
+    )
     unknown = TensorType(DType.FLOAT32)
     types = {RENAMED.get(name, name): kind for name, kind in graph.types.items()}
     types |= {v.name: v.type for v in inputs} | dict.fromkeys(outputs, unknown)
@@ -62,6 +66,11 @@ def with_caches(
         types=types,
     )
     return eliminate_dead_code(cut, ctx)
+
+
+def query_of(attention: CachedAttention) -> str:
+    """Return what the step graph calls the queries that a layer puts to the source."""
+    return f"query.{attention.caches[0].layer}"
 
 
 def _new_inputs(attentions: Sequence[CachedAttention]) -> tuple[Value, ...]:
@@ -92,6 +101,9 @@ def _put_own(draft: GraphDraft, attention: CachedAttention, scale: float) -> Non
 def _put_source(draft: GraphDraft, attention: CachedAttention, scale: float) -> None:
     key, value = (cache.slot_in for cache in attention.caches)
     inputs = (_query(draft, attention), key, value, SOURCE, SOURCE_LENGTH)
+    # Given as well: with the keys it tells where a row looks. It lies in memory in any case.
+    given = Node("Identity", inputs[:1], (query_of(attention),), version=VERSION)
+    draft.nodes.append(given)
     _put_attention(draft, attention, "SourceAttention", inputs, scale)
 
 

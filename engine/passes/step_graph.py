@@ -7,7 +7,9 @@ values of several sources (S, M, W) of which each row looks at its own:
 
     tokens (N, 1), position (N), slot (N), history (R, T), source (N), source_length (S)
     past.0.key, past.0.value, ... (R, T, W); cross.0.key, ... (S, M, W)
-    -> logits (N, V); present.0.key, ... (R, T, W)
+    -> logits (N, V); present.0.key, ... (R, T, W); query.0, ... (N, 1, W)
+
+The queries are those that the layers put to the source.
 
 `Concat(past, new)` with its attention becomes an append and an attention over the history. What
 else the length of the past decides (embeddings of positions, biases, masks) is computed beforehand
@@ -26,7 +28,7 @@ from engine.ir.graph import Graph
 from engine.passes.context import PassContext
 from engine.passes.dead_code import eliminate_dead_code
 from engine.passes.step_attention import CachedAttention, find_attentions
-from engine.passes.step_caches import with_caches
+from engine.passes.step_caches import query_of, with_caches
 from engine.passes.step_flow import Origin, Probe, find_origins
 from engine.passes.step_places import with_sizes, with_tables
 from engine.passes.step_scores import Scores, check_source_mask, read_scores
@@ -62,7 +64,7 @@ def to_step_graph(graph: Graph, ctx: PassContext) -> Graph:
     heads = [attentions[i].heads for i in own]
     tables = make_tables(graph, ranks, picked, [scores[i] for i in own], heads, ctx)
     step = with_tables(cut, tables, [attentions[i] for i in own], origins, ctx)
-    return _described(_typed(step, ctx), tables, attentions)
+    return _described(_typed(step, ctx), tables, attentions, scores)
 
 
 def _check_extras(
@@ -100,7 +102,9 @@ def _typed(graph: Graph, ctx: PassContext) -> Graph:
     return seen.graph
 
 
-def _described(graph: Graph, tables: Tables, attentions: Sequence[CachedAttention]) -> Graph:
+def _described(
+    graph: Graph, tables: Tables, attentions: Sequence[CachedAttention], scores: Sequence[Scores]
+) -> Graph:
     """Note in the metadata what was recognised."""
     own = [each for each in attentions if each.is_own]
     notes = [
@@ -109,5 +113,20 @@ def _described(graph: Graph, tables: Tables, attentions: Sequence[CachedAttentio
         f"{tables.positions} positions, computed beforehand: {len(tables.values)} tables, "
         f"{len({id(each) for each in tables.biases if each is not None})} biases of scores",
     ]
-    facts = {"positions": tables.positions, "layers": len(own), "notes": notes}
+    looks = [
+        {
+            "query": query_of(each),
+            "key": each.caches[0].slot_in,
+            "heads": each.heads,
+            "scale": float(score.scale),
+        }
+        for each, score in zip(attentions, scores, strict=True)
+        if not each.is_own
+    ]
+    facts = {
+        "positions": tables.positions,
+        "layers": len(own),
+        "notes": notes,
+        "looks": looks,  # at the source
+    }
     return graph.replace(metadata={**graph.metadata, METADATA: json.dumps(facts)})

@@ -77,6 +77,7 @@ class TranslationTask:
             "top_p": number(0.0001, 1.0),
             "seed": integer(0, 2**63 - 1),
             "log_probabilities": boolean,
+            "alignment": boolean,
             "sentences": boolean,
             "verbatim": boolean,
             "source": language,
@@ -99,8 +100,8 @@ class TranslationTask:
         given = dict(self._table.check(parameters))
         search = self._search({name: given[name] for name in given.keys() & _SEARCH})
         own = {name: given[name] for name in given.keys() - _SEARCH}
-        details = bool(own.pop("sentences", False) or search.log_probabilities)
-        return TranslationOptions(search, sentences=details, **own)
+        details = own.pop("sentences", False) or search.log_probabilities or search.alignment
+        return TranslationOptions(search, sentences=bool(details), **own)
 
     def _search(self, given: dict[str, Any]) -> Search:
         if "beams" not in given:

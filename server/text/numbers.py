@@ -1,8 +1,8 @@
 """Numbers in sentences: what a translation must keep of them.
 
 A long number must come out again. A short one may become a word ("ten apples"), but not another
-number. Separators differ between languages, so digits alone are compared; and times of day are
-told in other ways, so they are left to the model.
+number. Separators differ between languages, so digits alone are compared. Times of day have rules
+of their own (`clocks`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from .atoms import Atom, Kind, plain_text
+from .clocks import clock_written, clocks_kept, clocks_of, is_clock
 from .languages import base_language
 from .patterns import NUMBER, TIME
 
@@ -30,13 +31,17 @@ DIGITS = re.compile(r"\d+(?:[.,'\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}]\d+)
 
 def has_numbers(text: str) -> bool:
     """Return whether a text has numbers that a translation could lose or change."""
-    return DIGITS.search(text) is not None and DIGITS.search(TIME.sub(" ", text)) is not None
+    if DIGITS.search(text) is None:
+        return False
+    return bool(clocks_of(text)) or DIGITS.search(TIME.sub(" ", text)) is not None
 
 
 def numbers_kept(source: str, text: str) -> bool:
-    """Return whether a translation has the long numbers of its source, and no others."""
+    """Return whether a translation has the times and long numbers of its source, and no others."""
     if not has_numbers(source):
         return True
+    if not clocks_kept(source, text):
+        return False
     found = Counter(_digits(text))
     wanted = Counter(
         digits for digits in _digits(TIME.sub(" ", source)) if len(digits) >= MIN_DIGITS
@@ -47,12 +52,14 @@ def numbers_kept(source: str, text: str) -> bool:
 
 
 def split_numbers(atoms: Sequence[Atom]) -> list[Atom]:
-    """Return atoms in which numbers stand by themselves, but for times of day."""
+    """Return atoms in which numbers and times of day stand by themselves."""
     return [part for atom in atoms for part in _parts(atom)]
 
 
 def respelled(number: str, source: str | None, target: str | None) -> str:
-    """Return a number with the separators of the target language: 3.500,75 as 3,500.75."""
+    """Return a number as the target language writes it: 3.500,75 as 3,500.75."""
+    if is_clock(number):
+        return clock_written(number, target)
     comma = [
         base_language(language) in COMMA if language else None for language in (source, target)
     ]
@@ -70,14 +77,19 @@ def _parts(atom: Atom) -> Iterator[Atom]:
     if atom.kind is not Kind.TEXT or atom.raw != atom.text:
         yield atom
         return
-    times = [found.span() for found in TIME.finditer(atom.raw)]
+    clocks = [found.span() for found in clocks_of(atom.raw)]
+    times = [*clocks, *(found.span() for found in TIME.finditer(atom.raw))]
+    numbers = (found.span() for found in NUMBER.finditer(atom.raw))
+    others = [
+        (first, last)
+        for first, last in numbers
+        if not any(start < last and first < end for start, end in times)
+    ]
     at = 0
-    for found in NUMBER.finditer(atom.raw):
-        if any(start < found.end() and found.start() < end for start, end in times):
-            continue
-        if at < found.start():
-            yield plain_text(atom.raw[at : found.start()])
-        yield Atom(Kind.NUMBER, found[0], found[0])
-        at = found.end()
+    for start, end in sorted([*clocks, *others]):
+        if at < start:
+            yield plain_text(atom.raw[at:start])
+        yield Atom(Kind.NUMBER, atom.raw[start:end], atom.raw[start:end])
+        at = end
     if at < len(atom.raw):
         yield plain_text(atom.raw[at:])

@@ -80,6 +80,11 @@ class Sentence:
         plain = all(atom.kind is Kind.TEXT for atom in self.atoms)
         return self.verbatim or (plain and not has_numbers(shadow_of(self.atoms)))
 
+    @property
+    def has_tags(self) -> bool:
+        """Return whether there is markup between its words."""
+        return any(atom.kind is Kind.TAG for atom in self.atoms)
+
     def attempts(self) -> Iterator[Attempt]:
         """Yield ways to translate it: the best first, and one that always succeeds last.
 

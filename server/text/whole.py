@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .atoms import Atom, Kind
+from .clocks import is_clock
 from .codec import Codec
 from .numbers import has_numbers, numbers_kept, respelled, split_numbers
 from .sources import Source, Write, squeezed
@@ -24,6 +25,7 @@ from .tags import Tag, find_words, place_tags, tags_of
 # come out as digits where others become words or go wrong.
 NAMES = ("Tom", "Mary", "Boston", "London", "John", "Paris")
 COUNTS = ("200", "100", "20", "90", "500", "40")
+HOURS = ("20", "90", "40", "500", "100", "200")  # what comes out behind "um" and "bis"
 MAX_PHRASES = 8  # pairs of tags in one sentence whose words are translated by themselves
 
 
@@ -165,7 +167,8 @@ def _with_stand_ins(
             read.append("" if atom.kind is Kind.TAG else atom.text)
             continue
         is_number = atom.kind is Kind.NUMBER or atom.raw.isdecimal()
-        pool = free(numbers_as if is_number else NAMES)
+        is_time = is_number and is_clock(atom.raw) and numbers_as == COUNTS
+        pool = free(HOURS if is_time else numbers_as if is_number else NAMES)
         if not pool:
             return None
         stand_ins[pool[0]] = written_as(atom, codec, write)

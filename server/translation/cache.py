@@ -14,6 +14,7 @@ ENTRY_BYTES = 600
 HYPOTHESIS_BYTES = 250
 TOKEN_BYTES = 8 + 28  # its place in a tuple, and an integer that the interpreter does not share
 LOG_PROBABILITY_BYTES = 8 + 24
+ROW_BYTES = 8 + 56  # of an alignment, beside its weights
 
 
 class SentenceCache:
@@ -67,4 +68,6 @@ def entry_bytes(source_tokens: int, hypotheses: Hypotheses) -> int:
         size += HYPOTHESIS_BYTES + len(hypothesis.tokens) * TOKEN_BYTES
         if hypothesis.log_probabilities is not None:
             size += len(hypothesis.log_probabilities) * LOG_PROBABILITY_BYTES
+        for row in hypothesis.alignment or ():
+            size += ROW_BYTES + len(row) * LOG_PROBABILITY_BYTES
     return size

@@ -28,6 +28,7 @@ from server.translation.progress import Progress
 from server.translation.sentence import SentenceResult
 from server.translation.sentences import Sentences
 from server.translation.translated import TranslatedSentence, Translation, put_together
+from server.translation.word_links import Link, Read, word_links
 
 LONG_TEXT = 400  # characters from which cutting, some 5 us for each, is not for the event loop
 
@@ -238,8 +239,20 @@ class _Job:
             waiting = self._submit([source.tokens for source in attempt.sources])
         if self._progress is not None:
             self._progress.done(index, text)
-        others = self._alternatives(attempt, results)
-        return TranslatedSentence.of(self._cut.sentences[index], text, results, others)
+        sentence, others = self._cut.sentences[index], self._alternatives(attempt, results)
+        links = self._links(sentence, attempt, text, results) if self._search.alignment else None
+        return TranslatedSentence(sentence, text, tuple(results), tuple(others), links)
+
+    def _links(
+        self, sentence: Sentence, attempt: Attempt, text: str, results: Sequence[SentenceResult]
+    ) -> tuple[Link, ...] | None:
+        """Return where the words of a sentence come from that was translated in one piece."""
+        best = results[0].hypotheses[0]
+        if len(results) > 1 or sentence.has_tags or best.alignment is None:
+            return None
+        source = Read(sentence.source, attempt.sources[0].tokens)
+        links = word_links(source, Read(text, best.tokens), best.alignment, self._codec)
+        return None if links is None else tuple(links)
 
     def _decode(self, hypothesis: Hypothesis) -> str:
         return self._codec.decode(hypothesis.tokens)

@@ -35,11 +35,12 @@ def without_loop(hypothesis: Hypothesis, source: Sequence[int]) -> Hypothesis:
     cut = None if hypothesis.finished else loop_start(hypothesis.tokens, source)
     if cut is None:
         return hypothesis
-    logs = hypothesis.log_probabilities
+    logs, looked = hypothesis.log_probabilities, hypothesis.alignment
     return replace(
         hypothesis,
         tokens=hypothesis.tokens[:cut],
         log_probabilities=None if logs is None else logs[:cut],
+        alignment=None if looked is None else looked[:cut],
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from server.execution import Hypothesis, Search
 from server.tasks.translation import TranslationOptions
 from server.text import Codec, Detection, Plan, Sentence
 from server.translation.sentence import SentenceResult
+from server.translation.word_links import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +22,14 @@ class TranslatedSentence:
         text: Its translation.
         results: What the model gave for each of its parts.
         others: The next best translations.
+        links: Which words come from which, if that was asked for and can be told.
     """
 
     sentence: Sentence
     text: str
     results: tuple[SentenceResult, ...]
     others: tuple[tuple[str, Hypothesis], ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        sentence: Sentence,
-        text: str,
-        results: Sequence[SentenceResult],
-        others: Sequence[tuple[str, Hypothesis]],
-    ) -> TranslatedSentence:
-        """Keep what came of a sentence."""
-        return cls(sentence, text, tuple(results), tuple(others))
+    links: tuple[Link, ...] | None = None
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
@@ -71,6 +63,8 @@ class TranslatedSentence:
         if parts and all(part.log_probabilities is not None for part in parts):
             values = [value for part in parts for value in part.log_probabilities or ()]
             described["log_probabilities"] = values
+        if parts and all(part.alignment is not None for part in parts):
+            described["alignment"] = None if self.links is None else list(map(asdict, self.links))
         return described
 
 

@@ -98,6 +98,7 @@ def test_numbers_may_be_written_in_another_way(number: str, becomes: str) -> Non
     [
         ("um 14:30 Uhr", "at half past two"),
         ("um 14 Uhr", "at 2 o'clock"),
+        ("am 12.03.", "on March 12"),
         ("mit 12 Kindern", "with a dozen children"),
         ("das 15. Kind", "the 15th child"),
         ("von 50%", "of 50%"),

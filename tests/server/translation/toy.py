@@ -50,6 +50,8 @@ class ToyDecoder:
         self._handles = 0
         self._thread: int | None = None
 
+    aligns = False
+
     @property
     def free_rows(self) -> int:
         return self.sizes.rows - sum(row.search.beams for row in self.rows.values())
