@@ -74,7 +74,7 @@ class _Caller(asyncio.Protocol):
         self.buffer = self.buffer[total:]
         self.load.record(Answer(self.sent_s, time.monotonic(), status, self.load.note(body)))
         self.sent_s = 0.0
-        self.send()
+        self.load.go_on(self.send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.sent_s:
@@ -102,6 +102,10 @@ class ClosedLoop:
     def next_request(self) -> bytes:
         """Return what the next call sends; the same every time unless a subclass says more."""
         return self.request
+
+    def go_on(self, send: Callable[[], None]) -> None:
+        """Let a caller send its next request: at once, unless a subclass waits."""
+        send()
 
     def record(self, answer: Answer) -> None:
         self.answers.append(answer)
