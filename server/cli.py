@@ -1,4 +1,5 @@
-"""The command line: `millrace serve | push | models | predict | check | profile`.
+"""The command line: `millrace serve | push | models | predict | check | profile | index |
+similar | learn`.
 
 A thin client. Nothing heavy is imported before the thread caps below are set, because numpy's BLAS
 reads them when it loads: the engine runs its own threads, and BLAS pools beside them would fight.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from server import __version__
-from server.commands import check, index, models, predict, profile, push, serve, similar
+from server.commands import check, index, learn, models, predict, profile, push, serve, similar
 
 app = typer.Typer(
     name="millrace",
@@ -31,5 +31,5 @@ def _options(
     """Hold the options of the command itself."""
 
 
-for _command in (serve, push, models, predict, check, profile, index, similar):
+for _command in (serve, push, models, predict, check, profile, index, similar, learn):
     app.command()(getattr(_command, _command.__name__.rpartition(".")[2]))

@@ -20,6 +20,7 @@ from server.settings import Settings, SettingsInvalid, load_settings
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 POLL_S = 0.05
+LINES = "application/x-ndjson"
 TIMEOUT_S = 600.0  # a push waits for the version to be loaded
 
 console = Console()
@@ -63,11 +64,51 @@ def call(
     token: str | None = None,
 ) -> Any:
     """Call a running server and return its JSON, or end the command with its error."""
+    with _asked(server, method, path, body, headers or {}, token) as response:
+        status, data = response.status, response.read()
+    return _content(server, status, data)
+
+
+def call_lines(
+    server: str,
+    method: str,
+    path: str,
+    body: bytes | Iterable[bytes] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    token: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Call a running server and yield its answer's lines of JSON as they come.
+
+    Errors end the command, those within the stream as well.
+    """
+    wanted = {"Accept": LINES, **(headers or {})}
+    with _asked(server, method, path, body, wanted, token) as response:
+        if response.status >= 400 or LINES not in (response.headers.get("Content-Type") or ""):
+            _content(server, response.status, response.read())
+            fail(f"{server} does not answer line by line; is it an older one?")
+        for line in response:
+            told = json.loads(line)
+            if told.get("event") == "error":
+                fail(str(told.get("error")))
+            yield told
+
+
+@contextmanager
+def _asked(
+    server: str,
+    method: str,
+    path: str,
+    body: bytes | Iterable[bytes] | None,
+    headers: Mapping[str, str],
+    token: str | None,
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request and give its answer; what goes wrong on the way ends the command."""
     url = urlsplit(server if "//" in server else f"http://{server}")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if url.scheme not in kinds or not url.hostname:
         fail(f"{server!r} is not a server's address; expected one like {DEFAULT_SERVER}", 2)
-    sent = dict(headers or {})
+    sent = dict(headers)
     token = token or os.environ.get("MILLRACE_ADMIN_TOKEN")
     if token:
         sent["Authorization"] = f"Bearer {token}"
@@ -77,13 +118,11 @@ def call(
             chunked = body is not None and not isinstance(body, bytes)
             target = url.path.rstrip("/") + path
             connection.request(method, target, body, sent, encode_chunked=chunked)
-            response = connection.getresponse()
-            status, data = response.status, response.read()
+            yield connection.getresponse()
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
         fail(f"{server} does not answer: {error or type(error).__name__}")
-    return _content(server, status, data)
 
 
 def _content(server: str, status: int, data: bytes) -> Any:

@@ -55,7 +55,7 @@ def _push_to_server(
         task = progress.add_task(f"pushing {path.name}", total=total)
 
         def body() -> Iterator[bytes]:
-            for chunk in _tar(path) if path.is_dir() else _file(path):
+            for chunk in tar_chunks(path) if path.is_dir() else file_chunks(path):
                 progress.advance(task, len(chunk))
                 yield chunk
             progress.update(task, description="loading", total=None)
@@ -69,7 +69,8 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
 
 
-def _file(path: Path) -> Iterator[bytes]:
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """Yield a file piece by piece."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
@@ -86,7 +87,7 @@ class _Pipe:
         return len(data)
 
 
-def _tar(folder: Path) -> Iterator[bytes]:
+def tar_chunks(folder: Path) -> Iterator[bytes]:
     """Yield a folder as a tar stream, without a temporary file."""
     pipe = _Pipe()
 
