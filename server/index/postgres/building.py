@@ -29,7 +29,6 @@ from server.index.postgres.searching import Found, Request, search, share_found
 log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0  # a bulk load that goes on is waited for: building at once is quicker than adding
-LOOK_AFTER_ROWS = 1000
 LOOK_AFTER_SHARE = 0.1
 STOP_LIMIT_S = 30.0
 NEAREST = 10
@@ -41,13 +40,13 @@ BYTES_BESIDE_VECTOR = 400  # of a vector's links in the index, about
 
 @dataclass
 class _Watched:
-    written: int = LOOK_AFTER_ROWS  # so that it is looked at once in any case
+    written: int = 1  # so that it is looked at once in any case
     vectors: int = 0  # when it was last looked at
     touched: float = 0.0
 
     def due(self, now: float, index_from: int) -> bool:
         """Whether it changed enough, and has come to rest or grown much."""
-        if self.written < max(LOOK_AFTER_ROWS, LOOK_AFTER_SHARE * self.vectors):
+        if self.written < max(1, LOOK_AFTER_SHARE * self.vectors):
             return False
         return now - self.touched >= SETTLE_S or self.written >= 10 * index_from
 
@@ -121,7 +120,7 @@ class Builder:
                     if watched.due(now, index_from):
                         watched.written = 0
                         return place
-                waiting = any(w.written >= LOOK_AFTER_ROWS for w in self._watched.values())
+                waiting = any(w.written for w in self._watched.values())
                 self._changed.wait(SETTLE_S / 4 if waiting else None)
             return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from server.errors import InvalidInput
 
@@ -49,7 +49,7 @@ def read_url(url: str) -> Options:
     host = given.get("host") or parts.hostname or "the local socket"
     database = parts.path.lstrip("/") or given.get("dbname", "")
     return Options(
-        conninfo=urlunsplit(parts._replace(query=urlencode(given))),
+        conninfo=urlunsplit(parts._replace(query=urlencode(given, quote_via=quote))),
         place=f"database {database!r} at {host}",
         schema=schema,
         pool_size=int(pool_size),
