@@ -163,7 +163,7 @@ async def _running(runtime: Runtime) -> AsyncIterator[None]:
     metrics = Metrics()
     detector = LanguageDetector()
     stores = Stores(settings)
-    bindings = Bindings(stores.existing)
+    bindings = Bindings(stores.existing, metrics.collections)
     # The last: it asks the new version's own batcher for vectors.
     moved = (*attachments(pool, metrics, settings, detector), SimilarityAttachment(bindings, pool))
     repository = Repository(settings, metrics, moved)

@@ -12,7 +12,10 @@ SEARCH_PHASES = ("decode", "model", "index", "fetch")
 class CollectionMetrics:
     """Of one collection; every method is cheap and called on the event loop."""
 
-    __slots__ = ("bytes", "changes", "items", "phases", "recall", "search_seconds", "searches")
+    __slots__ = (
+        *("bytes", "changes", "items", "missing", "phases", "recall", "search_seconds"),
+        "searches",
+    )
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -23,6 +26,7 @@ class CollectionMetrics:
         self.items: int | None = None  # as last counted
         self.bytes: int | None = None
         self.recall: dict[int, float] = {}  # by k, as last measured
+        self.missing: dict[str, int] = {}  # items to embed, by the version that will
 
     def search(self, code: str, seconds: float) -> None:
         """Count one query that was answered."""

@@ -185,6 +185,11 @@ def _collection_families(metrics: Metrics) -> Iterator[Metric]:
         "Share of the exact answers found, as last measured",
         labels=(*label, "k"),
     )
+    missing = GaugeMetricFamily(
+        "millrace_collection_missing_items",
+        "Items that a version has not embedded yet",
+        labels=(*label, "version"),
+    )
     for name, found in sorted(metrics.collections.by_name.items()):
         for code, count in sorted(found.searches.items()):
             searches.add_metric((name, code), count)
@@ -198,7 +203,9 @@ def _collection_families(metrics: Metrics) -> Iterator[Metric]:
             size.add_metric((name,), found.bytes)
         for k, value in sorted(found.recall.items()):
             recall.add_metric((name, str(k)), value)
-    yield from (searches, seconds, phases, changes, items, size, recall)
+        for version, count in sorted(found.missing.items()):
+            missing.add_metric((name, version), count)
+    yield from (searches, seconds, phases, changes, items, size, recall, missing)
 
 
 def _state_family(metrics: Metrics) -> Metric:

@@ -19,7 +19,8 @@ from server.execution import WorkerPool
 from server.repository.background import in_background
 from server.repository.deployment import Deployment
 from server.repository.loader import load_failed
-from server.similarity.bindings import Bindings, Live
+from server.similarity.backlog import Live
+from server.similarity.bindings import Bindings
 from server.similarity.embedding import embedding_space
 from server.similarity.following import Follower
 from server.similarity.spaces import SpaceName
@@ -70,7 +71,10 @@ class SimilarityAttachment:
         if name is not None and self._bindings.live.get(new.model):
             try:
                 await self._bring_along(following, name)
-            except ServerError as error:
+            except BaseException as error:
+                self._bindings.remove(live)
+                if not isinstance(error, ServerError):
+                    raise
                 reason = f"its collections cannot be brought along: {error.message}"
                 raise load_failed(new.model, new.version, reason) from error
         return following
@@ -78,7 +82,7 @@ class SimilarityAttachment:
     def commit(self, new: Deployment, old: Deployment | None) -> None:
         """Let the collections know the deployment, and begin to follow."""
         following = new.attachments[NAME]
-        self._bindings.live.setdefault(new.model, []).append(following.live)
+        self._bindings.add(following.live)
         following.loop = asyncio.create_task(
             self._follow(following), name=f"follow {new.model} {new.version}"
         )
@@ -87,12 +91,7 @@ class SimilarityAttachment:
         """Stop to follow."""
         if not isinstance(value, Following):
             return
-        model = value.live.deployment.model
-        lives = self._bindings.live.get(model, [])
-        if value.live in lives:
-            lives.remove(value.live)
-        if not lives:
-            self._bindings.live.pop(model, None)
+        self._bindings.remove(value.live)
         if value.loop is not None:
             value.loop.cancel()
             await asyncio.wait([value.loop])

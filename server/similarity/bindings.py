@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from server.errors import Conflict
 from server.index.contract import Collection, Space, Store
+from server.metrics.collections import CollectionsMetrics
 from server.repository.deployment import Deployment
+from server.similarity.backlog import Backlog, Live, Progress
 from server.similarity.embedding import embedding_space
 from server.similarity.failures import Failures
 from server.similarity.spaces import SpaceName, history_of, made_by, pin_of, set_pin
@@ -25,84 +26,15 @@ SHORT_BACKLOG = 256  # a longer one is not waited for: the answer says what is m
 PUT_S = 60.0  # from the pin to the item that it is for
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far the filling of a space has come."""
-
-    to: str
-    total: int
-    done: int = 0
-    failed: int = 0
-    began_s: float = field(default_factory=time.monotonic)
-
-    def add(self, done: int, failed: int) -> None:
-        """Count pictures that are through."""
-        self.done += done
-        self.failed += failed
-        self.total = max(self.total, self.done + self.failed)
-
-    def describe(self, now_s: float | None = None) -> dict[str, Any]:
-        """Return it as JSON; `eta_s` is None before there is anything to judge by."""
-        through = self.done + self.failed
-        took_s = (time.monotonic() if now_s is None else now_s) - self.began_s
-        left_s = took_s / through * (self.total - through) if through else None
-        return {
-            "to": self.to,
-            "done": self.done,
-            "total": self.total,
-            "failed": self.failed,
-            "eta_s": None if left_s is None else round(left_s, 1),
-        }
-
-
-class Live:
-    """A deployment that answers, as the collections see it."""
-
-    def __init__(self, deployment: Deployment, name: SpaceName | None) -> None:
-        """Start with work to do: nothing is known of its spaces yet."""
-        self.deployment = deployment
-        self.name = name
-        self.woken = asyncio.Event()
-
-
-class Backlog:
-    """What was added through other versions, and is not in this space yet."""
-
-    def __init__(self) -> None:
-        """Start with nothing to wait for."""
-        self.missing = 0  # as last counted
-        self.changes = 0
-        self._covered = 0
-        self._clean = asyncio.Event()
-        self._clean.set()
-
-    def grew(self) -> None:
-        """Note that an item was added elsewhere."""
-        self.changes += 1
-        self._clean.clear()
-
-    def cover(self, changes: int) -> None:
-        """Note that what had been added at that count is in the space now."""
-        self._covered = max(self._covered, changes)
-        if self._covered >= self.changes:
-            self._clean.set()
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is known to be missing."""
-        return self._clean.is_set()
-
-    async def settled(self) -> None:
-        """Wait until nothing is known to be missing."""
-        await self._clean.wait()
-
-
 class Bindings:
     """Collections and the versions of their models."""
 
-    def __init__(self, stores: Callable[[], Store | None]) -> None:
+    def __init__(
+        self, stores: Callable[[], Store | None], metrics: CollectionsMetrics | None = None
+    ) -> None:
         """Begin with no deployment; `stores` gives the store if there is one, and may block."""
         self.stores = stores
+        self._metrics = metrics if metrics is not None else CollectionsMetrics()
         self.live: dict[str, list[Live]] = {}  # by model, in the order in which they came
         self.preparing: dict[str, list[SpaceName]] = {}  # by model
         self.moves: dict[tuple[str, str], Progress] = {}  # by collection and key
@@ -266,6 +198,31 @@ class Bindings:
     def backlog(self, collection: Collection, name: SpaceName) -> Backlog:
         """Return what a space lacks."""
         return self._backlogs.setdefault((collection.spec.name, name.key), Backlog())
+
+    def lacks(self, collection: Collection, name: SpaceName, missing: int) -> None:
+        """Note how many items are still to be embedded in a space."""
+        self.backlog(collection, name).missing = missing
+        maker = made_by(name.key)
+        if maker is not None:
+            self._metrics.of(collection.spec.name).missing[maker.version] = missing
+
+    def add(self, live: Live) -> None:
+        """Note that a deployment answers from now on."""
+        self.live.setdefault(live.deployment.model, []).append(live)
+
+    def remove(self, live: Live) -> None:
+        """Note that a deployment does not answer any more, or never did."""
+        model = live.deployment.model
+        lives = [each for each in self.live.get(model, ()) if each is not live]
+        self.live[model] = lives
+        if not lives:
+            del self.live[model]
+        same = (each.name for each in lives)
+        if live.name is None or live.name in same:
+            return
+        for name, key in self._backlogs:
+            if key == live.name.key and name in self._metrics.by_name:
+                self._metrics.by_name[name].missing.pop(live.deployment.version, None)
 
     def failures(self, collection: Collection, name: SpaceName) -> Failures:
         """Return the items that a space's version cannot read; blocking at its first use."""

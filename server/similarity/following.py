@@ -10,7 +10,8 @@ from server.errors import NotFound
 from server.execution import WorkerPool
 from server.index.contract import Collection
 from server.repository.background import in_background
-from server.similarity.bindings import Backlog, Bindings, Live, Progress
+from server.similarity.backlog import Backlog, Live, Progress
+from server.similarity.bindings import Bindings
 from server.similarity.failures import Failures
 from server.similarity.reembedding import Filling, alone
 from server.similarity.spaces import SpaceName, history_of, remember, superseded
@@ -107,7 +108,7 @@ class Follower:
         backlog = bindings.backlog(collection, name)
         while True:
             changes = backlog.changes
-            if not await in_background(lambda: self._lacks(collection, name, backlog), name="fill"):
+            if not await in_background(lambda: self._lacks(collection, name), name="fill"):
                 break
             async with alone(collection, name.key) as inside:
                 if inside:
@@ -122,13 +123,14 @@ class Follower:
             await in_background(lambda: self._settle(collection, name), name="settle")
         return handled
 
-    def _lacks(self, collection: Collection, name: SpaceName, backlog: Backlog) -> bool:
+    def _lacks(self, collection: Collection, name: SpaceName) -> bool:
         """Count what is missing and can be made; say whether there is any."""
         space = self._bindings.space(collection, name)
         failures = self._bindings.failures(collection, name)
         found = space.missing(len(failures) + 1)
         fresh = any(not failures.has(item) for item in found)
-        backlog.missing = max(1, space.state().missing - len(failures)) if fresh else 0
+        missing = max(1, space.state().missing - len(failures)) if fresh else 0
+        self._bindings.lacks(collection, name, missing)
         return fresh
 
     async def _fill(self, collection: Collection, name: SpaceName, backlog: Backlog) -> int:
@@ -146,7 +148,8 @@ class Follower:
 
         def told(done: int, failed: int) -> None:
             progress.add(done, failed)
-            backlog.missing = max(0, progress.total - progress.done - progress.failed)
+            left = max(0, progress.total - progress.done - progress.failed)
+            bindings.lacks(collection, name, left)
             deployment.doing = (
                 f"collection {where[0]}: {progress.done + progress.failed} of {progress.total}"
                 f" pictures, {progress.describe()['eta_s']} s left"

@@ -30,6 +30,7 @@ class Moving:
     bindings: Bindings
     store: MemoryStore
     pool: WorkerPool
+    metrics: Metrics
 
     def collection(self, name: str = "c", model: str = "eyes") -> Collection:
         found = self.store.collections.get(name)
@@ -85,13 +86,13 @@ async def moving(
     settings = Settings(repository=root, worker_threads=2, **{**defaults, **more})
     store = store if store is not None else MemoryStore()
     pool, metrics = WorkerPool(2), Metrics()
-    bindings = Bindings(lambda: store)
+    bindings = Bindings(lambda: store, metrics.collections)
     binding = SimilarityAttachment(bindings, pool, poll_s=0.05)
     repository = Repository(settings, metrics, (*attachments(pool, metrics, settings), binding))
     await repository.start()
     try:
         await until(lambda: repository.ready)
-        yield Moving(repository, bindings, store, pool)
+        yield Moving(repository, bindings, store, pool, metrics)
     finally:
         await repository.stop()
         await asyncio.to_thread(pool.close)

@@ -56,6 +56,7 @@ async def test_the_old_pair_answers_until_the_new_one_is_complete(tmp_path: Path
         await m.repository.refresh()
         await asyncio.wait_for(entered.wait(), 30)
         assert await m.nearest(3) == ("1", ["3"])
+        assert m.metrics.collections.of("c").missing == {"1": 0, "2": COUNT}
         move = m.bindings.status(m.collection())["moving"]
         assert (move["done"], move["total"], move["failed"]) == (0, COUNT, 0)
         assert move["to"].startswith("eyes@2:")
@@ -68,6 +69,10 @@ async def test_the_old_pair_answers_until_the_new_one_is_complete(tmp_path: Path
         assert await m.nearest(COUNT) == ("2", [str(COUNT)])
         assert (await m.nearest(5))[1] != ["5"]
         assert m.bindings.status(m.collection())["moving"] is None
+        # The series of a version go with it.
+        await until(lambda: m.metrics.collections.of("c").missing == {"2": 0})
+        text = m.metrics.render().decode()
+        assert 'millrace_collection_missing_items{collection="c",version="2"} 0.0' in text
 
 
 async def test_progress_is_part_of_the_models_status(tmp_path: Path, monkeypatch):
@@ -259,6 +264,7 @@ async def test_a_store_that_is_down_fails_the_load_and_nothing_else(tmp_path: Pa
         add_eyes(tmp_path, "2")
         with pytest.raises(LoadFailed, match="no answer from the database"):
             await m.repository.load("eyes", "2")
+        assert set(m.metrics.collections.of("c").missing) <= {"1"}
         m.store.fault = None
         assert await m.nearest(2) == ("1", ["2"])
         await m.repository.load("eyes", "2")

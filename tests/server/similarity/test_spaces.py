@@ -10,7 +10,8 @@ from server.errors import Conflict
 from server.index.contract import CollectionSpec, Missing
 from server.model_config import EmbeddingConfig, ModelConfig, PreprocessConfig
 from server.repository.deployment import Deployment
-from server.similarity.bindings import Backlog, Bindings, Progress
+from server.similarity.backlog import Backlog, Progress
+from server.similarity.bindings import Bindings
 from server.similarity.failures import Failures
 from server.similarity.spaces import (
     MAX_HISTORY,
