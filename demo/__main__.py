@@ -1,4 +1,5 @@
-"""A digit, a photo, German sentences, and a new version under full load, in readable form.
+"""A digit, a photo, German sentences, similar pictures, a classifier learned from ten of them, and
+a new version under full load, in readable form.
 
     python -m demo [--repository model_repo] [--requests 3000] [--concurrency 32]
 
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from benchmarks.common.server_process import ServerProcess
 from demo.answers import show_answers
+from demo.similarity import show_learning, show_similarity
 from demo.swap import show_swap
 from demo.translation import MODEL, show_translations
 
@@ -32,10 +34,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="millrace-demo-") as folder:
         repository = Path(folder) / "models"
         hidden = prepare(arguments.repository, repository, Path(folder))
-        with ServerProcess(repository, Path(folder) / "server.log") as server:
+        log, collections = Path(folder) / "server.log", str(Path(folder) / "collections")
+        with ServerProcess(repository, log, MILLRACE_COLLECTIONS=collections) as server:
             console.print(f"A server runs on {server.url}\n")
             wrong = show_answers(console, server.url, repository)
             wrong += show_translations(console, server.url, repository)
+            wrong += show_similarity(console, server.url, repository)
+            wrong += show_learning(console, server.url, repository)
             failed = asyncio.run(
                 show_swap(
                     console,

@@ -12,7 +12,7 @@ def ask(url: str, body: bytes, content_type: str) -> dict[str, Any]:
     """POST and return the answer, be it an error."""
     request = urllib.request.Request(url, body, {"Content-Type": content_type})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         return dict(json.load(error))
