@@ -188,7 +188,7 @@ class Database(Runner):
             self.options.conninfo,
             autocommit=True,
             connect_timeout=CONNECT_LIMIT_S,
-            application_name="millrace",
+            fallback_application_name="millrace",  # the URL may say another
         )
         try:
             connection.adapters.register_dumper(Raw, RawDumper)
