@@ -18,7 +18,7 @@ from server.index.search.metrics import Floats, lengths
 from server.index.search.selection import Mask, Slots
 
 _BLOCK_SCORES = 1 << 20  # scores of one block: they stay in the cache between product and choice
-_BLOCK_FLOATS = 1 << 22  # floats of one block of rows, where few queries leave room for more rows
+_BLOCK_FLOATS = 1 << 24  # floats of one block of rows, where few queries leave room for more rows
 _MIN_BLOCK_ROWS = 1024
 _QUERIES = 128  # at a time: more do not make the product faster
 _LOWEST = np.finfo(np.float32).min  # below every score, above that of a slot that does not count

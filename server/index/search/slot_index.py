@@ -65,6 +65,7 @@ class SlotIndex:
         """Go on with a larger matrix that holds the same rows in the same slots."""
         with self._changing:
             old = self._rows
+            matrix = np.asarray(matrix)  # a memmap's own class would slow every step down
             self._rows = Rows(matrix, _longer(old.factors, len(matrix)), self.metric)
             self._alive = _longer(self._alive, len(matrix))
 
