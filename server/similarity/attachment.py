@@ -119,7 +119,8 @@ class SimilarityAttachment:
         while True:
             live.woken.clear()
             try:
-                await following.follower.complete_all(moves=False)
+                if await following.follower.complete_all(moves=False):
+                    live.woken.set()  # there may be more by now
                 told = ""
             except ServerError as error:
                 if error.message != told:  # once, not every time until it is over

@@ -33,7 +33,9 @@ class Follower:
         self._settled: set[str] = set()  # collections that were complete once
 
     async def complete_all(self, *, moves: bool) -> int:
-        """Make every collection of the model complete; returns how many items that took.
+        """Make what every collection of the model lacks; returns how many items that were.
+
+        0: all of them were found complete.
 
         Args:
             moves: the deployment is about to answer: collections that can be moved are, and it
@@ -103,25 +105,23 @@ class Follower:
         return min(spaces, key=lambda each: spaces[each].state().missing, default=None)
 
     async def _complete(self, collection: Collection, name: SpaceName, *, waits: bool) -> int:
-        handled = 0
-        bindings = self._bindings
-        backlog = bindings.backlog(collection, name)
+        """Make what is missing now; what comes meanwhile is for the next call."""
+        backlog = self._bindings.backlog(collection, name)
         while True:
             changes = backlog.changes
             if not await in_background(lambda: self._lacks(collection, name), name="fill"):
                 break
             async with alone(collection, name.key) as inside:
                 if inside:
-                    handled += await self._fill(collection, name, backlog)
-                    continue
+                    return await self._fill(collection, name, backlog)
             if not waits:
-                return handled
+                return 0
             self._live.deployment.doing = f"collection {collection.spec.name} is filled elsewhere"
             await asyncio.sleep(OTHERS_S)
         backlog.cover(changes)
         if collection.spec.name not in self._settled and not waits:
             await in_background(lambda: self._settle(collection, name), name="settle")
-        return handled
+        return 0
 
     def _lacks(self, collection: Collection, name: SpaceName) -> bool:
         """Count what is missing and can be made; say whether there is any."""
@@ -156,7 +156,8 @@ class Follower:
             )
 
         try:
-            handled = await Filling(collection, space, deployment, failures, self._pool).run(told)
+            filling = Filling(collection, space, deployment, failures, self._pool)
+            handled = await filling.run(progress.total, told)
         finally:
             bindings.moves.pop(where, None)
             deployment.doing = ""

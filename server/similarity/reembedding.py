@@ -56,14 +56,14 @@ class Filling:
         self._pool = pool
         self._size = FIRST_STEP
 
-    async def run(self, told: Told) -> int:
-        """Go on until all vectors that can be made are there; returns how many items that were.
+    async def run(self, most: int, told: Told) -> int:
+        """Go on until `most` items are through, or none is left; returns how many that were.
 
         Raises:
             ServerError: the store cannot be reached, or the deployment is being unloaded.
         """
         handled = 0
-        while step := await in_background(self._next, name="fill"):
+        while handled < most and (step := await in_background(self._next, name="fill")):
             done = await self._embed(step) if step.items else 0
             failed = step.failed + len(step.items) - done
             handled += done + failed

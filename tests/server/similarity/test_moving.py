@@ -11,7 +11,7 @@ import pytest
 
 from server.errors import Conflict, LoadFailed, StoreUnavailable, VersionNotFound
 from server.index.contract import NewItem
-from server.similarity import reembedding
+from server.similarity import attachment, reembedding
 from server.similarity.spaces import history_of, space_key
 from tests.server.repository.serving import until
 from tests.server.similarity.memory import MemoryStore
@@ -327,3 +327,46 @@ def _key_to_come(m, root: Path) -> str:
     with m.repository.lease("eyes") as lease:
         coming = replace(lease.deployment, version="2", folder=root / "eyes" / "2", key="to come")
     return space_key(coming, "vector")
+
+
+async def test_replicas_share_what_each_of_them_embeds(tmp_path: Path):
+    """Two servers on one store, one of them a version ahead, the files at different places."""
+    store = MemoryStore()
+    here, there = tmp_path / "here", tmp_path / "there"
+    add_eyes(here, "1")
+    add_eyes(there, "1")
+    async with moving(here, store) as one, moving(there, store) as two:
+        await one.add(range(10))
+        assert await two.nearest(3) == ("1", ["3"])
+        assert len(one.collection().spaces()) == 1  # the same version is the same space
+        add_eyes(here, "2", dim=9)
+        await one.serves("2")
+        await two.add([50])
+        space = store.collections["c"].space(one.key("2"), 9)
+        await until(lambda: space.state().missing == 0)
+        assert await one.nearest(50) == ("2", ["50"])
+        # The second server finds its next version's space complete.
+        made = sum(map(len, space.fills))
+        add_eyes(there, "2", dim=9)
+        await two.serves("2")
+        assert await two.nearest(50) == ("2", ["50"])
+        assert sum(map(len, space.fills)) == made
+
+
+async def test_items_that_come_all_the_time_do_not_put_the_switch_off(tmp_path: Path, monkeypatch):
+    add_eyes(tmp_path, "1")
+    monkeypatch.setattr(attachment, "CHASES", 3)
+    async with moving(tmp_path) as m:
+        await m.add(range(5))
+        real, seeds = reembedding.embed, iter(range(100, 1000))
+
+        async def another_comes(deployment, pictures, **how):
+            if deployment.version == "2" and m.default() == "1":
+                await m.add([next(seeds)])
+            return await real(deployment, pictures, **how)
+
+        monkeypatch.setattr(reembedding, "embed", another_comes)
+        add_eyes(tmp_path, "2")
+        await m.serves("2")
+        last = next(seeds) - 1
+        assert await m.nearest(last) == ("2", [str(last)])
