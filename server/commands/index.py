@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,9 +135,10 @@ def _send_all(
     known: Mapping[str, str | None],
     collection: str,
     concurrency: int,
-    connect: Any,
+    connect: Callable[[], Client],
 ) -> Outcome:
     outcome, lock, local = Outcome(), threading.Lock(), threading.local()
+    clients: list[Client] = []
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress("{task.description}", *columns, console=errors, transient=True) as progress,
@@ -148,6 +149,7 @@ def _send_all(
         def send(files: list[Found]) -> None:
             if not hasattr(local, "client"):
                 local.client = connect()
+                clients.append(local.client)
             told = _send(local.client, collection, files, known)
             with lock:
                 outcome.added += told.added
@@ -157,24 +159,24 @@ def _send_all(
             progress.advance(task, len(files))
 
         running: set[Future[None]] = set()
-        for files in batches(found):
-            running.add(threads.submit(send, files))
-            if len(running) >= 2 * concurrency:  # or the whole folder would be read ahead
+        try:
+            for files in batches(found):
+                running.add(threads.submit(send, files))
+                if len(running) >= 2 * concurrency:  # or the whole folder would be read ahead
+                    running = _settled(running)
+            while running:
                 running = _settled(running)
-        while running:
-            running = _settled(running)
+        finally:
+            threads.shutdown(cancel_futures=True)
+            for client in clients:
+                client.close()
     return outcome
 
 
 def _settled(running: set[Future[None]]) -> set[Future[None]]:
     done, left = wait(running, return_when=FIRST_COMPLETED)
     for each in done:
-        try:
-            each.result()
-        except BaseException:
-            for other in left:
-                other.cancel()
-            raise
+        each.result()
     return left
 
 

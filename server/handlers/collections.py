@@ -101,6 +101,8 @@ class CollectionHandler:
         try:
             async for progress in ingest.run(source):
                 yield progress
+        except ServerError:
+            raise
         except Exception as error:
             raise as_server_error(error, call.id) from error
 

@@ -220,6 +220,8 @@ class SimilarHandler:
     ) -> Found:
         try:
             found = await self._collections.run(search, collection, space, sought, wanted)
+        except ServerError:
+            raise
         except Exception as error:
             raise as_server_error(error, call.id) from error
         call.add("index", found.index_s)

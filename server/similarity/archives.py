@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Self
 
 from server.errors import InvalidInput, PayloadTooLarge, ServerError
 from server.index.checks import check_id, shown
@@ -45,6 +45,19 @@ class ArchiveLimits:
     file_bytes: int
     total_bytes: int
     entries: int
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """A header that is damaged is an error; to tarfile it is the end, unless it is the first."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):
+                raise tarfile.ReadError(str(error)) from error
+            raise  # the end
 
 
 class PictureArchive:
@@ -181,7 +194,10 @@ class PictureArchive:
     # Tar files
 
     def _tar(self, file: BinaryIO) -> Iterator[Entry | Refused]:
-        with plain_tar(file) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
+        with (
+            plain_tar(file) as plain,
+            tarfile.open(fileobj=plain, mode="r:", tarinfo=_StrictInfo) as archive,
+        ):
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or all of them are kept
                 self._spend(tarfile.BLOCKSIZE)

@@ -63,6 +63,11 @@ class Batch:
     lease: Lease | None
     pins: bool = False  # some of the items came without a picture
 
+    def release(self) -> None:
+        """Give the lease back; may be called more than once."""
+        if self.lease is not None:
+            self.lease.release()
+
 
 async def prepare(
     collections: Collections, collection: Collection, entries: Incoming, *, priority: int = 0
@@ -99,8 +104,7 @@ async def store(collections: Collections, collection: Collection, batch: Batch) 
             through = batch.lease.deployment if batch.lease is not None else None
             collections.bindings.changed(collection, through)
     finally:
-        if batch.lease is not None:
-            batch.lease.release()
+        batch.release()
     metrics = collections.metrics.collections.of(collection.spec.name)
     metrics.changed("added", outcome.added)
     metrics.changed("replaced", outcome.replaced)

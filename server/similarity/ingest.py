@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from server.errors import ServerError
 from server.index.contract import Collection
@@ -101,33 +102,40 @@ class Ingest:
                     batch = await prepare(
                         self._collections, self._collection, entries, priority=self._priority
                     )
-                    try:
-                        if writing is not None:
-                            await writing
-                    except BaseException:
-                        if batch.lease is not None:
-                            batch.lease.release()
-                        raise
-                    writing = asyncio.create_task(self._write(batch))
-            if writing is not None:
-                await writing
+                    before, writing = writing, asyncio.create_task(self._write(batch, writing))
+                    # A task that is cancelled before it begins runs none of its own code.
+                    writing.add_done_callback(partial(_release, batch))
+                    if before is not None:
+                        await before
         finally:
-            if writing is not None and not writing.done():
-                writing.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await writing
+            if writing is not None:
+                await _finished(writing)
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, batch: Batch, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before  # batches go in one after the other
         outcome = await store(self._collections, self._collection, batch)
-        before = self._progress
+        so_far = self._progress
         self._progress = Progress(
-            before.added + outcome.added,
-            before.replaced + outcome.replaced,
-            before.failed + len(batch.refused),
-            before.total,
+            so_far.added + outcome.added,
+            so_far.replaced + outcome.replaced,
+            so_far.failed + len(batch.refused),
+            so_far.total,
             batch.refused,
         )
         await self._told.put(self._progress)
+
+
+def _release(batch: Batch, _: asyncio.Task[None]) -> None:
+    batch.release()
+
+
+async def _finished(writing: asyncio.Task[None]) -> None:
+    """Wait for the last batch; whoever is cancelled does not wait, but stops it."""
+    current = asyncio.current_task()
+    if current is not None and current.cancelling():
+        writing.cancel()
+    await writing
 
 
 async def batched(source: AsyncIterator[Incoming]) -> AsyncGenerator[list[Entry | Refused]]:
@@ -149,6 +157,10 @@ async def batched(source: AsyncIterator[Incoming]) -> AsyncGenerator[list[Entry 
                 came = await coming
             except StopAsyncIteration:
                 break
+            except ServerError:
+                if batch:  # what came before goes in
+                    yield batch
+                raise
             finally:
                 if coming.done():
                     coming = None
