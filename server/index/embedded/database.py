@@ -99,10 +99,14 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-        # FULL: a commit waits for the disk. With the log, NORMAL would lose the last ones when
-        # the machine, not the process, goes down.
-        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+            # FULL: a commit waits for the disk. With the log, NORMAL would lose the last ones when
+            # the machine, not the process, goes down.
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -47,6 +48,7 @@ def rows_for(count: int, key: str, seed: int) -> NDArray[np.float32]:
 
 
 class MachineSuite(BaseSuite):
+    @pytest.mark.timeout(900)  # of a machine whose disk is busy with other things
     def test_any_sequence_of_calls_agrees_with_a_dict(self, place: Place, tmp_path: Path) -> None:
         holder = [place.open()]
 

@@ -35,6 +35,7 @@ def kill(folder: Path, kills: int, seed: int) -> dict[str, int]:
     return caught
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy with other things
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
     kill(tmp_path, 20, seed=1)
 
