@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.errors import InvalidInput, ResourceLimit
 from engine.generation.alignment import KeptQueries
+from engine.generation.beam_sampling import draw_candidates
 from engine.generation.beams import advance_beams, advance_single
 from engine.generation.decoding import StepResult
 from engine.generation.edits import Tokens
@@ -160,6 +161,11 @@ class StepDecoder:
     def _draw(self, running: RunningSearch, first: int) -> None:
         """Move a sampling search on, whose logits are edited and whose best token is known."""
         state, search = self._state, running.search
+        if running.rows.size > 1:
+            ends = running.prepared.ends
+            draw_candidates(state, first, running.rows, search, ends.size)
+            advance_beams(state, first, running.rows, running.record, ends)
+            return
         token = int(state.token[first, 0])
         if token >= 0 and forced_token(state, running.record) < 0:
             logits = state.logits[first]

@@ -76,11 +76,6 @@ def check(search: Search, vocabulary_size: int, positions: int, rows: int) -> No
             f"beams: {search.beams} beams with {len(search.end)} end tokens compare "
             f"{kept_candidates(search)} candidates a step, at most {MOST_CANDIDATES} are possible"
         )
-    if search.sample and search.beams > 1:
-        raise InvalidInput(
-            f"beams: sampling draws one sequence, so 1 is expected, got {search.beams}; "
-            "start several searches with different seeds instead"
-        )
 
 
 def _check_tokens(search: Search, vocabulary_size: int) -> None:

@@ -73,11 +73,7 @@ def generation_settings(
             f"min_new_tokens: expected at most max_new_tokens = {search.max_new_tokens}, "
             f"got {search.min_new_tokens}"
         )
-    notes = []
-    if search.sample and search.beams > 1:
-        notes.append("sampling with several beams is not followed: beams are searched without it")
-        search = replace(search, sample=False)
-    notes += [
+    notes = [
         f"{key} = {said.own[key]!r} is not followed"[:200]
         for key, neutral in _NOT_FOLLOWED.items()
         if key in said.own and said.own[key] not in neutral

@@ -108,22 +108,15 @@ class TranslationTask:
             # Asking for alternatives, or for chance, says something about the beams.
             least = given.get("n_best", 1)
             sampled = given.get("sample", self._defaults.sample)
-            given["beams"] = 1 if sampled else max(least, self._defaults.beams)
+            only_here = sampled and not self._defaults.sample
+            given["beams"] = least if only_here else max(least, self._defaults.beams)
         search = replace(self._defaults, **given)
         if search.n_best > search.beams:
             raise InvalidInput(
-                f"n_best = {search.n_best} needs as many beams, got beams = {search.beams}"
-                + ("; sampling draws one translation" if search.sample else ""),
+                f"n_best = {search.n_best} needs as many beams, got beams = {search.beams}",
                 field="parameters.n_best",
                 expected=f"1..{search.beams}",
                 got=search.n_best,
-            )
-        if search.sample and search.beams > 1:
-            raise InvalidInput(
-                f"sample draws one sequence at a time: send beams = 1, got {search.beams}",
-                field="parameters.beams",
-                expected=1,
-                got=search.beams,
             )
         if search.min_new_tokens > search.max_new_tokens:
             raise InvalidInput(

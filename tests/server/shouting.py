@@ -197,8 +197,13 @@ class ShoutingDecoder:
             ended = bool(tokens) and tokens[-1] == END
             written = (*tokens[:-1], *[bang] * place, END) if ended else tuple(tokens)
             logs = tuple([SCORE] * len(written)) if search.log_probabilities else None
-            found.append(Hypothesis(written, SCORE - place, ended, logs))
+            looks = self._looks(len(written)) if search.alignment else None
+            found.append(Hypothesis(written, SCORE - place, ended, logs, looks))
         return found
+
+    def _looks(self, count: int) -> tuple[tuple[float, ...], ...]:
+        """Every character looks at the one that it shouts."""
+        return tuple(tuple(float(k == at) for k in range(count)) for at in range(count))
 
     def running_tokens(self, handle: int) -> list[int]:
         return self._searches[handle][0][: self._lengths[handle]]

@@ -160,7 +160,6 @@ def test_rows_and_sources_are_counted() -> None:
         ({"beams": 0}, "beams"),
         ({"beams": 13}, "beams"),
         ({"beams": 2, "n_best": 3}, "n_best"),
-        ({"beams": 2, "sample": True}, "sampling"),
         ({"length_penalty": float("nan")}, "length_penalty"),
         ({"temperature": 0.0}, "temperature"),
         ({"top_p": 0.0}, "top_p"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from engine.generation.beam_sampling import drawn, offer_of
 from engine.generation.decoder import StepDecoder
 from engine.generation.recomputing import RecomputingSlots
 from engine.generation.sampling import chances
-from engine.generation.search import Search, SlotSizes
+from engine.generation.search import Hypothesis, Search, SlotSizes
 from tests.engine.generation.native_slots import NativeSlots
 from tests.engine.generation.toy import END, START, Tables, ToyModel
 
@@ -105,3 +108,91 @@ def test_a_seed_draws_the_same_alone_and_beside_others() -> None:
 
     assert run([4], 4) == run([1, 2, 4, 3], 4) == run([4, 8, 9], 4)
     assert len({run([seed], seed) for seed in range(20)}) > 15
+
+
+# --- with beams
+
+
+def drawn_with(slots: type[RecomputingSlots], seed: int, **options: object) -> list[Hypothesis]:
+    decoder = StepDecoder(slots(ToyModel(Tables(VOCABULARY, 2, 5, 1.0)), SIZES), SIZES)
+    [source] = decoder.add_sources([[1]])
+    settings: dict[str, Any] = {"max_new_tokens": 6, "beams": 3, "n_best": 3, **options}
+    other = decoder.start(source, Search(START, (END,), beams=2, max_new_tokens=3))
+    decoder.step()
+    handle = decoder.start(source, Search(START, (END,), sample=True, seed=seed, **settings))
+    while decoder.step().searches.size:
+        pass
+    assert decoder.hypotheses(other)
+    return decoder.hypotheses(handle)
+
+
+def test_drawn_beams_are_those_of_their_sums() -> None:
+    """One candidate of two beams: each comes as often as its sum says."""
+    logs = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], np.float32))
+    search = Search(START, (END,), beams=2, sample=True, temperature=0.7)
+    offers = [
+        offer_of(row, score, search, 2) for row, score in zip(logs, (-1.0, -1.7), strict=True)
+    ]
+    sums = np.concatenate([offer.score + offer.values for offer in offers])
+    wanted = np.exp(sums) / np.exp(sums).sum()
+    counts, draws = np.zeros(6), 4000
+    for seed in range(draws):
+        places = drawn(offers, 1, seed, 3)
+        [place] = [3 * beam + int(p) for beam, chosen in enumerate(places) for p in chosen]
+        counts[place] += 1
+    squares = (counts - draws * wanted) ** 2 / (draws * wanted)
+    assert squares.sum() < 5 + 5 * np.sqrt(10)  # chi squared; seeds are fixed
+
+
+def test_nothing_is_drawn_twice_and_all_can_be() -> None:
+    search = Search(START, (END,), beams=2, sample=True)
+    offers = [offer_of(np.log(np.full(4, 0.25, np.float32)), -1.0, search, 2) for _ in range(2)]
+    places = drawn(offers, 8, 1, 0)
+    assert [sorted(chosen.tolist()) for chosen in places] == [[0, 1, 2, 3]] * 2
+    assert sum(chosen.size for chosen in drawn(offers, 5, 1, 0)) == 5
+
+
+def test_offers_hold_enough_to_go_on() -> None:
+    logs = np.array([-0.1, -3.0, -np.inf, -4.0, -9.0], np.float32)
+    few = Search(START, (END,), beams=2, sample=True, top_k=1)
+    assert offer_of(logs, 0.0, few, 2).tokens.tolist() == [0, 1]
+    few = Search(START, (END,), beams=2, sample=True, top_p=0.01)
+    assert offer_of(logs, 0.0, few, 3).tokens.tolist() == [0, 1, 3]
+    assert offer_of(logs, 0.0, few, 9).tokens.tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 1.6, "top_k": 4},
+        {"top_p": 0.5, "suppressed": (6,), "min_new_tokens": 3},
+        {"forced_first": 9, "forced_last": END, "early_stopping": True},
+        {"repetition_penalty": 1.4, "no_repeat_ngram": 2, "log_probabilities": True},
+        {"beams": 8, "n_best": 8, "top_k": 1},
+    ],
+)
+def test_native_and_plain_draw_the_same_beams(options: dict[str, object]) -> None:
+    for seed in range(4):
+        plain_found = drawn_with(RecomputingSlots, seed, **options)
+        native_found = drawn_with(NativeSlots, seed, **options)
+        assert [h.tokens for h in plain_found] == [h.tokens for h in native_found]
+        scores = [[h.score for h in found] for found in (plain_found, native_found)]
+        np.testing.assert_allclose(*scores, rtol=1e-5)
+        assert len({h.tokens for h in plain_found}) == len(plain_found)
+        if "forced_first" in options:
+            assert all(h.tokens[0] == 9 and h.tokens[-1] == END for h in plain_found)
+
+
+def test_seeds_draw_other_beams() -> None:
+    found = {tuple(h.tokens for h in drawn_with(RecomputingSlots, seed)) for seed in range(12)}
+    assert len(found) > 8
+
+
+def test_a_cold_draw_is_the_beam_search() -> None:
+    """Where the temperature leaves no doubt, the best are drawn."""
+    cold = drawn_with(RecomputingSlots, 1, temperature=1e-3, n_best=1)
+    warm = [drawn_with(RecomputingSlots, seed, n_best=1)[0].tokens for seed in range(3)]
+    again = drawn_with(RecomputingSlots, 2, temperature=1e-3, n_best=1)
+    assert cold[0].tokens == again[0].tokens
+    assert any(tokens != cold[0].tokens for tokens in warm)

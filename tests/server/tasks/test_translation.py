@@ -34,6 +34,13 @@ def test_alternatives_need_beams_and_chance_needs_none():
     assert options(n_best=2).search.beams == 4
     assert options(sample=True).search.beams == 1
     assert options(sample=True, seed=5).search.seed == 5
+    assert options(sample=True, n_best=2).search.beams == 2
+    assert options(sample=True, beams=3).search.beams == 3
+
+
+def test_alignment_comes_with_sentences():
+    assert options(alignment=True).sentences and options(alignment="true").search.alignment
+    assert not options().search.alignment
 
 
 def test_log_probabilities_come_with_sentences():
@@ -52,8 +59,7 @@ def test_a_list_of_terms_keeps_them():
         {"beams": 1.0},
         {"beams": True},
         {"n_best": 3, "beams": 2},
-        {"n_best": 2, "sample": True},
-        {"sample": True, "beams": 2},
+        {"n_best": 2, "sample": True, "beams": 1},
         {"max_new_tokens": 64},
         {"max_new_tokens": "9" * 30},
         {"min_new_tokens": 10, "max_new_tokens": 9},

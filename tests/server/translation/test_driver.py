@@ -1,7 +1,7 @@
 import logging
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import SlotSizes
@@ -97,6 +97,7 @@ def best(outcome):
 
 
 @given(texts, st.integers(1, 8), st.integers(1, 8), st.sampled_from([1, 40, 512]))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_everybody_gets_their_own_translation(sentences, rows, sources, encode_tokens):
     bench = Bench(SlotSizes(rows, sources, 64, 64), encode_tokens=encode_tokens)
     outcomes = bench.run(*map(bench.sentence, sentences))
