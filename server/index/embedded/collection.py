@@ -177,6 +177,7 @@ class EmbeddedCollection:
                 self._spaces[held.row.key].hold(held)
         for held in old:
             held.close(remove=True)
+        self._database.shrink()
 
     # -- reading --------------------------------------------------------------------------------
 

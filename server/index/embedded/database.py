@@ -12,6 +12,8 @@ from server.errors import InternalFault, NotFound, ServerError, StoreUnavailable
 from server.index.embedded.schema import APPLICATION_ID, SCHEMA, VERSION
 
 IDLE_CONNECTIONS = 8  # of readers, kept open for the next ones
+SHRINK_PAGES = 25_000  # of 4 KiB: moved in about a second
+MOST_LOG_BYTES = 64 << 20  # that the log keeps when a long reader has let it grow
 BUSY_MS = 10_000  # for another program that looks into the file; this process has one writer
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -67,6 +69,13 @@ class Database:
                     connection.execute("ROLLBACK")
                 self._give_back(connection)
 
+    def shrink(self) -> None:
+        """Give room that was freed back to the disk, some of it a call; the one writer may ask."""
+        with self.explained():
+            self._check_open()
+            # As a script: `execute` takes one step of it, which frees one page.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+
     def close(self) -> None:
         """Close the file; blocks that are in `read` still end well."""
         with self._guard:
@@ -104,6 +113,7 @@ class Database:
             # FULL: a commit waits for the disk. With the log, NORMAL would lose the last ones when
             # the machine, not the process, goes down.
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {MOST_LOG_BYTES}")
         except BaseException:
             connection.close()
             raise

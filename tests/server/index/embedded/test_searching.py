@@ -167,6 +167,14 @@ def test_touched_slots_are_forgotten_in_the_end() -> None:
     assert touched.since(position) == [7] and touched.since(position - 1) is None
 
 
+def test_room_of_deleted_pictures_is_given_back(collection: EmbeddedCollection) -> None:
+    collection.put([NewItem(str(i), picture=bytes(50_000)) for i in range(30)])
+    pages = collection._database._writer.execute("PRAGMA page_count").fetchone()[0]
+    collection.delete([str(i) for i in range(28)])
+    assert collection.pictures(["27", "28"]) == [None, bytes(50_000)]
+    assert collection._database._writer.execute("PRAGMA page_count").fetchone()[0] < pages / 4
+
+
 def test_a_remembered_mask_is_a_selection(collection: EmbeddedCollection) -> None:
     filled(collection, 4)
     selection = collection._selections.of(read_filter({"even": True}))
