@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from tests.server.index.embedded import crash_model
 from tests.server.index.embedded.crash_model import State
 
-MOST_DONE = 8  # changes that a process gets done before it is killed
+MOST_DONE = 5  # changes that a process gets done before it is killed
 MOST_DELAY_S = 0.03  # from then to the kill: somewhere in the next change
 PATIENCE_S = 120.0
 
