@@ -42,7 +42,7 @@ task = "translation"
 source = "de"
 target = "en"
 source_tokens = 128                       # it was trained on up to 100; longer sentences are cut
-rows = 128                                # its caches are small: 2 MB a row
+rows = 128                                # its caches are small: 1 MB a row
 """
 
 
