@@ -32,17 +32,17 @@ class Settings:
     """What decides the outcome, and is stored in the checkpoint."""
 
     seed: int = 7
-    epochs: int = 30
+    epochs: int = 23
     # (epochs, side): the first epochs see small pictures, for speed; what is left sees 64 x 64.
-    sizes: tuple[tuple[int, int], ...] = ((10, 40), (14, 48))
+    sizes: tuple[tuple[int, int], ...] = ((14, 40), (6, 48))
     batch_size: int = 500
     micro_batch: int = 125                # rows that share one batch normalization
-    filter_lr: float = 0.12
+    filter_lr: float = 0.08
     filter_momentum: float = 0.8
     other_lr: float = 4e-3                # biases, neck and head
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    area: tuple[float, float] = (0.35, 1.0)
+    area: tuple[float, float] = (0.45, 1.0)
     warm_up_steps: int = 100
     calibration_rows: int = 10_000
     calibration_area: tuple[float, float] = (0.8, 1.0)
