@@ -348,7 +348,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5,000 vectors; writes no results")
     parser.add_argument("--home", type=Path, help="keep the data here, or use those that are here")
-    parser.add_argument("--only", choices=("clustered", "uniform"), help="one data set")
+    parser.add_argument(
+        "--only", choices=("clustered", "uniform"), help="one data set; writes no results"
+    )
     parser.add_argument("--realtime", action="store_true", help="measure before all else")
     parser.add_argument("--load-only", action="store_true", help="load and index, measure later")
     parser.add_argument("--rounds", type=int, default=3)
@@ -365,7 +367,7 @@ def run(home: Path, count: int, kinds: list[str], arguments: argparse.Namespace)
     data = {kind: made_data(kind, count) for kind in kinds}
     options = f"&index_from={2000 if arguments.quick else 20000}&statement_timeout_s=600"
     loads: dict[str, dict[str, float]] = {}
-    with PostgresServer(home=home, options=SERVER) as server:
+    with PostgresServer(home=home, durable=True, options=SERVER) as server:
         store = PostgresStore(server.url() + options)
         for kind in kinds:
             if kind not in store.names():
@@ -377,7 +379,10 @@ def run(home: Path, count: int, kinds: list[str], arguments: argparse.Namespace)
     if arguments.load_only:
         print(loads)
         return
-    with realtime(arguments.realtime), PostgresServer(home=home, options=SERVER) as server:
+    with (
+        realtime(arguments.realtime),
+        PostgresServer(home=home, durable=True, options=SERVER) as server,
+    ):
         store = PostgresStore(server.url() + options)
         figures = {
             kind: loads[kind]
@@ -388,7 +393,7 @@ def run(home: Path, count: int, kinds: list[str], arguments: argparse.Namespace)
         store.close()
     text = report(facts, count, figures)
     print(text)
-    if not arguments.quick:
+    if not arguments.quick and not arguments.only:
         targets = [t for kind, found in figures.items() for t in targets_of(kind, found)]
         write_result("similarity-postgres", facts, targets, figures, text)
 

@@ -28,11 +28,11 @@ from server.index.postgres.searching import Found, Request, search, share_found
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 2.0  # a bulk load that goes on is waited for: building at once is quicker than adding
+SETTLE_S = 5.0  # a bulk load that goes on is waited for: building at once is quicker than adding
 LOOK_AFTER_SHARE = 0.1
 STOP_LIMIT_S = 30.0
 NEAREST = 10
-SAMPLE = 64
+SAMPLE = 128
 SHIFT = 0.35  # of the difference of two neighbours, by which a sampled vector becomes a query
 BUILD_MEMORY_KB = (65_536, 2_097_152)  # at least, at most
 BYTES_BESIDE_VECTOR = 400  # of a vector's links in the index, about

@@ -30,6 +30,7 @@ FOR_EACH = sql.SQL(
     " FROM unnest(%(query)s::vector[]) WITH ORDINALITY AS q (query, row)"
     " CROSS JOIN LATERAL ({}) n"
 )
+ALONE = sql.SQL("{} {}")
 NOTHING = sql.SQL("")
 
 
@@ -101,38 +102,48 @@ def _compose(
     matches: sql.Composable | None,
     spared: sql.Composable | None,
 ) -> bytes:
-    query = ONE if single else EACH
-    with_first: sql.Composable = NOTHING
-    source: sql.Composable = place.vectors
-    if matches is None:
-        holds: list[sql.Composable] = []
-    elif by_index:
-        holds = [sql.SQL("(SELECT {} FROM {} i WHERE i.id = v.id)").format(matches, place.items)]
-    else:  # gathered once, however many queries there are
-        holds, source = [], sql.Identifier("matching")
-        with_first = sql.SQL(
-            "WITH matching AS MATERIALIZED ("
-            "SELECT i.id, e.embedding FROM {} i JOIN {} e ON e.id = i.id WHERE {})"
-        ).format(place.items, place.vectors, matches)
-    if spared is not None:
-        holds.append(spared)
-    distance = sql.SQL("v.embedding {} {}").format(place.operator, query)
-    order: sql.Composable = sql.SQL("distance")
-    if not by_index:
-        distance = sql.SQL("({}) + 0").format(distance)
-    elif place.halved:
-        held, asked = place.indexed(sql.SQL("v.embedding")), place.indexed(query)
-        order = sql.SQL("{} {} {}").format(held, place.operator, asked)
-    nearest = sql.SQL("SELECT v.id, {} AS distance FROM {} v {} ORDER BY {} LIMIT {}").format(
-        distance,
-        source,
-        sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(holds)) if holds else NOTHING,
-        order,
-        sql.Literal(limit),
+    gathered, source, holds = _source(place, by_index, single, matches)
+    holds += [] if spared is None else [spared]
+    distance, order = _distance(place, by_index, ONE if single else EACH)
+    where = sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(holds)) if holds else NOTHING
+    nearest = sql.SQL("SELECT v.id, {} AS distance FROM {}{} ORDER BY {} LIMIT {}").format(
+        distance, source, where, order, sql.Literal(limit)
     )
+    form = ALONE if single else FOR_EACH
+    return form.format(gathered, nearest).as_bytes(None)
+
+
+def _source(
+    place: Place, by_index: bool, single: bool, matches: sql.Composable | None
+) -> tuple[sql.Composable, sql.Composable, list[sql.Composable]]:
+    """Return what is gathered before, where `v` comes from, and what must hold of it."""
+    plain = sql.SQL("{} v").format(place.vectors)
+    if matches is None:
+        return NOTHING, plain, []
+    if by_index:
+        asked = sql.SQL("(SELECT {} FROM {} i WHERE i.id = v.id)").format(matches, place.items)
+        return NOTHING, plain, [asked]
+    joined = sql.SQL("{} i JOIN {} v ON v.id = i.id").format(place.items, place.vectors)
     if single:
-        return sql.SQL("{} {}").format(with_first, nearest).as_bytes(None)
-    return FOR_EACH.format(with_first, nearest).as_bytes(None)
+        return NOTHING, joined, [matches]
+    gathered = sql.SQL(  # once, however many queries there are
+        "WITH matching AS MATERIALIZED (SELECT v.id, v.embedding FROM {} WHERE {})"
+    ).format(joined, matches)
+    return gathered, sql.SQL("matching v"), []
+
+
+def _distance(
+    place: Place, by_index: bool, query: sql.Composable
+) -> tuple[sql.Composable, sql.Composable]:
+    """Return the distance, and what the rows are to be ordered by."""
+    distance = sql.SQL("v.embedding {} {}").format(place.operator, query)
+    named = sql.SQL("distance")
+    if not by_index:
+        return sql.SQL("({}) + 0").format(distance), named
+    if not place.halved:
+        return distance, named
+    held, asked = place.indexed(sql.SQL("v.embedding")), place.indexed(query)
+    return distance, sql.SQL("{} {} {}").format(held, place.operator, asked)
 
 
 def share_found(found: Sequence[Found], truth: Sequence[Found]) -> float:
