@@ -18,7 +18,7 @@ from server.index.search.metrics import Floats, lengths
 from server.index.search.selection import Mask, Slots
 
 _BLOCK_SCORES = 1 << 20  # scores of one block: they stay in the cache between product and choice
-_BLOCK_FLOATS = 1 << 24  # floats of one block of rows, where few queries leave room for more rows
+_BLOCK_FLOATS = 1 << 25  # floats of one block of rows, where few queries leave room for more rows
 _MIN_BLOCK_ROWS = 1024
 _QUERIES = 128  # at a time: more do not make the product faster
 _LOWEST = np.finfo(np.float32).min  # below every score, above that of a slot that does not count
@@ -32,10 +32,11 @@ class Rows:
     matrix: Vectors  # (capacity, dim), as they were given
     factors: Floats  # (capacity,), see metrics
     metric: Metric
+    unit: bool = False  # of cosine: every row has length 1, so that no factor is needed
 
 
 def search_exact(
-    rows: Rows, queries: Vectors, k: int, allowed: Mask, count: int
+    rows: Rows, queries: Vectors, k: int, allowed: Mask | None, count: int
 ) -> tuple[Slots, Floats]:
     """Return the nearest allowed slots of each query, the nearest first.
 
@@ -45,7 +46,7 @@ def search_exact(
         rows: what is searched.
         queries: (m, dim), as `prepare_queries` returns them.
         k: how many, at least 1.
-        allowed: which slots count; slots beyond its end do not.
+        allowed: which slots count; slots beyond its end do not. None: the first `count` do.
         count: how many of them are true.
 
     Returns:
@@ -63,15 +64,18 @@ def search_exact(
 
 
 def _search_some(
-    rows: Rows, queries: Vectors, k: int, allowed: Mask, count: int
+    rows: Rows, queries: Vectors, k: int, allowed: Mask | None, count: int
 ) -> tuple[Slots, Floats]:
     # Distances are found by a formula that loses digits where rows are close together, so that
     # some more are kept, and ordered by their true distances in the end.
     kept = min(count, k + k // 2 + 16) if rows.metric == "l2" else k
     best = _Best(len(queries), kept)
-    used = min(allowed.size, len(rows.matrix))
+    used = count if allowed is None else min(allowed.size, len(rows.matrix))
     step = _block_rows(len(queries), rows.matrix.shape[1])
     for first in range(0, used, step):
+        if allowed is None:
+            best.offer(_scores(rows, queries, slice(first, min(first + step, used))), first)
+            continue
         mask = allowed[first : min(first + step, used)]
         inside = int(np.count_nonzero(mask))
         if not inside:
@@ -86,7 +90,8 @@ def _search_some(
         best.offer(scores, first)
     slots, scores = best.result()
     if rows.metric == "l2":
-        return _by_distance(rows, queries, k, allowed, slots, scores)
+        everything = np.ones(count, np.bool_) if allowed is None else allowed
+        return _by_distance(rows, queries, k, everything, slots, scores)
     return slots, scores
 
 
@@ -98,7 +103,7 @@ def _scores(rows: Rows, queries: Vectors, which: slice | Slots) -> Floats:
     """Return scores (m, rows); for l2 something that stands in the same order per query."""
     block = rows.matrix[which]
     scores: Floats = np.matmul(queries, block.T)
-    if rows.metric == "cosine":
+    if rows.metric == "cosine" and not rows.unit:
         scores *= rows.factors[which]
     elif rows.metric == "l2":  # -(|x|^2 - 2 q x); |q|^2 is the same for all of a query's rows
         scores *= 2

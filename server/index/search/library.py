@@ -45,4 +45,4 @@ def yield_to_others() -> None:
     """Let this thread run only where nothing else wants the core."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

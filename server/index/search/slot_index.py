@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from server.index.search.worker import Worker
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _FACTOR_ROWS = 16384  # rows whose factors are made at a time
+_UNIT = 1e-6  # a length so near 1 changes a score by no more than rounding does
 _RECALL_KEPT = 200  # queries that the measured recall is the mean of
 _RECALL_ENOUGH = 20  # queries from which on it counts
 
@@ -44,9 +46,11 @@ class SlotIndex:
         self.dim = dim
         self.metric: Metric = metric
         self._changing = threading.RLock()
-        self._rows = Rows(np.empty((0, dim), np.float32), np.empty(0, np.float32), metric)
+        nothing = np.empty((0, dim), np.float32)
+        self._rows = Rows(nothing, np.empty(0, np.float32), metric, unit=metric == "cosine")
         self._alive: Mask = np.zeros(0, np.bool_)
         self._count = 0
+        self._end = 0  # behind the last slot that ever counted: beyond it is only room to grow
         self._recalls: deque[float] = deque(maxlen=_RECALL_KEPT)
         self._worker = Worker(self._changing, self._now, dim, path, self._recalls.clear)
 
@@ -66,19 +70,23 @@ class SlotIndex:
         with self._changing:
             old = self._rows
             matrix = np.asarray(matrix)  # a memmap's own class would slow every step down
-            self._rows = Rows(matrix, _longer(old.factors, len(matrix)), self.metric)
+            self._rows = replace(old, matrix=matrix, factors=_longer(old.factors, len(matrix)))
             self._alive = _longer(self._alive, len(matrix))
 
     def add(self, slots: Slots | Sequence[int]) -> None:
         """Let slots count whose rows are written."""
         chosen = np.unique(np.asarray(slots, np.int64))
         with self._changing:
-            rows = self._rows
+            rows, unit = self._rows, self._rows.unit
             for first in range(0, chosen.size, _FACTOR_ROWS):
                 part = chosen[first : first + _FACTOR_ROWS]
-                rows.factors[part] = factors(rows.matrix[part], self.metric)
+                made = rows.factors[part] = factors(rows.matrix[part], self.metric)
+                unit = unit and bool(np.all(np.abs(made - 1) < _UNIT))
+            if unit != rows.unit:
+                self._rows = replace(rows, unit=unit)
             self._count += chosen.size - int(np.count_nonzero(self._alive[chosen]))
             self._alive[chosen] = True
+            self._end = max(self._end, int(chosen[-1]) + 1) if chosen.size else self._end
             self._worker.changed("add", chosen)
 
     def remove(self, slots: Slots | Sequence[int]) -> None:
@@ -122,8 +130,12 @@ class SlotIndex:
     def _compare_all(
         self, queries: Vectors, width: int, selection: Selection | None
     ) -> tuple[Slots, Floats]:
-        rows = self._rows
-        alive = self._alive[: len(rows.matrix)]
+        rows, end, count = self._rows, self._end, self._count
+        if selection is None and end == count <= len(rows.matrix):
+            slots, scores = search_exact(rows, queries, width, None, count)
+            if self._alive[slots].all():  # else some were removed between the two numbers
+                return _padded(slots, scores, width)
+        alive = self._alive[: min(end, len(rows.matrix))]
         mask = alive.copy() if selection is None else selection.within(alive).mask
         found = search_exact(rows, queries, width, mask, int(np.count_nonzero(mask)))
         return _padded(*found, width)

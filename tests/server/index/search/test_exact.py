@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.index.search import Selection, SlotIndex
+from server.index.search import Selection, SlotIndex, exact
 
 METRICS = ("cosine", "dot", "l2")
 
@@ -125,3 +125,53 @@ def test_near_rows_far_from_the_origin_are_told_apart_by_distance() -> None:
     assert slots[:, 0].tolist() == list(range(50))
     assert (scores[:, 0] == 0).all()
     check(rows, rows, "l2", 5, np.ones(50, np.bool_), slots, scores)
+
+
+def test_unit_rows_and_then_one_that_is_longer() -> None:
+    rng = np.random.default_rng(6)
+    rows = rng.standard_normal((300, 24), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[299] = 3 * rows[7] + rows[8]
+    index = SlotIndex(24, "cosine")
+    index.attach(rows, np.arange(299))
+    queries = rng.standard_normal((4, 24), np.float32)
+    first = np.arange(300) < 299
+    check(rows, queries, "cosine", 20, first, *index.search(queries, 20))
+    index.add([299])
+    check(rows, queries, "cosine", 20, np.ones(300, np.bool_), *index.search(queries, 20))
+
+
+def test_room_to_grow_is_no_part_of_the_rows() -> None:
+    matrix = np.full((500, 4), np.nan, np.float32)  # what is not written may be anything
+    rng = np.random.default_rng(9)
+    matrix[:100] = rng.standard_normal((100, 4), np.float32)
+    for metric in METRICS:
+        index = SlotIndex(4, metric)  # type: ignore[arg-type]
+        index.attach(matrix, np.arange(100))
+        check(
+            matrix[:100],
+            matrix[:3],
+            metric,
+            10,
+            np.ones(100, np.bool_),
+            *index.search(matrix[:3], 10),
+        )
+        index.remove([5])
+        alive = np.arange(100) != 5
+        check(matrix[:100], matrix[:3], metric, 100, alive, *index.search(matrix[:3], 100))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kinds", [1, 4, 10**6])
+def test_many_small_blocks(metric: str, kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_BLOCK_SCORES", 1)  # the smallest blocks there are
+    rng = np.random.default_rng(11)
+    rows = rng.standard_normal((9000, 6), np.float32)
+    rows = rows[rng.integers(0, min(kinds, 9000), 9000)]
+    index = SlotIndex(6, metric)  # type: ignore[arg-type]
+    index.attach(rows, np.arange(9000))
+    index.remove(np.arange(2000, 4500))  # of two blocks, all of one
+    allowed = np.ones(9000, np.bool_)
+    allowed[2000:4500] = False
+    for k in (1, 10, 700):
+        check(rows, rows[:2], metric, k, allowed, *index.search(rows[:2], k))

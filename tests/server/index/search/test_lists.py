@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from server.index.search import (
     upkeep,
     worker,
 )
+from server.index.search.gate import Gate
 from tests.server.index.search.test_exact import METRICS, true_scores
 
 WAIT_S = 100
@@ -207,7 +209,7 @@ def test_searches_and_changes_go_on_while_lists_are_made(made: list[SlotIndex]) 
     over = threading.Event()
 
     def search() -> None:
-        while not over.is_set():
+        while not over.wait(0.005):  # lists are made at low priority: leave them some time
             slots, _ = index.search(rows[:4], 10)
             if (slots < 0).any() or [len(set(row)) for row in slots.tolist()] != [10] * 4:
                 failures.append(slots)
@@ -437,3 +439,39 @@ def test_searches_of_nothing() -> None:
     assert index.search(clustered(0), 3)[0].shape == (0, 3)
     assert index.search(clustered(2), 0)[0].shape == (2, 0)
     assert index.search(clustered(2), -1)[0].shape == (2, 0)
+
+
+def test_a_writer_waits_for_readers_and_keeps_new_ones_out() -> None:
+    gate = Gate()
+    order: list[str] = []
+    gate.enter()
+
+    def write() -> None:
+        with gate.writing():
+            order.append("written")
+
+    def read() -> None:
+        gate.enter()
+        order.append("read")
+        gate.leave()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not gate._entrance.locked():
+        time.sleep(0.001)
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert not order
+    gate.leave()
+    writer.join(WAIT_S)
+    reader.join(WAIT_S)
+    assert order == ["written", "read"]
+
+
+def test_rows_removed_in_the_middle_of_a_search_are_not_answered_with() -> None:
+    index = SlotIndex(DIM, "cosine")
+    index.attach(clustered(50), np.arange(50))
+    index.remove([0])
+    index._end = index._count  # as a search sees it that read the two at different moments
+    slots, _ = index.search(clustered(50)[:1], 10)
+    assert 0 not in slots
