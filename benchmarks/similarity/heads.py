@@ -1,7 +1,7 @@
 """Classifiers from 5, 10 and 20 pictures per class, learned and served over HTTP.
 
     MILLRACE_TEST_DATA=... python -m benchmarks.similarity.heads            # 10,000 test pictures
-    MILLRACE_TEST_DATA=... python -m benchmarks.similarity.heads --quick    # 500, two classifiers
+    MILLRACE_TEST_DATA=... python -m benchmarks.similarity.heads --quick    # 200, two classifiers
 
 Pictures are drawn from a training split and sent as a zip; the clock runs until the new model has
 classified a picture. Its accuracy is that of `/classify` on the official test split. Beside it,
@@ -130,7 +130,7 @@ class Bench:
                 row = self.rows[-1]
                 print(
                     f"{base} {data} {each} per class: served {row.accuracy:.2%}, offline "
-                    f"{row.offline:.2%}, same answers {row.same_answers:.2%}, {row.served_s:.2f} s"
+                    f"{row.offline:.2%}, same answers {row.same_answers:.2%}, {row.served_s:.2f} s {row.stages_s}"
                 )
 
     def _row(
@@ -226,7 +226,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="draws of training pictures")
     parser.add_argument("--base", action="append", help="only these base models")
     options = parser.parse_args()
-    tested = min(options.test, 500) if options.quick else options.test
+    tested = min(options.test, 200) if options.quick else options.test
     there = {path.name for path in (ROOT / "model_repo").iterdir()}
     pairs = [p for p in PAIRS if p[0] in there and (not options.base or p[0] in options.base)]
     with tempfile.TemporaryDirectory(prefix="millrace-heads-") as name:

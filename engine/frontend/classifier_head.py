@@ -228,7 +228,7 @@ def _add_nodes(model: ModelProto, value: str, kind: TensorType, head: Head) -> N
     weights = build.constant("weight", head.weight), build.constant("bias", head.bias)
     last = head.activation == "none"
     answer = head.name or ("logits" if last else "probabilities")
-    if head.name in build.name.taken:
+    if head.name and head.name in build.name.taken:
         raise InvalidInput(f"the model has a value {head.name!r} already; choose another name")
     build.then("Gemm", *weights, result=answer if last else "head.logits")
     if head.activation == "softmax":

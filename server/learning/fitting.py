@@ -9,6 +9,7 @@ made of. With the same pictures in the same order the result is the same.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ Features = NDArray[np.float32]  # (n, d)
 Targets = NDArray[np.int64]  # (n,)
 Exact = NDArray[np.float64]
 
+LIBRARY: Final = "sklearn"
+PARTS: Final = ("linear_model", "model_selection", "svm", "calibration")
 SEED: Final = 0
 MAX_FOLDS: Final = 5
 FEW_FOLDS: Final = 3
@@ -104,12 +107,19 @@ def fit(features: Features, targets: Targets, method: Method = "logistic") -> Cl
 
 
 def require_library() -> None:
-    """Raise what says how to install scikit-learn, if it is not there.
+    """Raise what says how to install scikit-learn, if it is not there; does not load it.
 
     Raises:
         InvalidInput: it is not installed.
     """
-    _sklearn("linear_model")
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise _not_installed()
+
+
+def load_library() -> None:
+    """Load scikit-learn, which takes a second the first time; blocking."""
+    for part in PARTS:
+        _sklearn(part)
 
 
 def unit_rows(features: NDArray[Any]) -> Exact:
@@ -277,10 +287,14 @@ def _folds(targets: Targets) -> Any:
 def _sklearn(part: str) -> Any:
     # Imported when something is learned: it takes a second and much memory, and is optional.
     try:
-        return importlib.import_module(f"sklearn.{part}")
+        return importlib.import_module(f"{LIBRARY}.{part}")
     except ImportError as error:
-        raise InvalidInput(
-            "learning needs scikit-learn, which is not installed here: "
-            "pip install 'millrace[learning]'",
-            field="model",
-        ) from error
+        raise _not_installed() from error
+
+
+def _not_installed() -> InvalidInput:
+    return InvalidInput(
+        "learning needs scikit-learn, which is not installed here: "
+        "pip install 'millrace[learning]'",
+        field="model",
+    )

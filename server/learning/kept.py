@@ -103,7 +103,7 @@ def read(version: Path) -> Kept:
             for item, row, picture in zip(body["items"], features, pictures, strict=True)
         )
         return Kept(base, str(body["method"]), examples)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise Conflict(
             f"what version {version.name!r} keeps of its pictures cannot be used ({error}); send "
             "all pictures anew, to the base model"

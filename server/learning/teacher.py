@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -102,9 +103,16 @@ class Teacher:
             yield Step("waiting")
         async with self._turn:
             run = await self._begun(order)
-            with self._repository.lease(run.base_model, run.base_version) as lease:
-                async for told in self._learn(run, lease.deployment):
-                    yield told
+            # Loaded while pictures are embedded: the first time it takes a second.
+            library = asyncio.ensure_future(in_background(fitting.load_library, name="library"))
+            try:
+                with self._repository.lease(run.base_model, run.base_version) as lease:
+                    learning = self._learn(run, lease.deployment, library)
+                    async with aclosing(learning):
+                        async for told in learning:
+                            yield told
+            finally:
+                library.cancel()
 
     # What is asked for
 
@@ -185,7 +193,9 @@ class Teacher:
 
     # Learning
 
-    async def _learn(self, run: _Run, base: Deployment) -> AsyncGenerator[Step | Taught]:
+    async def _learn(
+        self, run: _Run, base: Deployment, library: asyncio.Future[None]
+    ) -> AsyncGenerator[Step | Taught]:
         began = time.monotonic()
         space = await in_background(lambda: embedding_space(base), name="space")
         if space is None:
@@ -201,6 +211,7 @@ class Teacher:
         lesson = _lesson_of(run, known, failed)
         run.seconds["features"] = time.monotonic() - began
         yield Step("fitting", 0, len(lesson.examples))
+        await library
         learned = await self._fitted(run, base, space, lesson)
         if not run.order.publish:
             yield Taught(run.name, None, False, learned.report, run.seconds)
@@ -298,7 +309,7 @@ class Teacher:
     async def _published(self, run: _Run, base: Deployment, learned: Learned) -> str:
         began = time.monotonic()
         settings, order = self._repository.settings, run.order
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="millrace-learned-"))
+        folder = Path(tempfile.mkdtemp(prefix="millrace-learned-"))
         try:
             await in_background(
                 lambda: write_version(
@@ -311,7 +322,9 @@ class Teacher:
             published = await self._repository.publish(run.name, order.version, folder)
             run.seconds["publish"] = time.monotonic() - began
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+            await asyncio.shield(
+                in_background(lambda: shutil.rmtree(folder, ignore_errors=True), name="sweep")
+            )
         return published.version
 
 

@@ -43,12 +43,11 @@ def draw_matrix(matrix: NDArray[np.int64], labels: Sequence[str], title: str) ->
     draw.text((MARGIN, MARGIN // 2), title, fill=INK, font=font)
     left = MARGIN + beside
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    for row in range(classes):
-        for column in range(classes):
-            corner = (left + column * cell, above + row * cell)
-            colour = RIGHT if row == column else WRONG
-            count, share = int(matrix[row, column]), float(shares[row, column])
-            _draw_cell(draw, corner, cell, count, colour, share, font)
+    for row, column in np.argwhere(matrix).tolist():
+        corner = (left + column * cell, above + row * cell)
+        colour = RIGHT if row == column else WRONG
+        count, share = int(matrix[row, column]), float(shares[row, column])
+        _draw_cell(draw, corner, cell, count, colour, share, font)
     frame = [left - 1, above - 1, left + classes * cell, above + classes * cell]
     draw.rectangle(frame, outline=SOFT)
     for k, name in enumerate(names):

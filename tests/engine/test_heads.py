@@ -162,8 +162,14 @@ def test_any_size(
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16])
 def test_features_of_other_types(kind: int) -> None:
-    nodes = [node("Cast", ["x"], ["e"], to=kind), node("Neg", ["e"], ["y"])]
-    old = model(nodes, [("x", ["N", 5])], [("y", ["N", 5], kind)])
+    # The second input of Clip is left out, which has no name.
+    nodes = [
+        node("Clip", ["x", "", "most"], ["c"]),
+        node("Cast", ["c"], ["e"], to=kind),
+        node("Neg", ["e"], ["y"]),
+    ]
+    weights = {"most": np.array(0.5, np.float32)}
+    old = model(nodes, [("x", ["N", 5])], [("y", ["N", 5], kind)], weights)
     weight, bias = head_of(5, 3)
     x = np.random.default_rng(4).standard_normal((3, 5)).astype(np.float32)
     check(old, "e", {"x": x}, weight, bias, tolerance=1e-4)
