@@ -189,9 +189,10 @@ def test_logits_that_are_no_numbers_end_their_search_alone() -> None:
     one._slots.model.tables.source[1, 7] = np.nan  # type: ignore[attr-defined]
     handles = [one.start(source, search(beams=2)) for source in sources]
     greedy = one.start(sources[1], search())
+    drawn = one.start(sources[1], search(beams=2, sample=True))
     result = one.step()
-    assert result.done.tolist() == [False, True, False, True]
-    for broken in (handles[1], greedy):
+    assert result.done.tolist() == [False, True, False, True, True]
+    for broken in (handles[1], greedy, drawn):
         with pytest.raises(engine.RunFailed, match="not numbers"):
             one.hypotheses(broken)
     assert finish(one, handles[0])
