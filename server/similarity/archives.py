@@ -35,6 +35,7 @@ _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile),
     # A method that Python cannot unpack, an encrypted entry, offsets that make no sense.
     *(NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError),
+    *(IndexError, OSError),
 )
 
 
@@ -163,7 +164,7 @@ class PictureArchive:
             if directory_bytes(file) > MAX_DIRECTORY_BYTES:
                 raise PayloadTooLarge("the zip file's list of entries is too long to be read")
             with zipfile.ZipFile(file) as archive:
-                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+                names = [entry.filename for entry in archive.infolist() if not _is_folder(entry)]
         except _DAMAGED as error:
             raise self._damaged(error) from error
         self.total = sum(not _is_left_out(PurePosixPath(name)) for name in names)
@@ -171,7 +172,7 @@ class PictureArchive:
     def _zip(self, file: BinaryIO) -> Iterator[Entry | Refused]:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
-                found = None if entry.is_dir() else self._enter(entry.filename)
+                found = None if _is_folder(entry) else self._enter(entry.filename)
                 if isinstance(found, str):
                     yield self._unpacked(archive, entry, found)
                 elif found is not None:
@@ -246,6 +247,10 @@ def folder_of(id: str) -> dict[str, str]:
 
 def _is_left_out(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part in _LEFT_BEHIND for part in path.parts)
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.endswith("/")  # `is_dir` trips over an empty name
 
 
 def _no_file(id: str) -> InvalidInput:
