@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.errors import Conflict, LoadFailed, StoreUnavailable, VersionNotFound
+from server.errors import Conflict, LoadFailed, ModelNotReady, StoreUnavailable, VersionNotFound
 from server.index.contract import NewItem
-from server.similarity import attachment, reembedding
+from server.similarity import attachment, bindings, reembedding
 from server.similarity.spaces import history_of, space_key
 from tests.server.repository.serving import until
 from tests.server.similarity.memory import MemoryStore
@@ -370,3 +370,77 @@ async def test_items_that_come_all_the_time_do_not_put_the_switch_off(tmp_path: 
         await m.serves("2")
         last = next(seeds) - 1
         assert await m.nearest(last) == ("2", [str(last)])
+
+
+async def test_a_search_waits_for_what_was_just_added_through_another_version(
+    tmp_path: Path, monkeypatch
+):
+    add_eyes(tmp_path, "1")
+    add_eyes(tmp_path, "2", dim=9)
+    with (tmp_path / "eyes" / "model.toml").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write('version_policy = "all"\n' + text)
+    gate, real = asyncio.Event(), reembedding.embed
+
+    async def held(deployment, pictures, **how):
+        await gate.wait()
+        return await real(deployment, pictures, **how)
+
+    async with moving(tmp_path) as m:
+        await m.add(range(10))
+        space = m.collection().space(m.key("1"), 6)
+        await until(lambda: space.state().missing == 0 and m.bindings.moves == {})
+        monkeypatch.setattr(reembedding, "embed", held)
+        await m.add([77], version="2")
+        asked = asyncio.create_task(m.nearest(77, version="1"))
+        await until(lambda: _missing(m, "1") == 1)
+        assert not asked.done()
+        gate.set()
+        assert await asked == ("1", ["77"])
+        # It does not wait for ever: the answer says what is missing.
+        gate.clear()
+        monkeypatch.setattr(bindings, "CATCH_UP_S", 0.01)
+        await m.add([78], version="2")
+        version, ids = await m.nearest(78, version="1")
+        assert version == "1" and ids != ["78"] and _missing(m, "1") == 1
+        gate.set()
+
+
+def _missing(m, version: str) -> int:
+    with m.repository.lease("eyes", version) as lease:
+        return m.bindings.missing(m.collection(), lease.deployment)
+
+
+async def test_vectors_that_no_store_takes_and_a_model_that_is_busy(
+    tmp_path: Path, monkeypatch, caplog
+):
+    add_eyes(tmp_path, "1")
+    real, calls = reembedding.embed, []
+
+    async def odd(deployment, pictures, **how):
+        calls.append(len(pictures))
+        if len(calls) == 1:
+            return [ModelNotReady("unloading")] * len(pictures)
+        if len(calls) == 2:
+            raise RuntimeError("something broke")
+        made = await real(deployment, pictures, **how)
+        return [np.zeros(6, np.float32), np.full(6, np.nan, np.float32), *made[2:]]
+
+    async with moving(tmp_path) as m:
+        await m.add(range(4))
+        collection = m.collection()
+        monkeypatch.setattr(reembedding, "embed", odd)
+        new = [NewItem(f"new{n}", picture=png(n)) for n in range(3)]
+        collection.put([*new, NewItem("bare")])
+        with m.repository.lease("eyes") as lease:
+            m.bindings.changed(collection, None)
+            space = m.bindings.resolve(collection, lease.deployment)
+        await until(lambda: space.vectors(["new2"])[0] is not None)
+        await until(lambda: len(m.bindings.status(collection)["failed"]) == 3)
+        failed = {f["id"]: f["reason"] for f in m.bindings.status(collection)["failed"]}
+        assert "no direction" in failed["new0"] and "not finite" in failed["new1"]
+        assert failed["bare"] == "it has no picture"
+        assert "unloading" in caplog.text and "something broke" in caplog.text
+        # What they were is remembered with the collection.
+        await until(lambda: collection.fact(f"failed {space.key}") is not None)
