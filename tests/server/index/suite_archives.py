@@ -99,6 +99,9 @@ CHANGES: dict[str, Change] = {
     "an empty id": item(id=""),
     "a space there is not": item(spaces=[77]),
     "a picture of negative length": item(picture=-1),
+    "an item that is a list": replaced("items-000000.jsonl", b"[1]\n"),
+    "a space of no text for a key": edited("manifest.json", spaces=[{"key": 7, "dim": 3}]),
+    "a count that is wrong": edited("checksums.json", items=4),
     "a picture of no whole length": item(picture=9e9),
     "more picture than there is": item(picture=10**6),
     "bytes that are missing": replaced("bytes-000000.bin", b""),
@@ -198,6 +201,14 @@ class ArchiveSuite(BaseSuite):
             with pytest.raises(InvalidInput):
                 store.restore("copy", _write_tar(path, {name: b"{}"}))
         assert store.names() == []
+
+    def test_a_member_too_large_for_memory_is_refused(self, store: Store, tmp_path: Path) -> None:
+        member = tarfile.TarInfo("manifest.json")
+        member.size = 1 << 40
+        path = tmp_path / "large.tar"
+        path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+        with pytest.raises(InvalidInput, match="at most"):
+            store.restore("copy", path)
 
     def test_an_archive_of_one_item_twice_is_refused(self, store: Store, tmp_path: Path) -> None:
         twice = [ArchivedItem(NewItem("a")), ArchivedItem(NewItem("a"))]

@@ -288,4 +288,6 @@ class ItemSuite(BaseSuite):
             store.create(CollectionSpec("x", "hamming"))  # type: ignore[arg-type]
         with pytest.raises(InvalidInput, match="dim"):
             store.create(CollectionSpec("x", dim=0))
+        with pytest.raises(InvalidInput, match="model"):
+            store.create(CollectionSpec("x", model="\0"))
         assert store.names() == []

@@ -315,6 +315,51 @@ def test_what_a_killed_process_left_is_removed(
         again.close()
 
 
+def test_a_collection_that_goes_away_under_the_server_is_named(
+    store: EmbeddedStore,
+    collection: EmbeddedCollection,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.close()
+    again = EmbeddedStore(root)
+    try:
+        monkeypatch.setattr(EmbeddedStore, "_exists", lambda *_: True)
+        with pytest.raises(InternalFault, match=r"items.sqlite is missing.*snapshot"):
+            again.open("never")
+    finally:
+        again.close()
+
+
+def test_a_space_that_cannot_be_mapped_closes_the_others(
+    store: EmbeddedStore,
+    collection: EmbeddedCollection,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    filled(collection, 3)
+    collection.space("second", 2)
+    store.close()
+    opened, make = [], RowFile._map
+
+    def fail_later(self: RowFile) -> None:
+        opened.append(self)
+        if len(opened) > 1:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        make(self)
+
+    again = EmbeddedStore(root)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(RowFile, "_map", fail_later)
+            with pytest.raises(StoreUnavailable, match="memory"):
+                again.open("photos")
+        assert len(opened) == 2 and not opened[0]._open
+        whole(again.open("photos"), 3)
+    finally:
+        again.close()
+
+
 def test_a_store_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreUnavailable, match="file"):

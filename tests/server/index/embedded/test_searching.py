@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,30 @@ def test_touched_slots_are_forgotten_in_the_end() -> None:
     assert touched.since(position) == [] and touched.since(position - 2) == [4094, 4095]
     touched.add(7)
     assert touched.since(position) == [7] and touched.since(position - 1) is None
+
+
+def test_masks_and_files_grow_with_a_collection(tmp_path: Path) -> None:
+    with closing(EmbeddedStore(tmp_path / "collections")) as store:
+        collection = store.create(CollectionSpec("photos", "l2"))
+        rows = vectors(4200, 100)
+        for first in range(0, 4200, 700):
+            part = [NewItem(f"i{i:04}", {"n": i}) for i in range(first, first + 700)]
+            collection.put(part, {SPACE: rows[first : first + 700]})
+        new = collection.space("new", 2)
+        assert new.fill(new.missing(2000), vectors(2000, 2)) == 2000
+        assert new.fill(new.missing(9000), vectors(2200, 2)) == 2200
+        collection.delete([f"i{i:04}" for i in range(1000, 4000, 2)])
+        assert collection._table.generation == 0
+    with closing(EmbeddedStore(tmp_path / "collections")) as store:
+        collection = store.open("photos")
+        space, late = collection.space(SPACE, 100), read_filter({"n": {"$gte": 3900}})
+        for i in (0, 999, 1001, 4199):
+            (hits,) = space.search(rows[i : i + 1], Query(k=1))
+            assert hits[0].id == f"i{i:04}"
+        (hits,) = space.search(rows[:1], Query(k=4000, filter=late))
+        assert len(hits) == 250
+        assert (space.state().vectors, space.state().missing) == (2700, 0)
+        assert (collection.space("new", 2).state().vectors, collection.size().items) == (2700, 2700)
 
 
 def test_room_of_deleted_pictures_is_given_back(collection: EmbeddedCollection) -> None:
