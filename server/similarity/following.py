@@ -30,7 +30,7 @@ class Follower:
         self._bindings = bindings
         self._live = live
         self._pool = pool
-        self._settled: set[str] = set()  # collections that were complete once
+        self._settled: dict[str, Collection] = {}  # that were complete once
 
     async def complete_all(self, *, moves: bool) -> int:
         """Make what every collection of the model lacks; returns how many items that were.
@@ -48,8 +48,8 @@ class Follower:
         for collection in await in_background(self._collections, name="collections"):
             try:
                 handled += await self._look_after(collection, moves=moves)
-            except NotFound:  # it was dropped meanwhile
-                continue
+            except NotFound:  # it was dropped meanwhile, or is another one by now
+                self._bindings.forget(collection.spec.name)
         return handled
 
     async def _look_after(self, collection: Collection, *, moves: bool) -> int:
@@ -71,19 +71,23 @@ class Follower:
         return [each for each in found if each.spec.model == self._live.deployment.model]
 
     def _tell_forsaken(self, collection: Collection) -> None:
-        if collection.spec.name not in self._settled:
-            self._settled.add(collection.spec.name)
+        if not self._is_settled(collection):
+            self._settled[collection.spec.name] = collection
             deployment = self._live.deployment
             logger.warning(
                 "collection %s cannot be asked through model %s version %s: it has no embedding",
                 *(collection.spec.name, deployment.model, deployment.version),
             )
 
+    def _is_settled(self, collection: Collection) -> bool:
+        # The one of this name now may be another than the one that was there before.
+        return self._settled.get(collection.spec.name) is collection
+
     def _may_fill(self, collection: Collection, *, moves: bool) -> bool:
         name = self._live.name
         assert name is not None  # asked only then
         pin = self._bindings.pin_of(collection, again=True)
-        if moves or (pin is None and collection.spec.name not in self._settled):
+        if moves or (pin is None and not self._is_settled(collection)):
             size = collection.size()
             if size.items == size.pictures:
                 if pin is not None and self._bindings.may_unpin(collection):
@@ -119,7 +123,7 @@ class Follower:
             self._live.deployment.doing = f"collection {collection.spec.name} is filled elsewhere"
             await asyncio.sleep(OTHERS_S)
         backlog.cover(changes)
-        if collection.spec.name not in self._settled and not waits:
+        if not self._is_settled(collection) and not waits:
             await in_background(lambda: self._settle(collection, name), name="settle")
         return 0
 
@@ -171,7 +175,7 @@ class Follower:
     def _settle(self, collection: Collection, name: SpaceName) -> None:
         """Remember that this space is complete, and drop what is too old to go back to."""
         history = remember(collection, name)
-        self._settled.add(collection.spec.name)
+        self._settled[collection.spec.name] = collection
         if self._bindings.pin_of(collection) is not None:
             return
         used = self._bindings.in_use(collection.spec.model or "")

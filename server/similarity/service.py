@@ -133,6 +133,7 @@ class Collections:
     def forget(self, name: str) -> None:
         """Open a collection anew the next time: another process may have removed it."""
         self._open.pop(name, None)
+        self.bindings.forget(name)
 
     async def store(self) -> Store:
         """Return the store that there is.

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.errors import Conflict, LoadFailed, ModelNotReady, StoreUnavailable, VersionNotFound
+from server.errors import (
+    Conflict,
+    LoadFailed,
+    ModelNotReady,
+    NotFound,
+    StoreUnavailable,
+    VersionNotFound,
+)
 from server.index.contract import NewItem
 from server.similarity import attachment, bindings, reembedding
 from server.similarity.spaces import history_of, space_key
@@ -444,3 +451,22 @@ async def test_vectors_that_no_store_takes_and_a_model_that_is_busy(
         assert "unloading" in caplog.text and "something broke" in caplog.text
         # What they were is remembered with the collection.
         await until(lambda: collection.fact(f"failed {space.key}") is not None)
+
+
+async def test_a_collection_made_anew_under_its_name(tmp_path: Path):
+    """By another process, so that nothing here was told."""
+    add_eyes(tmp_path, "1")
+    async with moving(tmp_path) as m:
+        await m.add(range(5))
+        old = m.collection().space(m.key("1"), 6)
+        await until(lambda: history_of(m.collection()) != [])
+        assert await m.nearest(3) == ("1", ["3"])
+        m.store.drop("c")
+        old.missing = _gone
+        m.collection().put([NewItem("new", picture=png(90))])
+        await until(lambda: history_of(m.collection()) != [])
+        assert await m.nearest(90) == ("1", ["new"])
+
+
+def _gone(limit: int):
+    raise NotFound("this collection was dropped")
