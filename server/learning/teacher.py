@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.errors import Conflict, InvalidInput, LoadFailed
 from server.execution import WorkerPool
@@ -254,22 +255,21 @@ class Teacher:
         self, run: _Run, base: Deployment, space: SpaceName, lesson: Lesson
     ) -> Learned:
         began = time.monotonic()
-        features = np.stack(
-            [each.features for each in lesson.examples if each.features is not None]
-        )
-        targets = np.asarray(lesson.targets, np.int64)
-        names = [each.name for each in lesson.examples]
         task = embedding_task(base)
         assert task is not None  # it has a space
         source = Base(base.model, base.version, task.output, space.key)
 
-        def work() -> tuple[fitting.Classifier, dict[str, Any]]:
+        def work() -> tuple[NDArray[np.float32], fitting.Classifier, dict[str, Any]]:
+            rows = [each.features for each in lesson.examples if each.features is not None]
+            features = np.stack(rows)
+            targets = np.asarray(lesson.targets, np.int64)
+            names = [each.name for each in lesson.examples]
             classifier = fitting.fit(features, targets, run.method)  # type: ignore[arg-type]  # checked
             report = make_report(lesson, names, classifier, targets)
             report["near_copies"] = near_copies(features, targets, names, lesson.labels)
-            return classifier, report | run.notes | {"base": asdict(source)}
+            return features, classifier, report | run.notes | {"base": asdict(source)}
 
-        classifier, report = await in_background(work, name="fit")
+        features, classifier, report = await in_background(work, name="fit")
         run.seconds["fit"] = time.monotonic() - began
         return Learned(
             run.name,
