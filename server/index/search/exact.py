@@ -21,6 +21,7 @@ _BLOCK_SCORES = 1 << 20  # scores of one block: they stay in the cache between p
 _BLOCK_FLOATS = 1 << 25  # floats of one block of rows, where few queries leave room for more rows
 _MIN_BLOCK_ROWS = 1024
 _QUERIES = 128  # at a time: more do not make the product faster
+_ANSWERS = 1 << 18  # at a time: several times as many candidates are held for them
 _LOWEST = np.finfo(np.float32).min  # below every score, above that of a slot that does not count
 _GATHER_BELOW = 0.3  # of a block's rows: copying these few is cheaper than comparing all
 
@@ -57,8 +58,9 @@ def search_exact(
     scores = np.empty((len(queries), k), np.float32)
     if not k:
         return slots, scores
-    for first in range(0, len(queries), _QUERIES):
-        part = slice(first, first + _QUERIES)
+    together = max(1, min(_QUERIES, _ANSWERS // k))
+    for first in range(0, len(queries), together):
+        part = slice(first, first + together)
         slots[part], scores[part] = _search_some(rows, queries[part], k, allowed, count)
     return slots, scores
 
@@ -117,8 +119,8 @@ def _by_distance(
     """Order candidates of an l2 search by true distances, and keep the k nearest.
 
     Rows that are no candidates stand behind the last one in the scores of `_scores`, whose error
-    has a bound. Where that does not prove them farther than the k nearest, the query is compared
-    with every row without the formula.
+    has a bound. Where that does not prove them farther than the k nearest, all rows that may be as
+    near are compared without the formula.
     """
     nearest = np.empty((len(queries), k), np.int64)
     distances = np.empty((len(queries), k), np.float32)
@@ -130,9 +132,17 @@ def _by_distance(
         chosen, found = _nearest(rows, query, slots[row], k)
         edge = squared - float(scores[row, -1]) - relative * (squared + longest)
         if not complete and float(found[-1]) ** 2 > edge:
-            chosen, found = _nearest(rows, query, np.flatnonzero(allowed), k)
+            reach = float(found[-1]) ** 2 + 2 * relative * (squared + longest)
+            chosen, found = _nearest(rows, query, _within(rows, query, reach, allowed), k)
         nearest[row], distances[row] = chosen, found
     return nearest, -distances
+
+
+def _within(rows: Rows, query: Floats, reach: float, allowed: Mask) -> Slots:
+    """Return allowed slots whose squared distance is not above `reach`, as far as scores tell."""
+    used = min(allowed.size, len(rows.matrix))
+    squared = float(query.dot(query)) - _scores(rows, query[None], slice(0, used))[0]
+    return np.flatnonzero((squared <= reach) & allowed[:used])
 
 
 def _nearest(rows: Rows, query: Floats, slots: Slots, k: int) -> tuple[Slots, Floats]:
@@ -173,12 +183,12 @@ class _Best:
             (query, column + slots if isinstance(slots, int) else slots[column], found)
         )
         self.waiting += query.size
-        if self.waiting > 4 * self._most():
+        if self.waiting > 2 * self._most():
             self._settle()
 
     def _most(self) -> int:
         """How many candidates are worth keeping before they are sorted out."""
-        return 8 * self.queries * (self.k + 32)
+        return 2 * self.queries * (self.k + 64)
 
     def _raise_bound(self, scores: Floats) -> None:
         columns = scores.shape[1]

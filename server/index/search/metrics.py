@@ -112,11 +112,12 @@ def prepare_queries(queries: Vectors, dim: int, metric: Metric) -> Vectors:
                 if metric == "cosine":
                     return queries * np.float32(1.0 / math.sqrt(squared))
                 return np.ascontiguousarray(queries)
+        queries = np.ascontiguousarray(queries)
         squares = _squares(queries)
         if ((squares > _MIN_SQUARED) & (squares < _MAX_SQUARED)).all():
             if metric == "cosine":
                 return queries * np.reciprocal(np.sqrt(squares))[:, None]
-            return np.ascontiguousarray(queries)
+            return queries
     queries = np.ascontiguousarray(queries, np.float32)
     check_rows(queries, dim, "query")
     return comparable(queries, metric)

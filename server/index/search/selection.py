@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ Slots = NDArray[np.int64]
 class Selection:
     """A set of slots, kept as one truth value per slot; slots beyond its end are not in it.
 
-    What is derived from the mask is made once: keep a selection for as long as the filter it
+    Lists note in it what they find out about it: keep a selection for as long as the filter it
     came from gives the same items.
     """
 
@@ -24,13 +23,13 @@ class Selection:
         # How many of its slots are in each of some lists, and of which lists: the lists' own note.
         self.counted: tuple[object, NDArray[np.int64]] | None = None
 
-    @cached_property
+    @property
     def slots(self) -> Slots:
-        """Its slots in rising order."""
+        """Its slots in rising order; eight times as large as the mask, so it is not kept."""
         return np.flatnonzero(self.mask)
 
     def __len__(self) -> int:
-        return self.slots.size
+        return int(np.count_nonzero(self.mask))
 
     def within(self, alive: Mask) -> Allowed:
         """Return its slots that are alive now."""

@@ -155,6 +155,7 @@ class Worker:
             self._catch_up(inverted)
             rows, alive, _ = self._now()
             plan = planned(inverted, rows, alive.copy(), self._keep_going)
+            self._catch_up(inverted)
             self._finish(inverted, plan, count)
 
     def _load(self, rows: Rows, alive: Mask) -> None:
@@ -163,6 +164,7 @@ class Worker:
             self._forget_file()
             return
         inverted = restored(rows, alive.copy(), saved, self._keep_going)
+        self._catch_up(inverted)
         self._finish(inverted, saved.plan, saved.centres_for)
 
     def _catch_up(self, inverted: Inverted) -> None:

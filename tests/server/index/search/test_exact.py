@@ -175,3 +175,42 @@ def test_many_small_blocks(metric: str, kinds: int, monkeypatch: pytest.MonkeyPa
     allowed[2000:4500] = False
     for k in (1, 10, 700):
         check(rows, rows[:2], metric, k, allowed, *index.search(rows[:2], k))
+
+
+def test_many_equal_rows_by_distance() -> None:
+    rows = np.ones((3000, 8), np.float32)
+    rows[2000:] = 2
+    index = SlotIndex(8, "l2")
+    index.attach(rows, np.arange(3000))
+    slots, scores = index.search(rows[[0, 2500]], 50)
+    assert slots.tolist() == [list(range(50)), list(range(2000, 2050))]
+    assert (scores == 0).all()
+
+
+def test_queries_in_any_layout() -> None:
+    rng = np.random.default_rng(12)
+    rows = rng.standard_normal((400, 16), np.float32)
+    index = SlotIndex(16, "cosine")
+    index.attach(rows, np.arange(400))
+    plain = index.search(rows[:8], 5)[0].tolist()
+    assert index.search(np.asfortranarray(rows[:8]), 5)[0].tolist() == plain
+    assert (
+        index.search(rows[:16:2], 5)[0].tolist()
+        == plain[::2] + index.search(rows[8:16:2], 5)[0].tolist()
+    )
+    assert index.search(rows[:8].astype(np.float64), 5)[0].tolist() == plain
+    assert index.search(np.asfortranarray(rows[:8])[:1], 5)[0].tolist() == plain[:1]
+
+
+def test_very_many_answers_of_several_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_ANSWERS", 1000)
+    rows = np.random.default_rng(13).standard_normal((4000, 5)).astype(np.float32)
+    index = SlotIndex(5, "dot")
+    index.attach(rows, np.arange(4000))
+    check(rows, rows[:5], "dot", 900, np.ones(4000, np.bool_), *index.search(rows[:5], 900))
+
+
+def test_a_selection_counts_itself() -> None:
+    selection = Selection(np.array([True, False, True]))
+    assert len(selection) == 2
+    assert selection.slots.tolist() == [0, 2]
