@@ -59,7 +59,7 @@ class CollectionsMetrics:
         """Return the counters of a collection, made on first use."""
         found = self.by_name.get(name)
         if found is None:
-            full = len(self.by_name) >= self._most
+            full = len(self.by_name.keys() - {OTHERS}) >= self._most
             found = self.by_name.setdefault(OTHERS if full else name, CollectionMetrics())
         return found
 

@@ -26,6 +26,7 @@ from server.similarity.service import (
     no_model,
     wrong_length,
 )
+from server.similarity.spaces import history_of, remember
 from server.similarity.thumbnails import thumbnail_of
 
 THUMBNAIL_BYTES = 512 * 1024  # of pictures that one job of a worker shrinks
@@ -114,11 +115,13 @@ async def store(collections: Collections, collection: Collection, batch: Batch) 
 
 def _put(collections: Collections, collection: Collection, batch: Batch) -> PutOutcome:
     assert batch.space is not None  # there are items
-    if batch.pins and batch.lease is not None:
-        name = embedding_space(batch.lease.deployment)
-        assert name is not None  # the deployment has a space
+    name = embedding_space(batch.lease.deployment) if batch.lease is not None else None
+    if batch.pins and name is not None:
         collections.bindings.pin(collection, name)
-    return collection.put(batch.items, {batch.space.key: batch.vectors})
+    outcome = collection.put(batch.items, {batch.space.key: batch.vectors})
+    if name is not None and not history_of(collection):
+        remember(collection, name)  # so that it is found while no version is loaded
+    return outcome
 
 
 def _fault(entry: Entry) -> ServerError | None:
