@@ -200,7 +200,7 @@ def measure(
         rounds,
     )
     filters = {
-        name: _filtered(space, hand, rows, single[:20], name, every, rounds)
+        name: _filtered(space, hand, rows, single[:50], name, every, rounds)
         for name, every in SHARES.items()
     }
     writing = _while_writing(store, kind, single, truth, rows)

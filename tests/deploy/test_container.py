@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from server.index.postgres.options import read_url
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +62,12 @@ def test_prometheus_scrapes_the_service():
     assert "millrace" in COMPOSE["services"]
     [mount] = COMPOSE["services"]["prometheus"]["volumes"]
     assert (ROOT / mount.partition(":")[0]).is_file()
+
+
+def test_the_database_comes_on_request_and_keeps_what_it_has():
+    database = COMPOSE["services"]["postgres"]
+    assert database["profiles"] == ["postgres"] and "pgvector" in database["image"]
+    volumes = {each.partition(":")[0] for each in database["volumes"] + SERVICE["volumes"]}
+    assert set(COMPOSE["volumes"]) <= volumes
+    assert read_url("postgresql://millrace:x@postgres/millrace").place.endswith("at postgres")
+    assert SERVICE["environment"]["MILLRACE_COLLECTIONS"].startswith("${MILLRACE_COLLECTIONS:-/")

@@ -42,9 +42,9 @@ class Connection(psycopg.Connection[TupleRow]):
 
     def use_ef_search(self, value: int) -> None:
         """Let searches of an index keep so many candidates from now on."""
+        value = min(max(value, 1), LARGEST_EF_SEARCH)
         if self.ef_search != value:
-            value_in_range = min(max(value, 1), LARGEST_EF_SEARCH)
-            self.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(value_in_range),))
+            self.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(value),))
             self.ef_search = value
 
 

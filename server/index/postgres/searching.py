@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from psycopg import sql
 
@@ -54,13 +55,18 @@ def search(
     single = len(queries) == 1
     parameters = Parameters()
     statement = _statement(request, parameters, single)
+    # How to gather what matches depends on how much does: such a plan is not kept.
+    keep = None if request.filter is None or request.ef_search is not None else False
+
+    def asked() -> list[Any]:
+        return connection.execute(statement, parameters, prepare=keep, binary=True).fetchall()
+
     if single:
         parameters["query"] = vector(queries[0])
-        rows = connection.execute(statement, parameters, binary=True).fetchall()
-        return [_in_order(rows, request.wanted)]
+        return [_in_order(asked(), request.wanted)]
     parameters["query"] = vector_array(queries, vector_oid)
     found: list[Found] = [[] for _ in queries]
-    for row, id, distance in connection.execute(statement, parameters, binary=True):
+    for row, id, distance in asked():
         found[row - 1].append((id, distance))
     return [_in_order(each, request.wanted) for each in found]
 

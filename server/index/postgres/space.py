@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from server.index.filters import Filter
 from server.index.postgres import writing
 from server.index.postgres.binary import decoded_rows, encoded_rows
 from server.index.postgres.building import Builder, read_judgement, store_recall
-from server.index.postgres.database import Runner
+from server.index.postgres.database import LARGEST_EF_SEARCH, Runner
 from server.index.postgres.filter_sql import Parameters, condition
 from server.index.postgres.judging import Judgement
 from server.index.postgres.place import Place
@@ -28,14 +29,24 @@ FRESH_S = 2.0  # for so long what was read about the index holds
 COUNT_FRESH_S = 10.0
 COUNTS_KEPT = 256
 
-# With fewer matches than this, all of them are compared; with more, the index is followed until
+# With fewer matches than this, all of them may be compared; with more, the index is followed until
 # enough of what it yields matches.
 FEW_MATCHES = 10_000
+COUNT_TO = 50_000
+LOOK = 8  # a look at a vector of the index is taken to cost as much as so many that match
+MARGIN = 4  # times as many vectors of the index are looked at as would just do
 # Beyond, an index has to be asked for more than it is good at.
 MANY_WANTED = 400
 # Numbers in the vectors that one exact statement reads, so that it ends in time.
 EXACT_WORK = 2_000_000_000
 QUERIES_AT_ONCE = 128
+
+
+def filtered_effort(wanted: int, matches: int, vectors: int) -> int | None:
+    """Return how many vectors of the index to look at, or None to compare all that match."""
+    effort = math.ceil(MARGIN * wanted * max(1, vectors) / max(1, matches))
+    dear = effort > LARGEST_EF_SEARCH or matches < LOOK * effort
+    return None if matches <= FEW_MATCHES and dear else max(effort, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +101,10 @@ class PostgresSpace:
         ef_search = judgement.ef_search
         if ef_search is None or query.exact or wanted > MANY_WANTED:
             return None
-        if query.filter is not None and self._matches(query.filter) <= FEW_MATCHES:
-            return None
-        return max(ef_search, wanted)
+        if query.filter is None:
+            return max(ef_search, wanted)
+        effort = filtered_effort(wanted, self._matches(query.filter), judgement.vectors)
+        return None if effort is None else max(ef_search, effort)
 
     def _find(
         self, rows: Vectors, query: Query, wanted: int, ef_search: int | None, vectors: int
@@ -150,7 +162,7 @@ class PostgresSpace:
         parameters = Parameters()
         rows = self._runner.rows(
             sql.SQL("SELECT count(*) FROM (SELECT FROM {} i WHERE {} LIMIT {}) few").format(
-                self.place.items, condition(filter, parameters), sql.Literal(FEW_MATCHES + 1)
+                self.place.items, condition(filter, parameters), sql.Literal(COUNT_TO)
             ),
             parameters,
         )

@@ -170,6 +170,25 @@ def test_only_one_server_builds_an_index(eager: PostgresStore) -> None:
     eager.close()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "matches", "vectors", "effort"),
+    [
+        (10, 50_000, 100_000, 80),  # half: nearly as without a filter
+        (10, 9_000, 100_000, 445),
+        (10, 5_000, 100_000, None),
+        (10, 100, 100_000, None),  # few: compared one by one
+        (100, 5_000, 100_000, None),  # dearer by index
+        (10, 9_000, 1_000_000, None),  # beyond what the index can be asked for at once
+        (10, 50_000, 10_000_000, 8000),  # but so many are not compared one by one
+        (10, 0, 0, None),
+    ],
+)
+def test_a_filter_is_searched_the_cheaper_way(
+    wanted: int, matches: int, vectors: int, effort: int | None
+) -> None:
+    assert space.filtered_effort(wanted, matches, vectors) == effort
+
+
 TRIALS = [Trial(40, 0.9, 0.001), Trial(64, 0.97, 0.002), Trial(100, 0.99, 0.003)]
 
 
