@@ -45,6 +45,7 @@ from benchmarks.similarity.cifar import (
     make_collection,
     read_cifar,
 )
+from benchmarks.similarity.swap_picture import draw_latencies
 from benchmarks.similarity.swap_truth import (
     MODEL,
     NAME,
@@ -259,7 +260,7 @@ def report(result: Run, truth: Truth, train: Pictures, test: Pictures, *, save: 
     rows = []
     for phase, answers in phases(result).items():
         latencies = [1e3 * each.latency_s for each in answers]
-        figures = [f"{percentile(latencies, share):.1f}" for share in (0.5, 0.95, 0.99)]
+        figures = [round(percentile(latencies, share), 1) for share in (0.5, 0.95, 0.99)]
         rows.append([phase, len(answers), *figures])
     summary = {
         "pictures": len(train.files),
@@ -284,7 +285,11 @@ def report(result: Run, truth: Truth, train: Pictures, test: Pictures, *, save: 
     text += json.dumps({"machine": facts, **summary}, indent=1) + "\n```\n"
     print(text)
     if save:
-        write_result("similarity-swap", facts, targets, summary, text)
+        picture = "![latency of the searches](similarity-swap.svg)\n\n```json"
+        text = text.replace("```json", picture, 1)
+        path = write_result("similarity-swap", facts, targets, summary, text)
+        marks = [(result.published_s, "published"), (result.switched_s, "switched")]
+        path.with_suffix(".svg").write_text(draw_latencies(result.answers, marks))
     return 0 if all(target.reached for target in targets) else 1
 
 
