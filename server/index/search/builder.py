@@ -38,10 +38,11 @@ def built(rows: Rows, alive: Mask, progress: Progress) -> Inverted:
     """Return lists of all rows that are alive now.
 
     Raises:
-        Stopped: `progress` said so.
+        Stopped: `progress` said so, or no row is left.
     """
     slots = np.flatnonzero(alive)
-    lists = lists_for(slots.size)
+    _go_on(slots.size > 0)  # all may have been removed since
+    lists = min(lists_for(slots.size), slots.size)
     centres = train_centres(
         _some(rows, slots, lists * ROWS_PER_CENTRE),
         lists,
@@ -61,7 +62,7 @@ def restored(rows: Rows, alive: Mask, saved: Derived, progress: Progress) -> Inv
     """Return lists as a file says, with rows that it does not know as they are now.
 
     Raises:
-        Stopped: `progress` said so.
+        Stopped: `progress` said so, or no row is left.
     """
     inverted = Inverted(saved.centres, rows.metric)
     for done, part in _parts(np.flatnonzero(alive)):
@@ -99,12 +100,13 @@ def planned(inverted: Inverted, rows: Rows, alive: Mask, progress: Progress) -> 
     """Return how to search lists.
 
     Raises:
-        Stopped: `progress` said so.
+        Stopped: `progress` said so, or no row is left.
     """
     # Rows that came after the lists were made are in the journal still: no answer may hold them.
     shared = min(alive.size, inverted.list_of.size)
     present = alive[:shared] & (inverted.list_of[:shared] >= 0)
     slots = np.flatnonzero(present)
+    _go_on(slots.size > 0)
     sample = np.sort(np.random.default_rng(2).choice(slots, min(QUERIES, slots.size), False))
     queries = comparable(rows.matrix[sample], rows.metric)
 

@@ -83,7 +83,7 @@ def make_plan(
         keep_going: told the share that is done; False stops.
     """
     rows = len(inverted)
-    levels = [level for level in LEVELS if level < rows]
+    levels = [level for level in LEVELS if level < rows] or [LEVELS[0]]
     _, best = truth(queries, levels[-1] + 1)
     limit = most_probes(inverted.lists)
     found: dict[int, int] = {}

@@ -25,6 +25,7 @@ from server.index.search import (
     worker,
 )
 from server.index.search.gate import Gate
+from server.index.search.inverted import Inverted
 from tests.server.index.search.test_exact import METRICS, true_scores
 
 WAIT_S = 100
@@ -254,6 +255,31 @@ def test_rows_that_come_while_lists_are_made_do_not_count_against_them(
     assert recall(index, rows[2500:2600]) >= 0.95
 
 
+@pytest.mark.parametrize("left", [0, 3, 12])
+@pytest.mark.parametrize("step", ["built", "planned"])
+def test_rows_that_go_while_lists_are_made(
+    step: str, left: int, monkeypatch: pytest.MonkeyPatch, made: list[SlotIndex]
+) -> None:
+    rows = clustered(2000)
+    index = SlotIndex(DIM, "cosine")
+    made.append(index)
+    original = getattr(worker, step)
+
+    def after_removal(*arguments: object) -> object:
+        index.remove(np.arange(left, 2000))
+        if step == "built":
+            arguments = (arguments[0], index._alive.copy(), *arguments[2:])
+        return original(*arguments)
+
+    monkeypatch.setattr(worker, step, after_removal)
+    index.attach(rows, np.arange(2000))
+    assert index.settle(WAIT_S)
+    assert index.state().kind == "exact"
+    assert "could not" not in index.state().reason
+    slots, _ = index.search(rows[:2], 10)
+    assert slots.shape == (2, min(left, 10))
+
+
 def counting_builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
 
@@ -388,16 +414,19 @@ def test_a_build_that_fails_leaves_exact_search(
     assert index.search(clustered(3), 5)[0].shape == (3, 5)
 
 
-def test_closing_stops_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["train_centres", "nearest_list", "make_plan"])
+def test_closing_stops_a_build(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started, go_on = threading.Event(), threading.Event()
-    trained = builder.train_centres
+    place = Inverted if step == "nearest_list" else builder
+    original = getattr(place, step)
 
     def wait(*arguments: object) -> object:
         started.set()
         assert go_on.wait(WAIT_S)
-        return trained(*arguments)  # type: ignore[arg-type]
+        return original(*arguments)
 
-    monkeypatch.setattr(builder, "train_centres", wait)
+    monkeypatch.setattr(builder, "_CHUNK", 500)
+    monkeypatch.setattr(place, step, wait)
     index = SlotIndex(DIM, "cosine")
     index.attach(clustered(2000), np.arange(2000))
     assert started.wait(WAIT_S)
