@@ -15,9 +15,11 @@ from server.index.contract import Collection, Space
 from server.repository.deployment import Deployment
 from server.serving import serving_of
 from server.similarity.embedding import Timings, embed
-from server.similarity.search import Found, ItemId, Sought, Vector, Wanted, search
+from server.similarity.search import Found, ItemId, Sought, Vector, Wanted
 from server.similarity.service import Collections, given_space, no_model, not_loaded
 from server.similarity.spaces import made_by
+from server.similarity.stores import THREADS
+from server.similarity.together import MOST_QUERIES, Together
 
 # Of hits with thumbnails or vectors, which are long; of others `max_k` for each of ten queries.
 MAX_LONG_HITS = 10_000
@@ -68,6 +70,9 @@ class SimilarHandler:
         self._collections = collections
         self._flights = flights
         self._settings = collections.settings
+        # A database searches side by side; in memory, together is quicker.
+        lanes, most = (THREADS, 1) if collections.stores.is_database else (1, MOST_QUERIES)
+        self._together = Together(collections.run, lanes, most)
 
     async def similar(self, request: SimilarRequest, call: Call) -> SimilarReply:
         """Answer every query; raises only what concerns the whole request."""
@@ -219,7 +224,7 @@ class SimilarHandler:
         call: Call,
     ) -> Found:
         try:
-            found = await self._collections.run(search, collection, space, sought, wanted)
+            found = await self._together.search(collection, space, sought, wanted)
         except ServerError:
             raise
         except Exception as error:
@@ -229,9 +234,9 @@ class SimilarHandler:
         metrics = self._collections.metrics.collections.of(collection.spec.name)
         metrics.phase("index", found.index_s)
         metrics.phase("fetch", found.fetch_s)
-        if space is not None and found.vectors is not None:
-            probe = self._collections.probe
-            probe.offer(collection.spec.name, space, found.vectors, wanted.query)
+        vectors = found.vectors if space is not None else None
+        if space is not None and vectors is not None:
+            self._collections.probe.offer(collection.spec.name, space, vectors, wanted.query)
         return found
 
     def _check(self, request: SimilarRequest) -> None:

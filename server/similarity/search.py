@@ -49,9 +49,21 @@ class Found:
     """The hits of each query, as plain data, or its error; and the time that it took."""
 
     results: list[list[dict[str, Any]] | ServerError]
+    rows: Sequence[Vector | ServerError]  # that were searched with
     index_s: float = 0.0
     fetch_s: float = 0.0
-    vectors: NDArray[np.float32] | None = None  # that were searched with
+
+    @property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """Return the rows that were right (m, dim); None if none was."""
+        good = [row for row in self.rows if not isinstance(row, ServerError)]
+        return np.stack(good) if good else None
+
+    def part(self, start: int, end: int) -> Found:
+        """Return what some of the queries found; the time is that of all."""
+        if start == 0 and end == len(self.results):
+            return self
+        return Found(self.results[start:end], self.rows[start:end], self.index_s, self.fetch_s)
 
 
 def search(
@@ -73,13 +85,7 @@ def search(
     hits = _search_all(space, sought, rows, wanted)
     searched = time.perf_counter()
     results = _told(collection, space, hits, wanted.wants)
-    good = [row for row in rows if not isinstance(row, ServerError)]
-    return Found(
-        results,
-        searched - began,
-        time.perf_counter() - searched,
-        np.stack(good) if good and space is not None else None,
-    )
+    return Found(results, rows, searched - began, time.perf_counter() - searched)
 
 
 def _filled(

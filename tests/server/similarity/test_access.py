@@ -207,6 +207,7 @@ async def test_what_another_process_removed_is_opened_anew():
     metrics = Metrics()
     collections = SimpleNamespace(
         settings=settings_of(Path("x"), "x"),
+        stores=Stores(settings_of(Path("x"), "x")),
         open=opened,
         run=run,
         forget=gone.append,
