@@ -176,6 +176,12 @@ def make_repository(root: Path, version: Path, precision: str = "fp32") -> Path:
     return root / "models"
 
 
+def millrace(repository: Path, root: Path, work: Path) -> ServerProcess:
+    """Return a server that keeps what it compiles: only the first start is slow."""
+    compiled = str(work.resolve() / "compiled")
+    return ServerProcess(repository, root / "millrace.log", MILLRACE_CACHE_DIR=compiled)
+
+
 @contextmanager
 def wrapper(arguments: argparse.Namespace, run: Run, threads: int, log: Path) -> Iterator[Running]:
     """Run the wrapper with a converted model."""
@@ -198,7 +204,7 @@ def compare(arguments: argparse.Namespace, texts: list[str], run: Run) -> Figure
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
         repository = make_repository(root, arguments.model, run.precision)
-        ours = running.enter_context(ServerProcess(repository, root / "millrace.log"))
+        ours = running.enter_context(millrace(repository, root, arguments.work))
         servers = {"millrace": Running(ours.port, ours.pid)}
         for threads in arguments.threads:
             name = f"wrapper, {threads} thread" + "s" * (threads > 1)
@@ -252,7 +258,7 @@ def score(arguments: argparse.Namespace) -> tuple[Scores, Scores] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         repository = make_repository(Path(folder), arguments.model)
-        with ServerProcess(repository, Path(folder) / "millrace.log") as server:
+        with millrace(repository, Path(folder), arguments.work) as server:
             served = served_scores(server.port, NAME, arguments.data)
     return served, offline
 
