@@ -26,7 +26,7 @@ VALID: tuple[tuple[str, dict[str, Any]], ...] = (
             "glossary": {"ja": "yes"},
             "parameters": {"beams": 2, "n_best": 2, "log_probabilities": True},
             "id": "x",
-            "timeout_s": 5,
+            "timeout_s": 50,
             "priority": 0,
         },
     ),
