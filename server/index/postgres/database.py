@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from server.errors import StoreUnavailable
 from server.index.postgres.binary import Raw, RawDumper
-from server.index.postgres.failures import in_our_words, lost_race, went_away
+from server.index.postgres.failures import in_our_words, races_at_most, went_away
 from server.index.postgres.options import Options
 
 T = TypeVar("T")
@@ -24,7 +24,6 @@ Statement = sql.SQL | sql.Composed
 
 CONNECT_LIMIT_S = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
-RACES_AT_MOST = 50
 LARGEST_EF_SEARCH = 1000
 
 SETTINGS = {
@@ -120,7 +119,7 @@ class Database(Runner):
                 with self._lent() as connection:
                     result = work(connection)
             except psycopg.Error as error:
-                if lost_race(error) and races < RACES_AT_MOST:
+                if races < races_at_most(error):
                     races += 1
                 elif not (went_away(error) and self._worth_waiting()):
                     raise in_our_words(error, self.options) from error

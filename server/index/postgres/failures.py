@@ -25,9 +25,11 @@ NEVER_BETTER = (
 )
 
 
-def lost_race(error: psycopg.Error) -> bool:
-    """Whether the transaction only lost to another one."""
-    return isinstance(error, LOST_RACES)
+def races_at_most(error: psycopg.Error) -> int:
+    """Return how often work that failed so may have lost to others before it is given up."""
+    if isinstance(error, pg.UndefinedTable):
+        return 3  # a space that went meanwhile; if it is the collection, it stays so
+    return 50 if isinstance(error, LOST_RACES) else 0
 
 
 def went_away(error: psycopg.Error) -> bool:
@@ -60,7 +62,12 @@ def in_our_words(error: psycopg.Error, options: Options) -> ServerError:
         return StoreUnavailable(f"{where} is full: {said}; nothing of this call was kept")
     if isinstance(error, pg.DataError):
         return InvalidInput(f"{where} cannot keep this: {said}")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, pg.ReadOnlySqlTransaction):
+        return StoreUnavailable(
+            f"{where} is read-only, as standbys are: name the primary in its URL, or all of them "
+            "with target_session_attrs=read-write"
+        )
+    if error.sqlstate is None or isinstance(error, psycopg.OperationalError):
         return StoreUnavailable(f"{where} cannot be used: {said}")
     return InternalFault(f"{where} failed: {said}")
 

@@ -31,7 +31,10 @@ def read_url(url: str) -> Options:
     Raises:
         InvalidInput: another scheme, an option out of its range.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidInput(f"the database's URL cannot be read: {error}") from error
     if parts.scheme not in SCHEMES:
         raise InvalidInput(
             f"a database is named by a URL that begins with postgresql://, not {parts.scheme!r}"

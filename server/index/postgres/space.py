@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from server.index.postgres.binary import decoded_rows, encoded_rows
 from server.index.postgres.building import Builder, read_judgement, store_recall
 from server.index.postgres.database import LARGEST_EF_SEARCH, Runner
 from server.index.postgres.filter_sql import Parameters, condition
-from server.index.postgres.judging import Judgement
+from server.index.postgres.judging import Judgement, next_step
 from server.index.postgres.place import Place
 from server.index.postgres.searching import Found, Request, search, share_found
 
@@ -236,7 +236,11 @@ class PostgresSpace:
         )
         vectors, items, size = rows[0]
         self._judgement = None
-        return self._judged().state(vectors, items - vectors, size, self.place.can_be_indexed)
+        judgement = self._judged()
+        index_from = self._runner.options.index_from
+        if self.place.can_be_indexed and next_step(judgement, vectors, index_from) == "build":
+            judgement = replace(judgement, building=judgement.building or 0.0)
+        return judgement.state(vectors, items - vectors, size, self.place.can_be_indexed)
 
     def measure_recall(self, queries: Vectors, k: int = 10) -> float:
         """Compare an automatic search with an exact one; the result is in `state()` from then."""

@@ -164,7 +164,7 @@ def test_only_one_server_builds_an_index(eager: PostgresStore) -> None:
         rows = random_rows(300, 2)
         collection.put([NewItem(str(i)) for i in range(300)], {"s": rows})
         eager._builder.attend(made.place)
-        assert made.state().kind == "exact" and "one by one" in made.state().reason
+        assert made.state().kind == "exact" and made.state().building == 0.0
     eager._builder.attend(made.place)  # unless the thread is at it already
     wait_for(lambda: made.state().kind == "approximate")
     eager.close()
@@ -225,4 +225,5 @@ def test_what_a_space_calls_for(judgement: Judgement, vectors: int, step: str) -
 def test_people_are_told_what_is_being_done() -> None:
     assert Judgement(9, building=0.5).state(9, 0, 1, True).building == 0.5
     assert "being built" in Judgement(9, building=0.5).state(9, 0, 1, True).reason
+    assert "one by one" in Judgement(9).state(9, 0, 1, True).reason
     assert "finds enough" in Judgement(9, "valid", 40, "finds enough").state(9, 0, 1, True).reason

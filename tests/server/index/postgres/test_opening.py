@@ -37,6 +37,7 @@ def test_a_url_is_taken_apart() -> None:
     ("url", "said"),
     [
         ("mysql://host/base", "mysql"),
+        ("postgresql://[::1/base", "cannot be read"),
         ("postgresql://h/b?schema=Robert'); DROP", "schema"),
         ("postgresql://h/b?schema=pg_mine", "schema"),
         ("postgresql://h/b?pool_size=none", "pool_size"),
@@ -54,6 +55,11 @@ def test_a_server_that_is_not_there_is_said_without_the_password() -> None:
     with pytest.raises(StoreUnavailable, match="nowhere") as caught:
         open_store("postgresql://me:secret@/base?host=/nowhere&patience_s=0")
     assert "secret" not in caught.value.message
+
+
+def test_an_option_that_libpq_does_not_know_is_said() -> None:
+    with pytest.raises(StoreUnavailable, match="no_such_option"):
+        open_store("postgresql:///base?no_such_option=1&patience_s=600")
 
 
 def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +151,8 @@ def test_a_pool_that_is_used_up_says_so(url: str) -> None:
         (pg.UndefinedTable("x"), NotFound, "removed"),
         (pg.DiskFull("no space left"), StoreUnavailable, "nothing of this call was kept"),
         (pg.NumericValueOutOfRange("too large"), InvalidInput, "too large"),
+        (pg.ReadOnlySqlTransaction("x"), StoreUnavailable, "primary"),
+        (pg.IoError("bad sector"), StoreUnavailable, "bad sector"),
         (pg.SyntaxError(), InternalFault, "SyntaxError"),
         (psycopg.OperationalError("reset\nHINT"), StoreUnavailable, "reset"),
     ],
