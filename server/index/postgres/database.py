@@ -25,6 +25,7 @@ Statement = sql.SQL | sql.Composed
 CONNECT_LIMIT_S = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 LARGEST_EF_SEARCH = 1000
+EXTENSIONS = "public"  # the schema in which pgvector is, unless the database says another
 
 SETTINGS = {
     "hnsw.iterative_scan": "relaxed_order",  # goes on until there are enough that match
@@ -97,7 +98,7 @@ class Database(Runner):
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.search_path: sql.Composable = sql.Identifier(options.schema)
+        self._search_path = self._path_to(EXTENSIONS)
         self._slots = threading.BoundedSemaphore(options.pool_size)
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -191,10 +192,16 @@ class Database(Runner):
         )
         try:
             connection.adapters.register_dumper(Raw, RawDumper)
-            settings = {**SETTINGS, "statement_timeout": str(round(limit_s * 1000))}
-            for name, value in settings.items():
-                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-            connection.execute(sql.SQL("SET search_path TO {}").format(self.search_path))
+            settings = {
+                **SETTINGS,
+                "statement_timeout": str(round(limit_s * 1000)),
+                "search_path": self._search_path,
+            }
+            each = sql.SQL(", ").join([sql.SQL("set_config(%s, %s, false)")] * len(settings))
+            connection.execute(
+                sql.SQL("SELECT {}").format(each),
+                [part for pair in settings.items() for part in pair],
+            )
         except BaseException:
             close(connection)
             raise
@@ -202,9 +209,13 @@ class Database(Runner):
 
     def place_extension(self, schema: str) -> None:
         """Look for pgvector's types and operators in `schema` as well."""
+        if schema != EXTENSIONS:
+            self._search_path = self._path_to(schema)
+            self.forget_idle()
+
+    def _path_to(self, schema: str) -> str:
         names = [sql.Identifier(each) for each in (self.options.schema, schema)]
-        self.search_path = sql.SQL(", ").join(names)
-        self.forget_idle()
+        return sql.SQL(", ").join(names).as_string(None)
 
     def forget_idle(self) -> None:
         """Close the connections that nobody uses now."""
