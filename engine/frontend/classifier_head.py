@@ -72,6 +72,7 @@ def append_head(
         raise InvalidModel(f"a classifier needs opset {LEAST_OPSET} or newer; convert the model")
     kind = _checked_value(typed, model, value, head.weight.shape[0])
     embedding = _describe(model, typed, value, kind)
+    del model.training_info[:]  # of what is left out
     del model.graph.output[:]
     model.graph.output.append(embedding)
     keep_used(model)
