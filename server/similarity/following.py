@@ -87,6 +87,8 @@ class Follower:
         name = self._live.name
         assert name is not None  # asked only then
         pin = self._bindings.pin_of(collection, again=True)
+        if moves:
+            self._remember_answering(collection)
         if moves or (pin is None and not self._is_settled(collection)):
             size = collection.size()
             if size.items == size.pictures:
@@ -97,6 +99,13 @@ class Follower:
                 self._bindings.pin(collection, home, to_come=False)
                 pin = home
         return pin is None or pin.key == name.key
+
+    def _remember_answering(self, collection: Collection) -> None:
+        """Put what answers now into the history, or a way back would find it dropped."""
+        present = set(collection.spaces()) - {name.key for name in history_of(collection)}
+        for live in list(self._bindings.live.get(collection.spec.model or "", ())):
+            if live.name is not None and live.name.key in present:
+                remember(collection, live.name)
 
     def _home(self, collection: Collection) -> SpaceName | None:
         """Return the space that items without pictures have their vectors in."""

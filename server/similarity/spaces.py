@@ -138,7 +138,13 @@ def superseded(
 ) -> list[str]:
     """Return the spaces of models that nothing needs: pure.
 
-    The newest space of each of the last `KEPT_VERSIONS` versions stays, and so do those in use.
+    The newest space of each of the last `KEPT_VERSIONS` versions stays, and so do those in use. One
+    that was never complete goes once a later one is: before that, another process may be at it.
+
+    Args:
+        spaces: all that there are, oldest first.
+        history: those that were complete, the latest one first.
+        in_use: keys of this process's versions.
     """
     keep, versions = set(in_use), list[tuple[str, str]]()
     for name in history:
@@ -149,7 +155,13 @@ def superseded(
             break
         versions.append((maker.model, maker.version))
         keep.add(name.key)
-    return [key for key in spaces if key not in keep and made_by(key) is not None]
+    known = {name.key for name in history}
+    latest = spaces.index(history[0].key) if history and history[0].key in spaces else 0
+    return [
+        key
+        for place, key in enumerate(spaces)
+        if key not in keep and made_by(key) is not None and (key in known or place < latest)
+    ]
 
 
 def _read_name(text: str | None) -> SpaceName | None:

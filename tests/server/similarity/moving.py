@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from server.errors import NotFound
 from server.execution import WorkerPool
-from server.index.contract import Collection, CollectionSpec, NewItem, Query
+from server.index.contract import Collection, CollectionSpec, NewItem, Query, Store
 from server.metrics import Metrics
 from server.repository import Repository
 from server.serving import attachments
@@ -28,13 +30,14 @@ from tests.server.similarity.nets import png
 class Moving:
     repository: Repository
     bindings: Bindings
-    store: MemoryStore
+    store: Store
     pool: WorkerPool
     metrics: Metrics
 
     def collection(self, name: str = "c", model: str = "eyes") -> Collection:
-        found = self.store.collections.get(name)
-        return found or self.store.create(CollectionSpec(name, model=model))
+        with contextlib.suppress(NotFound):
+            return self.store.open(name)
+        return self.store.create(CollectionSpec(name, model=model))
 
     async def add(self, seeds: Iterable[int], name: str = "c", version: str | None = None) -> None:
         """Put pictures in, as a request does."""
@@ -78,9 +81,7 @@ class Moving:
 
 
 @asynccontextmanager
-async def moving(
-    root: Path, store: MemoryStore | None = None, **more: object
-) -> AsyncIterator[Moving]:
+async def moving(root: Path, store: Store | None = None, **more: object) -> AsyncIterator[Moving]:
     """Start a repository with collections in memory."""
     defaults = {"isolate": False, "settle_s": 0.0, "watch": False, "reconcile_s": 600.0}
     settings = Settings(repository=root, worker_threads=2, **{**defaults, **more})
