@@ -88,7 +88,7 @@ class AddRoute:
         if kind == b"multipart/form-data":
             return await pool.run(form_items, body, headers[b"content-type"])
         if not kind or kind.endswith(b"json"):
-            return await pool.run(json_items, body)
+            return await pool.run(json_items, body, runtime.settings.max_bulk_items)
         raise UnsupportedMedia(
             f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send "
             "application/json, application/x-ndjson, multipart/form-data, image/*, "

@@ -21,13 +21,24 @@ ITEM_KEYS = ("id", "image", "vector", "metadata")
 HASH_DIGITS = 32  # of the id of a picture that came without one
 
 
-def json_items(body: bytes) -> list[Entry | Refused]:
-    """Read `{"items": [...]}`, or one item."""
+def json_items(body: bytes, most: int = 1_000_000) -> list[Entry | Refused]:
+    """Read `{"items": [...]}`, or one item.
+
+    Raises:
+        MalformedRequest, InvalidInput: it is neither.
+        PayloadTooLarge: there are more than `most`.
+    """
     value = parse_object(body)
     if "items" not in value:
         return [read_item(value, "item")]
     if set(value) != {"items"} or not isinstance(value["items"], list):
         raise wrong_kind("items", "a list of items, and no other key beside it", value["items"])
+    if len(value["items"]) > most:
+        raise PayloadTooLarge(
+            f"{len(value['items'])} items are more than max_bulk_items = {most}; send them in "
+            "several requests",
+            max_bulk_items=most,
+        )
     return [read_item(each, f"items[{n}]") for n, each in enumerate(value["items"])]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import InvalidInput, ServerError
+from server.errors import InvalidInput, QueueFull, ServerError
 from server.execution import WorkerPool
 from server.index.checks import check_id, check_vectors, metadata_json
 from server.index.contract import Collection, NewItem, PutOutcome, Space
@@ -29,6 +29,7 @@ from server.similarity.service import (
 from server.similarity.spaces import history_of, remember
 from server.similarity.thumbnails import thumbnail_of
 
+WAIT_S = 0.1
 THUMBNAIL_BYTES = 512 * 1024  # of pictures that one job of a worker shrinks
 
 
@@ -250,8 +251,18 @@ async def _thumbnails(
         held += len(entry.picture or b"")
     made = []
     for group in groups:  # one after the other: the model's pictures need the workers, too
-        made += await pool.run(_shrink, group, limits)
+        made += await _when_there_is_room(pool, group, limits)
     return made
+
+
+async def _when_there_is_room(
+    pool: WorkerPool, pictures: Sequence[bytes | None], limits: ImageLimits
+) -> list[bytes | None]:
+    while True:
+        try:
+            return await pool.run(_shrink, pictures, limits)
+        except QueueFull as error:  # what is being put in can wait
+            await asyncio.sleep(float(error.extra.get("retry_after_s", WAIT_S)))
 
 
 def _shrink(pictures: Sequence[bytes | None], limits: ImageLimits) -> list[bytes | None]:

@@ -285,6 +285,14 @@ def test_too_many_entries(client, name):
         f"/collections/{name}/items", content=body, headers={"content-type": "application/zip"}
     )
     assert answer.status_code == 413 and answer.json()["max_bulk_items"] == 500
+    items = {"items": [{"id": f"{n}"} for n in range(501)]}
+    answer = client.post(f"/collections/{name}/items", json=items)
+    assert answer.status_code == 413 and answer.json()["max_bulk_items"] == 500
+    answer = client.post(
+        f"/collections/{name}/items", content=b"{}\n" * 501, headers={"content-type": LINES}
+    )
+    assert answer.status_code == 413
+    assert ids_of(client, name) == []
 
 
 def no_lease_is_left(server) -> bool:
