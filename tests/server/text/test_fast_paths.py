@@ -72,7 +72,9 @@ def test_ids_are_those_of_the_pieces_one_by_one(text: str) -> None:
     assert again == [numbers.get(piece, unknown) for piece in source.encode(text, out_type=str)]
 
 
-@pytest.mark.parametrize(("text", "found"), [("", False), ("٣ mal", True), ("um 10:30", False)])
+@pytest.mark.parametrize(
+    ("text", "found"), [("", False), ("٣ mal", True), ("um 10:30", True), ("am 12.03", False)]
+)
 def test_numbers_are_seen(text: str, found: bool) -> None:
     assert has_numbers(text) is found
 
