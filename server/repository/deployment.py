@@ -112,6 +112,10 @@ class Attachment(Protocol):
     `commit` in the same tick of the event loop in which it becomes reachable, or `discard` at once
     when something failed. After a deployment's last lease is back, `discard` gets what `prepare`
     returned. `old` is the deployment that is replaced, or None when nothing is.
+
+    One with an attribute `takes_long = True` is prepared after the others, keeps no place among the
+    loads at one time, and says in `new.doing` how far it is: whoever waits for the load waits on
+    for as long as that changes.
     """
 
     name: str
