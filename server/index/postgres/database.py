@@ -178,7 +178,7 @@ class Database(Runner):
             close(each)
 
     def connect(self, *, statement_timeout: bool = True) -> Connection:
-        """Return a connection outside the bound, for the few that are held long.
+        """Return a new connection.
 
         Raises:
             psycopg.Error: as libpq puts it.
@@ -206,6 +206,22 @@ class Database(Runner):
             close(connection)
             raise
         return connection
+
+    @contextmanager
+    def apart(self, *, statement_timeout: bool = True) -> Iterator[Connection]:
+        """Lend a connection outside the bound, and close it afterwards.
+
+        Raises:
+            ServerError: what PostgreSQL complains of, in words of this server.
+        """
+        try:
+            connection = self.connect(statement_timeout=statement_timeout)
+            try:
+                yield connection
+            finally:
+                close(connection)
+        except psycopg.Error as error:
+            raise in_our_words(error, self.options) from error
 
     def place_extension(self, schema: str) -> None:
         """Look for pgvector's types and operators in `schema` as well."""

@@ -6,11 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 from psycopg import errors as pg
 
-from server.index.postgres.database import Connection, Database, close
-from server.index.postgres.failures import in_our_words
+from server.index.postgres.database import Connection, Database
 
 
 class Locks:
@@ -29,20 +27,8 @@ class Locks:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        try:
-            connection = self._database.connect(statement_timeout=False)
-        except psycopg.Error as error:
-            raise in_our_words(error, self._database.options) from error
-        try:
-            yield self._taken(connection, name, wait_s)
-        finally:
-            close(connection)  # and the lock with it
-
-    def _taken(self, connection: Connection, name: str, wait_s: float) -> bool:
-        try:
-            return self.take(connection, name, wait_s)
-        except psycopg.Error as error:
-            raise in_our_words(error, self._database.options) from error
+        with self._database.apart(statement_timeout=False) as connection:
+            yield self.take(connection, name, wait_s)
 
     def take(self, connection: Connection, name: str, wait_s: float = 0) -> bool:
         """Take a lock that holds as long as the connection; False if another has it.

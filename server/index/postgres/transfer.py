@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import orjson
-import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
@@ -20,8 +19,7 @@ from server.index.postgres import schema
 from server.index.postgres.binary import decoded_rows
 from server.index.postgres.building import Builder
 from server.index.postgres.collection import PostgresCollection
-from server.index.postgres.database import Connection, Database, Within, close
-from server.index.postgres.failures import in_our_words
+from server.index.postgres.database import Connection, Database, Within
 
 ITEMS_AT_ONCE = 64  # with their pictures
 
@@ -33,23 +31,8 @@ def snapshot(database: Database, spec: CollectionSpec, number: int) -> Iterator[
     Raises:
         StoreUnavailable: the database does not answer, also while the archive is being read.
     """
-    try:
-        connection = database.connect(statement_timeout=False)
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    try:
-        yield _in_our_words(write_archive(_contents(connection, spec, number)), database)
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    finally:
-        close(connection)
-
-
-def _in_our_words(pieces: Iterator[bytes], database: Database) -> Iterator[bytes]:
-    try:
-        yield from pieces
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
+    with database.apart(statement_timeout=False) as connection:
+        yield write_archive(_contents(connection, spec, number))
 
 
 def _contents(connection: Connection, spec: CollectionSpec, number: int) -> Contents:
@@ -113,20 +96,24 @@ def restore(
     taken = f"there is a collection {name!r} already; delete it first"
     if database.rows(sql.SQL("SELECT FROM collections WHERE name = %s"), (name,)):
         raise Conflict(taken)
-    try:
-        connection = database.connect()
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    try:
-        with open_archive(archive) as contents, connection.transaction():
-            hidden = replace(contents.spec, name=f"restoring {uuid.uuid4()}")
-            number = schema.insert_collection(connection, hidden)
-            within = Within(connection, database.options)
-            restore_into(PostgresCollection(within, builder, hidden, number, vector_oid), contents)
-            connection.execute("UPDATE collections SET name = %s WHERE number = %s", (name, number))
-    except pg.UniqueViolation as error:
-        raise Conflict(taken) from error
-    except psycopg.Error as error:
-        raise in_our_words(error, database.options) from error
-    finally:
-        close(connection)
+    with open_archive(archive) as contents, database.apart() as connection:
+        try:
+            with connection.transaction():
+                _restore(connection, database, builder, name, contents, vector_oid)
+        except pg.UniqueViolation as error:
+            raise Conflict(taken) from error
+
+
+def _restore(
+    connection: Connection,
+    database: Database,
+    builder: Builder,
+    name: str,
+    contents: Contents,
+    vector_oid: int,
+) -> None:
+    hidden = replace(contents.spec, name=f"restoring {uuid.uuid4()}")
+    number = schema.insert_collection(connection, hidden)
+    within = Within(connection, database.options)
+    restore_into(PostgresCollection(within, builder, hidden, number, vector_oid), contents)
+    connection.execute("UPDATE collections SET name = %s WHERE number = %s", (name, number))
