@@ -28,6 +28,7 @@ from server.similarity.ingest import Progress
 
 MAX_TOLD_ERRORS = 1000  # in one answer or event
 MAX_TOLD_IDS = 1000
+_CURL = b"application/x-www-form-urlencoded"  # what `curl -d` says of any body
 _LINES = (b"application/x-ndjson", b"application/jsonl", b"application/x-jsonlines")
 _ARCHIVES = (
     *(b"application/zip", b"application/x-zip-compressed", b"application/x-tar"),
@@ -87,7 +88,7 @@ class AddRoute:
             )
         if kind == b"multipart/form-data":
             return await pool.run(form_items, body, headers[b"content-type"])
-        if not kind or kind.endswith(b"json"):
+        if not kind or kind.endswith(b"json") or kind == _CURL:
             return await pool.run(json_items, body, runtime.settings.max_bulk_items)
         raise UnsupportedMedia(
             f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send "

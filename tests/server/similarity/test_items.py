@@ -199,6 +199,13 @@ def test_bodies_that_are_nothing(client, name, content, kind, query, status):
     assert ids_of(client, name) == []
 
 
+def test_what_curl_sends_is_read(client, name):
+    body = json.dumps({"id": "a", "image": {"b64": b64(png(1))}}).encode()
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    told = client.post(f"/collections/{name}/items", content=body, headers=headers).json()
+    assert told["ids"] == ["a"]
+
+
 def test_no_items_are_no_error(client, name):
     told = client.post(f"/collections/{name}/items", json={"items": []}).json()
     assert (told["done"], told["failed"], told["total"]) == (0, 0, None) or told["done"] == 0
