@@ -314,8 +314,9 @@ def text_of(near: dict, far: dict, targets: list[Target], facts: dict, args: obj
         for row in near["peers"]
     ]
     for name, key in (
-        ("ours (embedded store, with ids)", "ours"),
-        ("faiss at our parameters", "same"),
+        ("ours: the whole store, with ids", "ours"),
+        ("ours: the index, with slots", "layer"),
+        ("faiss, inverted lists, at our parameters", "same"),
     ):
         timing = near[key]
         rows.append(
