@@ -18,7 +18,7 @@ from server.execution import WorkerPool
 from server.index.contract import Collection, Missing, Space
 from server.repository.background import in_background
 from server.repository.deployment import Deployment
-from server.similarity.embedding import Vector, embed
+from server.similarity.embedding import GROUP_PICTURES, Vector, embed
 from server.similarity.failures import Failures
 
 LOWEST = -9  # priority
@@ -96,9 +96,7 @@ class Filling:
 
     async def _embed(self, step: Step) -> int:
         """Make and store the vectors of a step; returns how many were made."""
-        made = await embed(
-            self._deployment, step.pictures, pool=self._pool, priority=LOWEST, patient=True
-        )
+        made = await self._vectors(step.pictures)
         items: list[Missing] = []
         rows: list[Vector] = []
         for item, vector in zip(step.items, made, strict=True):
@@ -112,6 +110,18 @@ class Filling:
             matrix = np.stack(rows)  # (n, dim)
             await in_background(lambda: self._space.fill(items, matrix), name="fill")
         return len(items)
+
+    async def _vectors(self, pictures: Sequence[bytes]) -> list[Vector | ServerError]:
+        # A few at a time: the threads that decode have one queue, whatever the priority, and a
+        # search waits behind all that is in it. So about half of the cores are at this.
+        made: list[Vector | ServerError] = []
+        width = GROUP_PICTURES * max(1, self._pool.threads // 2)
+        for first in range(0, len(pictures), width):
+            some = pictures[first : first + width]
+            made += await embed(
+                self._deployment, some, pool=self._pool, priority=LOWEST, patient=True
+            )
+        return made
 
     def _fault(self, made: Vector | ServerError) -> str | None:
         """Say what is wrong with an item; raises what is not the item's fault."""
