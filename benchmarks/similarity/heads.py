@@ -105,7 +105,7 @@ def offline(
     centre = rows.mean(axis=0)
     # Dividing features by s is multiplying C by 1 / s**2.
     spread = np.square(rows - centre).sum(axis=1).mean()
-    model = LogisticRegression(C=strength / spread, max_iter=5000, tol=1e-6)
+    model = LogisticRegression(C=strength / spread, max_iter=5000, tol=1e-8)
     return normalizer, centre, model.fit(rows - centre, targets)
 
 

@@ -34,7 +34,8 @@ FEW_FOLDS: Final = 3
 LARGE: Final = 500_000  # pictures x classes from which on fewer folds and strengths are tried
 # scikit-learn's C, the inverse of the regularisation, for rows of length 1 on average.
 STRENGTHS: Final = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
-LOGISTIC_STEPS: Final = 1000
+LOGISTIC_STEPS: Final = 3000
+TRIAL_TOLERANCE, FINAL_TOLERANCE = 1e-5, 1e-8  # of the gradient
 SVM_STEPS: Final = 20_000
 LEAST_SPREAD: Final = 1e-12
 LEAST_PROBABILITY: Final = 1e-12
@@ -172,8 +173,9 @@ def _fit_logistic(features: Features, targets: Targets) -> Classifier:
     losses = -np.log(true).mean(axis=1)
     best = int(losses.argmin())
     scaling = scaling_of(features)
-    # Along the same path as in the folds: each begins where the weaker one before it ended.
-    *_, (weight, bias) = _logistic_path(scaling(features), targets, strengths[: best + 1])
+    [(weight, bias)] = _logistic_path(
+        scaling(features), targets, strengths[best : best + 1], FINAL_TOLERANCE
+    )
     return Classifier(
         "logistic",
         scaling,
@@ -188,11 +190,11 @@ def _fit_logistic(features: Features, targets: Targets) -> Classifier:
 
 
 def _logistic_path(
-    rows: Exact, targets: Targets, strengths: Sequence[float]
+    rows: Exact, targets: Targets, strengths: Sequence[float], tolerance: float = TRIAL_TOLERANCE
 ) -> Iterator[tuple[Exact, Exact]]:
-    """Yield weights and bias for each strength, the weakest first."""
+    """Yield weights and bias for each strength; each begins where the one before it ended."""
     model = _sklearn("linear_model").LogisticRegression(
-        max_iter=LOGISTIC_STEPS, tol=1e-5, warm_start=True
+        max_iter=LOGISTIC_STEPS, tol=tolerance, warm_start=True
     )
     for strength in strengths:
         model.set_params(C=strength)
