@@ -68,7 +68,12 @@ class SimilarityAttachment:
         following = Following(live, Follower(self._bindings, live, self._pool))
         # With nothing that answers meanwhile there is no sense in waiting: the loop fills, and
         # answers say what is missing.
-        if name is not None and self._bindings.live.get(new.model):
+        if not self._bindings.live.get(new.model):
+            return following
+        if name is None:
+            with contextlib.suppress(ServerError):  # it needs no collections
+                await following.follower.complete_all(moves=True)
+        else:
             try:
                 await self._bring_along(following, name)
             except BaseException as error:
@@ -109,6 +114,7 @@ class SimilarityAttachment:
                 if handled == 0 and seen == bindings.changes:
                     break
                 if handled <= FEW and chase >= CHASES:
+                    bindings.behind(name)
                     break
         finally:
             preparing.remove(name)

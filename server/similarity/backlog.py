@@ -73,6 +73,10 @@ class Backlog:
         if self._covered >= self.changes:
             self._clean.set()
 
+    def give_up(self) -> None:
+        """Note that nothing comes of waiting for now."""
+        self.cover(self.changes)
+
     @property
     def clean(self) -> bool:
         """Whether nothing is known to be missing."""

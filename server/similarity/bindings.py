@@ -106,7 +106,7 @@ class Bindings:
 
     async def caught_up(self, collection: Collection, deployment: Deployment) -> None:
         """Wait a moment for items that were added through another version, if there are some."""
-        backlog = self._backlog_of(collection, deployment)
+        backlog = self._backlog_of(collection, deployment) or self._unknown(collection, deployment)
         if backlog is None or backlog.clean or backlog.missing > SHORT_BACKLOG:
             return
         with contextlib.suppress(TimeoutError):
@@ -117,6 +117,22 @@ class Bindings:
         """Return how many items had no vector yet when they were last counted."""
         backlog = self._backlog_of(collection, deployment)
         return backlog.missing if backlog is not None else 0
+
+    def _unknown(self, collection: Collection, deployment: Deployment) -> Backlog | None:
+        """Have a space looked at that was not yet; None if nobody follows the deployment."""
+        for live in self.live.get(deployment.model, ()):
+            if live.deployment is deployment and live.name is not None:
+                backlog = self.backlog(collection, live.name)
+                backlog.grew()
+                live.woken.set()
+                return backlog
+        return None
+
+    def behind(self, name: SpaceName) -> None:
+        """Note that a version goes live before its spaces are known to be complete."""
+        for (_, key), backlog in list(self._backlogs.items()):
+            if key == name.key:
+                backlog.grew()
 
     def _backlog_of(self, collection: Collection, deployment: Deployment) -> Backlog | None:
         name = embedding_space(deployment)

@@ -44,16 +44,24 @@ class Follower:
         Raises:
             ServerError: the store cannot be used.
         """
-        handled = 0
+        handled, faults = 0, list[Exception]()
         for collection in await in_background(self._collections, name="collections"):
             try:
                 handled += await self._look_after(collection, moves=moves)
             except NotFound:  # it was dropped meanwhile, or is another one by now
                 self._bindings.forget(collection.spec.name)
+            except Exception as error:  # the other collections are not to suffer from it
+                faults.append(error)
+                if self._live.name is not None:
+                    self._bindings.backlog(collection, self._live.name).give_up()
+        if faults:
+            raise faults[0]
         return handled
 
     async def _look_after(self, collection: Collection, *, moves: bool) -> int:
         if self._live.name is None:
+            if moves:
+                await in_background(lambda: self._remember_answering(collection), name="pin")
             self._tell_forsaken(collection)
             return 0
         if not await in_background(lambda: self._may_fill(collection, moves=moves), name="pin"):

@@ -19,7 +19,7 @@ from server.errors import (
 )
 from server.index.contract import NewItem
 from server.similarity import attachment, bindings, reembedding
-from server.similarity.spaces import history_of, space_key
+from server.similarity.spaces import SpaceName, history_of, space_key
 from tests.server.repository.serving import until
 from tests.server.similarity.memory import MemoryStore
 from tests.server.similarity.moving import moving
@@ -63,7 +63,7 @@ async def test_the_old_pair_answers_until_the_new_one_is_complete(tmp_path: Path
         await m.repository.refresh()
         await asyncio.wait_for(entered.wait(), 30)
         assert await m.nearest(3) == ("1", ["3"])
-        assert m.metrics.collections.of("c").missing == {"1": 0, "2": COUNT}
+        assert m.metrics.collections.of("c").missing["2"] == COUNT
         move = m.bindings.status(m.collection())["moving"]
         assert (move["done"], move["total"], move["failed"]) == (0, COUNT, 0)
         assert move["to"].startswith("eyes@2:")
@@ -334,6 +334,31 @@ def _key_to_come(m, root: Path) -> str:
     with m.repository.lease("eyes") as lease:
         coming = replace(lease.deployment, version="2", folder=root / "eyes" / "2", key="to come")
     return space_key(coming, "vector")
+
+
+async def test_one_broken_collection_does_not_stop_the_others(tmp_path: Path, caplog):
+    add_eyes(tmp_path, "1")
+    async with moving(tmp_path) as m:
+        await m.add(range(5), "a")
+        await m.add(range(5), "b")
+        broken = m.collection("a").space(m.key("1"), 6)
+        broken.missing = _broken
+        m.collection("b").put([NewItem("late", picture=png(60))])
+        assert await m.nearest(4, "a") == ("1", ["4"])
+        space = m.collection("b").space(m.key("1"), 6)
+        await until(lambda: space.state().missing == 0)
+        await until(lambda: "damaged" in caplog.text)
+        # A search waits for nothing that does not come.
+        m.bindings.changed(m.collection("a"), None)
+        await until(lambda: m.bindings.backlog(m.collection("a"), _name(m)).clean)
+
+
+def _broken(limit: int):
+    raise RuntimeError("the rows are damaged")
+
+
+def _name(m) -> SpaceName:
+    return SpaceName(m.key("1"), 6)
 
 
 async def test_replicas_share_what_each_of_them_embeds(tmp_path: Path):
