@@ -132,7 +132,8 @@ class Bench:
                 row = self.rows[-1]
                 print(
                     f"{base} {data} {each} per class: served {row.accuracy:.2%}, offline "
-                    f"{row.offline:.2%}, same answers {row.same_answers:.2%}, {row.served_s:.2f} s {row.stages_s}"
+                    f"{row.offline:.2%}, same answers {row.same_answers:.2%}, {row.served_s:.2f} s "
+                    f"{row.stages_s}"
                 )
 
     def _row(
@@ -215,7 +216,7 @@ def text_of(rows: Sequence[Row], targets: Sequence[Target], tested: int) -> str:
     return (
         "# Classifiers from a few pictures\n\n"
         f"Accuracy on {tested} pictures of the official test split, served over HTTP and by "
-        " scikit-learn on the same features; seconds from upload to the first answer.\n\n"
+        "scikit-learn on the same features; seconds from upload to the first answer.\n\n"
         f"{table}\n{targets_table(targets)}"
     )
 
