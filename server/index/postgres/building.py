@@ -29,6 +29,7 @@ from server.index.postgres.searching import Found, Request, search, share_found
 log = logging.getLogger(__name__)
 
 SETTLE_S = 5.0  # a bulk load that goes on is waited for: building at once is quicker than adding
+AGAIN_S = 60.0  # until the next look where one failed
 LOOK_AFTER_SHARE = 0.1
 STOP_LIMIT_S = 30.0
 NEAREST = 10
@@ -105,10 +106,20 @@ class Builder:
     def _work(self) -> None:
         while (place := self._next()) is not None:
             try:
-                self.attend(place)
+                done = self.attend(place)
             except psycopg.Error as error:
+                done = False
                 if not self._closed:
                     log.warning("the index of space %r was given up: %s", place.key, error)
+            if not done:
+                self._look_again(place)
+
+    def _look_again(self, place: Place) -> None:
+        """Come back to a space in a while: whoever is at its index now may be killed."""
+        with self._changed:
+            watched = self._watched.setdefault(place, _Watched())
+            watched.written, watched.vectors = max(watched.written, 1), 0
+            watched.touched = time.monotonic() + AGAIN_S
 
     def _next(self) -> Place | None:
         """Wait for a space that calls for a look; None when closed."""
@@ -124,8 +135,8 @@ class Builder:
                 self._changed.wait(SETTLE_S / 4 if waiting else None)
             return None
 
-    def attend(self, place: Place) -> None:
-        """Build or tune the index of a space, if it calls for it.
+    def attend(self, place: Place) -> bool:
+        """Build or tune the index of a space, if it calls for it; False if another server is at it.
 
         Raises:
             psycopg.Error: as PostgreSQL puts it; what was begun is done anew the next time.
@@ -134,11 +145,13 @@ class Builder:
         with self._changed:
             if self._closed:
                 close(connection)
-                return
+                return True
             self._connection = connection
         try:
-            if self.locks.take(connection, f"index of {place.number}"):
-                self._look(connection, place)
+            if not self.locks.take(connection, f"index of {place.number}"):
+                return False
+            self._look(connection, place)
+            return True
         finally:
             with self._changed:
                 self._connection = None

@@ -37,8 +37,10 @@ LOOK = 8  # a look at a vector of the index is taken to cost as much as so many 
 MARGIN = 4  # times as many vectors of the index are looked at as would just do
 # Beyond, an index has to be asked for more than it is good at.
 MANY_WANTED = 400
-# Numbers in the vectors that one exact statement reads, so that it ends in time.
-EXACT_WORK = 2_000_000_000
+# Numbers in the vectors that one exact statement compares. PostgreSQL spreads one large search over
+# several processes, but not many in one statement; of what a filter gathers they take turns.
+ALONE_WORK = 20_000_000
+GATHERED_WORK = 2_000_000_000
 QUERIES_AT_ONCE = 128
 
 
@@ -113,7 +115,8 @@ class PostgresSpace:
         request = Request(self.place, wanted, query.filter, exclude, ef_search)
         at_once = QUERIES_AT_ONCE
         if ef_search is None:
-            at_once = max(1, min(at_once, EXACT_WORK // max(1, vectors * self.dim)))
+            work = ALONE_WORK if query.filter is None else GATHERED_WORK
+            at_once = max(1, min(at_once, work // max(1, vectors * self.dim)))
         found: list[Found] = []
         for start in range(0, len(rows), at_once):
             found += self._search_part(request, rows[start : start + at_once])

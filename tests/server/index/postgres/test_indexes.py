@@ -32,6 +32,7 @@ def eager(url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStore:
     monkeypatch.setattr(judging, "WORTH", 1e9)
     monkeypatch.setattr(building, "SETTLE_S", 0.01)
     monkeypatch.setattr(building, "SAMPLE", 8)
+    monkeypatch.setattr(building, "AGAIN_S", 0.05)
     store = open_store(url + "&index_from=200&options=-c%20enable_seqscan%3Doff")
     assert isinstance(store, PostgresStore)
     return store
@@ -78,6 +79,7 @@ def test_an_index_comes_by_itself_and_is_used(eager: PostgresStore, metric: Metr
 def test_filters_by_index_never_shorten_an_answer(
     eager: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(space, "COUNTS_KEPT", 1)
     monkeypatch.setattr(space, "FEW_MATCHES", 0)  # even a filter that little passes goes by index
     rows = random_rows(600, 4)
     searched = filled(eager, rows)
@@ -163,11 +165,42 @@ def test_only_one_server_builds_an_index(eager: PostgresStore) -> None:
         assert held
         rows = random_rows(300, 2)
         collection.put([NewItem(str(i)) for i in range(300)], {"s": rows})
-        eager._builder.attend(made.place)
+        assert not eager._builder.attend(made.place)
         assert made.state().kind == "exact" and made.state().building == 0.0
-    eager._builder.attend(made.place)  # unless the thread is at it already
     wait_for(lambda: made.state().kind == "approximate")
     eager.close()
+
+
+def being_built(store: PostgresStore) -> PostgresSpace:
+    """Fill a space that takes seconds to be indexed, and return it in the middle of that."""
+    made = store.create(CollectionSpec("large")).space("s", 300)
+    assert isinstance(made, PostgresSpace)
+    rows = random_rows(4000, 300)
+    store.open("large").put([NewItem(str(i)) for i in range(4000)], {"s": rows})
+    wait_for(lambda: bool(progress(store)))
+    return made
+
+
+def progress(store: PostgresStore) -> list[tuple[object, ...]]:
+    return store._database.rows(sql.SQL("SELECT pid FROM pg_stat_progress_create_index"))
+
+
+def test_a_space_can_go_while_its_index_is_built(eager: PostgresStore) -> None:
+    being_built(eager)
+    eager.drop("large")
+    assert eager.names() == []
+    wait_for(lambda: not progress(eager))
+    wait_for(lambda: not eager._builder._watched)
+    eager.close()
+
+
+def test_a_server_that_stops_leaves_its_index_to_the_next(eager: PostgresStore, url: str) -> None:
+    made = being_built(eager)
+    eager.close()
+    other = open_store(url + "&index_from=200")
+    seen = other.open("large").space("s", made.dim)
+    wait_for(lambda: seen.state().kind == "approximate")
+    other.close()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from server.errors import Conflict, InvalidInput, NotFound
 from server.index.archive import restore_into
 from server.index.contract import Collection, CollectionSpec, NewItem, Query
 from server.index.embedded import open_store as open_folder
+from server.index.filters import OneOf
 from server.index.postgres import open_store, transfer
 from server.index.postgres.space import PostgresSpace
 from server.index.postgres.store import PostgresStore
@@ -110,6 +111,14 @@ def test_what_another_server_dropped_is_not_found(store: PostgresStore, url: str
     fresh = other.create(CollectionSpec("cats", "dot"))
     other.close()
     assert fresh.spec.metric == "dot"
+
+
+def test_a_filter_may_name_many_values(store: PostgresStore) -> None:
+    collection = filled(store.create(CollectionSpec("cats")))
+    values = (*range(0, 80, 2), "text", None, True, 3.0)
+    found = collection.page(filter=OneOf(("n",), values))
+    assert [item.metadata["n"] for item in found] == sorted([3, *range(0, 40, 2)])
+    assert collection.page(filter=OneOf(("x", "n"), values)) == []
 
 
 def test_a_put_beside_a_space_that_is_dropped_gets_through(store: PostgresStore) -> None:
