@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from server.errors import NotFound
 from server.index.contract import Hit, IndexState, Missing, Query, Vectors
 from server.index.embedded.held import HeldSpace
 from server.index.embedded.selections import MovedError
+from server.index.embedded.table import Names, Slots
 from server.index.search import Selection
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 TRIES = 2  # of a search beside writers, before it makes them wait
 _as_hit: Callable[[tuple[str, float]], Hit] = partial(tuple.__new__, Hit)
-Slots = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 MOST_SKIPPED = 64  # excluded items that a search skips; more of them are left out of it
@@ -145,7 +144,7 @@ def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[list[Hit]]:
     plain = not skipped and not query.offset and query.min_score is None
     # A slot of -1 stands where the filter, or a deletion meanwhile, left fewer than were asked for.
     if plain and _is_full(slots):
-        return _whole(ids, slots, scores)
+        return _whole(held.table.names, slots, scores)
     return [
         _part(ids, row, of_row, query, skipped)
         for row, of_row in zip(slots.tolist(), scores.tolist(), strict=True)
@@ -158,16 +157,11 @@ def _is_full(slots: Slots) -> bool:
     return not slots.size or bool(slots[:, -1].min() >= 0)
 
 
-def _whole(ids: list[str], slots: Slots, scores: Scores) -> list[list[Hit]]:
-    """Return every answer as a hit; a batch has a thousand, so that no Python runs for each.
-
-    The ids lie all over the memory: one getter that walks over them in C waits for several at a
-    time, where a call for each would wait for one after the other.
-    """
+def _whole(names: Names, slots: Slots, scores: Scores) -> list[list[Hit]]:
+    """Return every answer as a hit; a batch has a thousand, so that no Python runs for each."""
     count, width = slots.shape
-    asked = slots.ravel().tolist()
-    names = itemgetter(*asked)(ids) if len(asked) > 1 else [ids[slot] for slot in asked]
-    hits = list(map(_as_hit, zip(names, scores.ravel().tolist(), strict=True)))
+    ids = names[slots.ravel()].tolist()
+    hits = list(map(_as_hit, zip(ids, scores.ravel().tolist(), strict=True)))
     if count == 1:
         return [hits]
     return [hits[row * width : (row + 1) * width] for row in range(count)]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
+Names = NDArray[np.object_]
 Slots = NDArray[np.int64]
 
 
@@ -56,6 +57,9 @@ class Table:
         """Begin with slots that belong to nobody."""
         self.generation = generation
         self.ids: list[str] = [""] * next_slot  # by slot; those of removed items stay
+        # The same ids where an answer's are fetched at once: they lie all over the memory, and an
+        # array waits for several at a time where a list waits for one after the other.
+        self.names: Names = np.full(max(next_slot, 1024), "", object)
         self.slots: dict[str, int] = {}  # of the items there are
         self.live: Mask = np.zeros(max(next_slot, 1024), np.bool_)  # by slot, with room to grow
         self.touched = TouchedSlots()
@@ -70,12 +74,14 @@ class Table:
         first = len(self.ids)
         self.live = longer(self.live, first + len(ids))
         self.live[first : first + len(ids)] = True
+        self.names = _longer_names(self.names, first + len(ids))
+        self.names[first : first + len(ids)] = ids
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(first, first + len(ids)), strict=True))
 
     def place(self, slot: int, id: str) -> None:
         """Give an item the slot it has in the database."""
-        self.ids[slot] = id
+        self.ids[slot] = self.names[slot] = id
         self.slots[id] = slot
         self.live[slot] = True
 
@@ -117,6 +123,14 @@ class TouchedSlots:
         """Return the slots noted after a position; None if that is not known any more."""
         forgotten, slots = self._noted
         return None if position < forgotten else slots[position - forgotten :]
+
+
+def _longer_names(names: Names, size: int) -> Names:
+    if size <= names.size:
+        return names
+    more = np.full(max(size, 2 * names.size), "", object)
+    more[: names.size] = names
+    return more
 
 
 def longer(mask: Mask, size: int) -> Mask:
