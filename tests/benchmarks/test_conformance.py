@@ -25,6 +25,7 @@ from benchmarks.conformance.report import (
 )
 
 A = np.array([1.0, 2.0], np.float32)
+SLOW = pytest.mark.slow
 ON_DISK = [suite for suite in SUITES if suite != "node"]
 
 
@@ -71,14 +72,19 @@ def test_cases_on_disk_can_be_read(suite: str) -> None:
         assert len(inputs) == len(content.inputs) and len(outputs) == len(content.outputs)
 
 
-def test_our_engine_passes_what_is_small() -> None:
+WHOLE_FILES = ("simple", "pytorch-operator", "pytorch-converted")
+EVERY = 8  # case is tried here, every one where there is time
+
+
+@pytest.mark.parametrize("suite", WHOLE_FILES)
+@pytest.mark.parametrize("start", [0, *(pytest.param(k, marks=SLOW) for k in range(1, EVERY))])
+def test_our_engine_passes_what_is_small(suite: str, start: int) -> None:
     """The node cases have a test of their own; these are whole files as tools wrote them."""
     problems = {}
-    for suite in ("simple", "pytorch-operator", "pytorch-converted"):
-        for name in case_names(suite):
-            problem = command.run_case(command.Task("millrace", suite, name))
-            if problem and reason_for(name) is None:
-                problems[name] = problem
+    for name in case_names(suite)[start::EVERY]:
+        problem = command.run_case(command.Task("millrace", suite, name))
+        if problem and reason_for(name) is None:
+            problems[name] = problem
     assert not problems
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from tests.e2e.conftest import Served
+from tests.server.consoles import widen_consoles
 from tests.server.similarity.nets import add_eyes, png
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]  # three servers start one by one
@@ -24,6 +25,7 @@ Serve = Callable[..., Served]
 
 
 def run(*arguments: str) -> str:
+    widen_consoles()
     done = CliRunner().invoke(app, [*arguments], env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output + repr(done.exception)
     return str(done.output)

@@ -16,6 +16,7 @@ from server.commands import serve as serve_command
 from server.commands.serve import example_line
 from server.process import ServerProcess, build_server
 from server.settings import Settings
+from tests.server.consoles import widen_consoles
 from tests.server.running import RunningServer, running_server
 from tests.server.zoo import add_digits, add_echo, add_pair
 
@@ -23,6 +24,7 @@ runner = CliRunner()
 
 
 def run(*arguments: str, status: int = 0) -> str:
+    widen_consoles()
     done = runner.invoke(app, [*arguments], env={"COLUMNS": "400"})
     assert done.exit_code == status, done.output + repr(done.exception)
     assert "Traceback" not in done.output

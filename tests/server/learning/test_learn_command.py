@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.settings import Settings
+from tests.server.consoles import widen_consoles
 from tests.server.learning.lessons import picture
 from tests.server.running import RunningServer, running_server
 from tests.server.similarity.nets import add_eyes
@@ -37,6 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def run(server: RunningServer):
     def call(*arguments: str, status: int = 0, token: str = "t0ken") -> str:
         env = {"COLUMNS": "300", "MILLRACE_ADMIN_TOKEN": token}
+        widen_consoles()
         done = CliRunner().invoke(app, ["learn", *arguments, "--server", server.url], env=env)
         assert done.exit_code == status, done.output + repr(done.exception)
         return str(done.output)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.commands.serve import example_line
+from tests.server.consoles import widen_consoles
 from tests.server.running import RunningServer
 from tests.server.shouting import shouting_models, write_sample, write_shouting
 
@@ -16,6 +17,7 @@ runner = CliRunner()
 
 
 def run(*arguments: str, status: int = 0) -> str:
+    widen_consoles()
     done = runner.invoke(app, [*arguments], env={"COLUMNS": "400", "MILLRACE_ISOLATE": "false"})
     assert done.exit_code == status, done.output + repr(done.exception)
     return str(done.output)

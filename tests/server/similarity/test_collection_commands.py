@@ -12,12 +12,14 @@ from server.cli import app
 from server.commands import client as client_module
 from server.commands import index as index_command
 from server.commands.index import batches, find_pictures
+from tests.server.consoles import widen_consoles
 from tests.server.similarity.nets import png
 
 runner = CliRunner()
 
 
 def run(*arguments: str, status: int = 0) -> str:
+    widen_consoles()
     done = runner.invoke(app, [*arguments], env={"COLUMNS": "400"})
     assert done.exit_code == status, done.output + repr(done.exception)
     assert "Traceback" not in done.output
