@@ -101,7 +101,7 @@ test: lint  ## the gate: lint, types, every test that needs no GPU, coverage
 	$(BIN)/python -m pytest -q -n auto -m "$(NO_GPU) and not slow" --cov --cov-report=term:skip-covered
 
 test-fast: $(VENV)/.dev  ## under a minute: no whole servers, no data
-	$(BIN)/python -m pytest -q -x -n auto -m "$(NO_GPU) and not slow and not e2e and not data and not native"
+	$(BIN)/python -m pytest -q -x -n auto --fast -m "$(NO_GPU) and not slow and not e2e and not data and not native"
 
 test-full: lint $(FULL)/.full  ## full counts, and what needs torch; set MILLRACE_TEST_DATA for the rest
 	MILLRACE_TORCH_PYTHON=$(abspath $(FULL)/bin/python) $(FULL)/bin/python -m pytest -q -m "$(NO_GPU)" \

@@ -12,13 +12,43 @@ _NEEDS_DATA = f"needs the data folder: set {DATA_VARIABLE}"
 
 
 # Of the tests of native code, those that compile little; the others are marked `native`.
-NATIVE_FOLDER = Path(__file__).parent / "engine" / "cpu"
+HERE = Path(__file__).parent
+NATIVE_FOLDER = HERE / "engine" / "cpu"
 QUICK_NATIVE = frozenset(("test_addresses.py", "test_memory_plan.py", "test_plan.py"))
 # And of those elsewhere, the ones that compile whole networks for this processor.
-GENERATION_FOLDER = Path(__file__).parent / "engine" / "generation"
+GENERATION_FOLDER = HERE / "engine" / "generation"
 SLOW_GENERATION = frozenset(
     ("test_equality_networks.py", "test_graphs.py", "test_graphs_refused.py")
 )
+
+# Tests that try very many inputs, start servers, or load whole networks: `--fast` does not even
+# read them.
+THOROUGH = (
+    *("benchmarks", "deploy", "e2e", "full", "networks", "recipes"),
+    *("engine/cpu", "engine/cuda", "engine/generation"),
+    *("engine/test_artifact.py", "engine/test_heads.py", "engine/test_isolate.py"),
+    *("engine/test_bound_kernels.py", "engine/test_elementwise_conformance.py"),
+    *("engine/frontend/test_fuzz.py", "engine/frontend/test_hostile.py"),
+    "engine/ops/test_backend_nodes.py",
+    *("engine/passes/test_equivalence.py", "engine/passes/test_passes.py"),
+    *("engine/passes/test_rewired.py", "engine/passes/test_volume_convolution.py"),
+    *("server/index/embedded", "server/index/postgres", "server/index/search/test_lists.py"),
+    *("server/learning", "server/repository", "server/routes", "server/similarity"),
+    *("server/batching/test_policy.py", "server/batching/test_steps.py"),
+    *("server/test_commands.py", "server/text/test_documents.py"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know `--fast`."""
+    parser.addoption("--fast", action="store_true", help="leave out files that take long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that take long, where that is asked for."""
+    fast = config.getoption("--fast")
+    is_long = any(collection_path == HERE / part for part in THOROUGH)
+    return True if fast and is_long else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

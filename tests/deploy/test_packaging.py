@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts.lock import LOCKS, closure, declared
+from tests.conftest import THOROUGH
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,6 +46,10 @@ def test_the_lock_is_complete(name):
 
 def test_the_locks_agree():
     assert pins("core.txt").items() <= pins("serve.txt").items() <= pins("dev.txt").items()
+
+
+def test_what_the_fast_tests_leave_out_is_there():
+    assert [part for part in THOROUGH if not (ROOT / "tests" / part).exists()] == []
 
 
 def test_what_runs_is_free_of_onnxruntime_and_torch():
