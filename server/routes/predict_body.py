@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +11,14 @@ from server.handlers.predict import PredictRequest
 from server.routes.bodies import parse_object
 from server.routes.endpoint import read_priority, timeout_seconds
 from server.routes.multipart import Part, parse_multipart
-from server.routes.request_options import address_of, literal, read_query, request_id, wrong_kind
+from server.routes.request_options import (
+    address_of,
+    literal,
+    read_base64,
+    read_query,
+    request_id,
+    wrong_kind,
+)
 from server.tasks import ImageItem, Item, TensorItem, TextItem
 
 BODY_KEYS = (*("id", "inputs", "label", "model", "parameters", "priority", "timeout_s", "version"),)
@@ -111,7 +116,7 @@ def _json_item(item: Any, where: str) -> Item | ServerError:
         if kind == "text" and isinstance(value, str):
             return TextItem(value, f"{where}.text")
         if kind == "image" and isinstance(value, dict) and set(value) == {"b64"}:
-            return ImageItem(_base64(value["b64"], f"{where}.image.b64"), f"{where}.image")
+            return ImageItem(read_base64(value["b64"], f"{where}.image.b64"), f"{where}.image")
     except ServerError as error:
         return error
     forms = {
@@ -120,17 +125,6 @@ def _json_item(item: Any, where: str) -> Item | ServerError:
         "image": '{"image": {"b64": "..."}}',
     }
     return wrong_kind(where, forms.get(kind, " or ".join(forms.values())), item)
-
-
-def _base64(text: Any, where: str) -> bytes:
-    try:
-        if not isinstance(text, str):
-            raise TypeError
-        if text.startswith("data:"):  # what a browser's canvas gives
-            text = text.partition(",")[2]
-        return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise wrong_kind(where, "base64 text", text) from None
 
 
 def _from_form(parts: list[Part], options: _Options) -> list[Item | ServerError]:

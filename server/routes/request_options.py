@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -81,3 +83,19 @@ def wrong_kind(field_name: str, expected: str, got: Any) -> InvalidInput:
         expected=expected,
         got=shown,
     )
+
+
+def read_base64(text: Any, where: str) -> bytes:
+    """Return the bytes of base64 text, or of a data URL.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    try:
+        if not isinstance(text, str):
+            raise TypeError
+        if text.startswith("data:"):  # what a browser's canvas gives
+            text = text.partition(",")[2]
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise wrong_kind(where, "base64 text", text) from None

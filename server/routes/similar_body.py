@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -21,7 +19,7 @@ from server.index.filters import Filter
 from server.routes.bodies import parse_json, parse_object
 from server.routes.endpoint import read_priority, timeout_seconds
 from server.routes.multipart import parse_multipart
-from server.routes.request_options import address_of, literal, read_query, wrong_kind
+from server.routes.request_options import address_of, literal, read_base64, read_query, wrong_kind
 from server.similarity.search import WANTS, ItemId, Want, Wanted
 
 OPTIONS = (
@@ -135,18 +133,6 @@ def read_image(value: Any, where: str) -> bytes:
     if not isinstance(value, dict) or set(value) != {"b64"}:
         raise wrong_kind(where, '{"b64": "..."}', value)
     return read_base64(value["b64"], f"{where}.b64")
-
-
-def read_base64(text: Any, where: str) -> bytes:
-    """Return the bytes of base64 text, or of a data URL."""
-    try:
-        if not isinstance(text, str):
-            raise TypeError
-        if text.startswith("data:"):  # what a browser's canvas gives
-            text = text.partition(",")[2]
-        return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise wrong_kind(where, "base64 text", text) from None
 
 
 def read_vector(value: Any, where: str) -> NDArray[np.float32]:

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from server.errors import InvalidInput, QueueFull, ServerError
 from server.execution import WorkerPool
-from server.index.checks import check_id, check_vectors, metadata_json
+from server.index.checks import check_id, metadata_json
 from server.index.contract import Collection, NewItem, PutOutcome, Space
 from server.preprocessing import ImageLimits
 from server.repository.deployment import Lease
 from server.similarity.embedding import Vector, embed, embedding_space
 from server.similarity.service import (
     Collections,
+    checked_row,
     given_space,
     no_model,
-    wrong_length,
 )
 from server.similarity.spaces import history_of, remember
 from server.similarity.thumbnails import thumbnail_of
@@ -228,13 +228,7 @@ def _row(
         )
     if isinstance(vector, ServerError):
         return vector
-    if vector.shape != (space.dim,):
-        return wrong_length(collection, space.dim, len(vector))
-    try:
-        row: Vector = check_vectors(vector[None], 1, space.dim, collection.spec.metric)[0]
-    except InvalidInput as error:
-        return error
-    return row
+    return checked_row(collection, space, vector)
 
 
 async def _thumbnails(

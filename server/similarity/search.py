@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import InvalidInput, NotFound, ServerError
-from server.index.checks import check_vectors, shown
+from server.index.checks import shown
 from server.index.contract import Collection, Hit, Query, Space
-from server.similarity.service import wrong_length
+from server.similarity.service import checked_row
 from server.similarity.thumbnails import media_type
 
 Vector = NDArray[np.float32]
@@ -117,13 +117,7 @@ def _row(
 ) -> Vector | ServerError:
     if isinstance(vector, ServerError) or space is None:
         return vector
-    if vector.shape != (space.dim,):
-        return wrong_length(collection, space.dim, len(vector))
-    try:
-        row: Vector = check_vectors(vector[None], 1, space.dim, collection.spec.metric)[0]
-    except InvalidInput as error:
-        return error
-    return row
+    return checked_row(collection, space, vector)
 
 
 def _search_all(

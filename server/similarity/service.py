@@ -13,7 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from server.errors import InvalidInput, ModelNotReady, NotFound, ServerError, VersionNotFound
 from server.execution import WorkerPool
-from server.index.checks import check_name, shown
+from server.index.checks import check_name, check_vectors, shown
 from server.index.contract import Collection, CollectionSpec, Size, Space, Store
 from server.metrics import Metrics
 from server.preprocessing import ImageLimits
@@ -21,7 +21,7 @@ from server.repository.deployment import Lease
 from server.repository.registry import Repository
 from server.settings import Settings
 from server.similarity.bindings import Bindings
-from server.similarity.embedding import embedding_task
+from server.similarity.embedding import Vector, embedding_task
 from server.similarity.probe import Probe
 from server.similarity.stores import Stores, StoreThreads
 
@@ -275,6 +275,17 @@ def wrong_length(collection: Collection, expected: int, got: int) -> InvalidInpu
         expected=f"{expected} numbers",
         got=got,
     )
+
+
+def checked_row(collection: Collection, space: Space, vector: Vector) -> Vector | InvalidInput:
+    """Return a vector (dim,) as the space takes it, or the error of one that does not fit."""
+    if vector.shape != (space.dim,):
+        return wrong_length(collection, space.dim, len(vector))
+    try:
+        row: Vector = check_vectors(vector[None], 1, space.dim, collection.spec.metric)[0]
+    except InvalidInput as error:
+        return error
+    return row
 
 
 def no_model(collection: Collection) -> InvalidInput:
