@@ -20,10 +20,11 @@ from engine.graph_json import GraphLoader, GraphWriter
 from engine.ir.graph import Graph
 from engine.ir.verify import verify_graph
 from engine.lowering.batch_axes import BatchAxes, BatchVerdict
+from engine.lowering.leading import LeadingDims
 
 KIND: Final = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION: Final = 6
+COMPILER_VERSION: Final = 7
 LARGE_BYTES: Final = 4096  # fixed values above it are left out of a graph for inspection
 
 
@@ -56,6 +57,7 @@ class Artifact:
         external: Other files that tensors came from: paths within the model's folder, with what
             told each from others when it was read (`engine.frontend.safety.ExternalData`).
         plan: What a device made of the graph, which then lacks its large fixed values.
+        leading: Which numbers of rows may differ by being one, where the file names several.
     """
 
     graph: Graph
@@ -64,6 +66,7 @@ class Artifact:
     parameters: int
     external: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     plan: StoredPlan | None = None
+    leading: LeadingDims | None = None
 
     @property
     def light(self) -> Artifact:
@@ -147,6 +150,7 @@ def _header(artifact: Artifact, into: ContainerWriter) -> dict[str, Any]:
         "batch_reason": artifact.batch.reason,
         "parameters": artifact.parameters,
         "external": dict(artifact.external),
+        "leading": None if artifact.leading is None else artifact.leading.to_json(),
         "native": None,
     }
     return {**header, "arrays": [into.add(blob) for blob in writer.blobs]}
@@ -158,7 +162,7 @@ def _read(container: Container) -> Artifact:
         raise InvalidModel(f"artifact of another compiler; expected version {COMPILER_VERSION}")
     batch = header["batch"]
     axes = None if batch is None else BatchAxes(frozenset(batch[0]), frozenset(batch[1]))
-    native = header["native"]
+    native, leading = header["native"], header["leading"]
     return Artifact(
         graph=GraphLoader([blobs[number] for number in header["arrays"]]).graph(header["graph"]),
         outputs=tuple(header["outputs"]),
@@ -166,4 +170,5 @@ def _read(container: Container) -> Artifact:
         parameters=int(header["parameters"]),
         external={str(n): tuple(map(int, f)) for n, f in header["external"].items()},
         plan=None if native is None else StoredPlan(**native, blobs=blobs),
+        leading=None if leading is None else LeadingDims.from_json(leading),
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from engine.artifact import Artifact
-from engine.errors import EngineError, InvalidInput
+from engine.errors import EngineError, InvalidInput, ResourceLimit
 from engine.ir.graph import Graph, Node, Value
 from engine.limits import Deadline, Limits
 from engine.lowering.batch_axes import BatchVerdict, find_batch_axes
 from engine.lowering.batch_symbol import propose_batched
+from engine.lowering.leading import LeadingDims, find_leading_dims
 from engine.ops.registry import REGISTRY, USER_DOMAIN, Registry
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
@@ -107,7 +108,8 @@ def compile_model(
     graph = _keep(imported, request.outputs, request.keep)
     ctx = PassContext(request.registry, request.limits, deadline, request.precision)
     optimised, verdict = _optimise(graph, request.pipeline, ctx, (*outputs, *request.keep), watch)
-    return Artifact(optimised, outputs, verdict, parameters, external)
+    leading = _leading_dims(graph, verdict, ctx)
+    return Artifact(optimised, outputs, verdict, parameters, external, leading=leading)
 
 
 def _optimise(
@@ -132,6 +134,17 @@ def _optimise(
             return candidate, verdict
         reasons.append(verdict.reason)
     return plain, BatchVerdict(None, reasons[min(1, len(reasons) - 1)])
+
+
+def _leading_dims(graph: Graph, verdict: BatchVerdict, ctx: PassContext) -> LeadingDims | None:
+    if verdict.axes is None:
+        return None
+    try:
+        return find_leading_dims(graph, verdict.axes, ctx.registry, ctx.limits, ctx.deadline)
+    except ResourceLimit:
+        raise
+    except EngineError:
+        return None
 
 
 def _proposals(graph: Graph, ctx: PassContext) -> Iterator[Graph]:

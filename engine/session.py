@@ -115,6 +115,7 @@ class Model:
         self._plan: Plan | None = plan
         self._memory = MemoryReport(**plan.memory())
         self._check = FeedChecker(graph.inputs)
+        self._leading = artifact.leading
         self._default = artifact.outputs
         self._kept = frozenset(self.kept)
         # Values that are not computed would be handed out as they are: the caller gets a copy.
@@ -133,7 +134,8 @@ class Model:
 
         Args:
             feeds: An array for every input; types and shapes must fit exactly. A sequence is a list
-                of arrays, an optional None or a value, a map a dict.
+                of arrays, an optional None or a value, a map a dict. One row beside many is as
+                good as many where the model's file names their numbers apart and broadcasts them.
             fetches: Names from `kept`; by default `outputs`.
             control: Lets another thread cancel this run.
 
@@ -143,6 +145,9 @@ class Model:
             ResourceLimit: The run needs more than `Limits` allow.
             ModelClosed: The model was closed before.
         """
+        aligned = None if self._leading is None else self._leading.align(feeds)
+        if aligned is not None:
+            feeds = aligned.feeds
         self._check(feeds)
         names = self._default if fetches is None else self._fetches(fetches)
         plan = self._enter()
@@ -153,7 +158,7 @@ class Model:
         if self._shared:
             for name in self._shared.intersection(results):
                 results[name] = copy_value(results[name])
-        return results
+        return results if aligned is None else aligned.cut(results)
 
     def bind(
         self,
