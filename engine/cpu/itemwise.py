@@ -14,6 +14,9 @@ from engine.cpu.image_layout import ImageLayout
 from engine.ir.types import SymDim, substitute, symbol
 
 WEIGHTS_OVER_ACTIVATIONS = 4  # from here on a step's weights are worth sharing among the pictures
+# Weights of this size are read again at no cost that counts, whatever they are multiplied with: the
+# products of a squeeze-and-excitation, whose pictures are single pixels, must not end the cut.
+FEW_WEIGHT_BYTES = 128 << 10
 
 
 def batch_symbol(program: Program) -> str | None:
@@ -33,7 +36,8 @@ def choose_cut(program: Program, batch: str, weight_bytes: Sequence[int]) -> int
         if not _is_itemwise(step, batch):
             return i
         weights = sum(weight_bytes[b.index] for b in step.reads if b.place is Place.WEIGHTS)
-        if weights > WEIGHTS_OVER_ACTIVATIONS * _activation_bytes(step, batch):
+        worth = max(WEIGHTS_OVER_ACTIVATIONS * _activation_bytes(step, batch), FEW_WEIGHT_BYTES)
+        if weights > worth:
             return i
     return len(program.steps)
 
