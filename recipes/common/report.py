@@ -6,10 +6,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+
+from recipes.common.checkpoint import Progress
+from recipes.common.data import Dataset
 
 CURVE_SIZE = (640, 360)
 MARGIN = 44
@@ -24,6 +28,55 @@ def machine() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     return f"{model}, {os.cpu_count()} cores"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training of a classifier that has come to its end."""
+
+    model: str
+    version: str
+    data: Dataset
+    settings: Any                         # a dataclass
+    progress: Progress
+    parameters: int                       # how many numbers were learnt
+
+    def facts(self, precision: str) -> dict[str, str]:
+        """Return rows of the card's table: size, and what the training took."""
+        wall, cpu = (f"{s / 60:.0f}" for s in (self.progress.train_s, self.progress.cpu_s))
+        return {
+            "parameters": f"{self.parameters:,}",
+            "training": f"{wall} min ({cpu} CPU-min) in {precision} on {machine()}",
+        }
+
+
+def write_training(
+    folder: Path, trained: Trained, title: str, figures: Mapping[str, Any], **further: Any
+) -> None:
+    """Write `MODEL-VERSION.json` and a picture of the learning curve.
+
+    `figures` are those of the exported file. Where the curve tells the same, its last point takes
+    them: it was measured before the last calibration. `further` facts are for the file alone.
+    """
+    progress, name = trained.progress, f"{trained.model}-{trained.version}"
+    last = progress.curve[-1]
+    last |= {figure: value for figure, value in figures.items() if figure in last}
+    results = {
+        "model": trained.model,
+        "version": trained.version,
+        "data": f"{trained.data.train.source}; {trained.data.test.source}",
+        **figures,
+        "train_s": round(progress.train_s, 1),
+        "train_cpu_s": round(progress.cpu_s, 1),
+        "machine": machine(),
+        "parameters": trained.parameters,
+        **further,
+        "settings": asdict(trained.settings),
+        "curve": progress.curve,
+    }
+    write_results(folder / f"{name}.json", results)
+    points = [(point["epoch"], point["test_accuracy"]) for point in progress.curve]
+    draw_curve(folder / f"{name}.png", title, points)
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

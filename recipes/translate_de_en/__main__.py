@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from recipes.common import command
 from recipes.common.loop import computes_in_bfloat16
 from recipes.common.memory import keep_freed_memory
 from recipes.translate_de_en.corpus import Corpus, load_corpus
@@ -12,25 +12,19 @@ from recipes.translate_de_en.publish import NAME, publish_versions
 from recipes.translate_de_en.train import Settings, Training
 from recipes.translate_de_en.vocabulary import Vocabulary, load_vocabulary, train_vocabulary
 
-RESULTS = Path(__file__).parents[1] / "results"
-
 
 def main() -> None:
     """Train, export, measure and package."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.translate_de_en", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of multi30k/, deu-eng.zip")
-    parser.add_argument("--out", type=Path, default=Path("model_repo"), help="model repository")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
-    parser.add_argument("--checkpoints", type=Path, default=Path("build/checkpoints"))
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    arguments = parser.parse_args()
+    parser = command.parser("translate_de_en", __doc__, "folder of multi30k/, deu-eng.zip")
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="how long it trains")
+    given = parser.parse_args()
     keep_freed_memory()
-    corpus = load_corpus(arguments.data)
-    folder = arguments.checkpoints / NAME
-    settings = Settings(steps=arguments.steps, bfloat16=computes_in_bfloat16())
+    corpus = load_corpus(given.data)
+    folder = given.checkpoints / NAME
+    settings = Settings(steps=given.steps, bfloat16=computes_in_bfloat16())
     training = Training(corpus, vocabulary_of(corpus, settings, folder), settings, folder)
     training.run()
-    publish_versions(training, corpus, arguments.out, arguments.results)
+    publish_versions(training, corpus, given.out, given.results)
 
 
 def vocabulary_of(corpus: Corpus, settings: Settings, folder: Path) -> Vocabulary:

@@ -1,5 +1,6 @@
 """What needs torch: augmentation, checkpoints and the exported graph of the recipes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ torch = pytest.importorskip(
 )
 
 from recipes.common import augment, checkpoint  # noqa: E402  # only where torch is
+from recipes.common.data import Dataset, Split  # noqa: E402
+from recipes.common.muon import orthogonalized  # noqa: E402
+from recipes.common.workers import Workers  # noqa: E402
 from recipes.digits.models import Convolutional, FullyConnected  # noqa: E402
 from recipes.photos.model import PhotoNet  # noqa: E402
-from recipes.photos.muon import orthogonalized  # noqa: E402
-from recipes.photos.workers import Workers  # noqa: E402
+from recipes.photos.train import Settings, Training  # noqa: E402
 
 
 def generator() -> "torch.Generator":
@@ -120,3 +123,34 @@ def test_the_exported_file_computes_the_same_for_any_batch(
         found = export.run_onnx(path, images.numpy())
         for name in outputs:
             assert np.allclose(found[name], expected[name].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def bright_and_dark(count: int) -> Split:
+    """Two classes that nobody can mistake: pictures of low and of high values."""
+    labels = np.arange(count) % 2
+    noise = np.random.default_rng(0).integers(0, 100, (count, 32, 32, 3))
+    return Split((noise + 150 * labels[:, None, None, None]).astype(np.uint8), labels, "made up")
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_a_training_of_photos_learns_resumes_and_leaves_a_complete_version(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="exports")
+    from recipes.photos.__main__ import finish
+
+    data = Dataset(bright_and_dark(120), bright_and_dark(40), ("dark", "bright"))
+    settings = Settings(
+        epochs=4, small_epochs=2, batch_size=40, micro_batch=20, calibration_rows=80
+    )
+    Training(data, settings, tmp_path).run()
+    resumed = Training(data, settings, tmp_path)
+    assert resumed.progress.epoch == 4 and len(resumed.progress.curve) == 4
+    resumed.run()
+    finish(resumed, data, tmp_path / "out", tmp_path / "results", mirror=False)
+    manifest = json.loads((tmp_path / "out" / "photos" / "1" / "manifest.json").read_text())
+    assert {"model.onnx", "labels.txt", "CARD.md", "LICENSE", "samples/2.npz"} <= set(
+        manifest["files"]
+    )
+    result = json.loads((tmp_path / "results" / "photos-1.json").read_text())
+    assert result["test_accuracy"] > 0.9
+    assert result["curve"][-1]["test_accuracy"] == result["test_accuracy"]
+    assert result["mirrored"] is False
