@@ -53,7 +53,8 @@ class Artifact:
         graph: The optimised graph; its outputs are all values that may be fetched.
         outputs: The outputs that a run gives when it names none.
         batch: What may be batched, or why nothing.
-        parameters: Elements of the weights as the file had them, before folding.
+        parameters: Elements of the weights as the file had them, before folding; shapes, axes and
+            the like are none.
         external: Other files that tensors came from: paths within the model's folder, with what
             told each from others when it was read (`engine.frontend.safety.ExternalData`).
         plan: What a device made of the graph, which then lacks its large fixed values.

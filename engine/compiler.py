@@ -19,6 +19,7 @@ from engine.lowering.batch_axes import BatchVerdict, find_batch_axes
 from engine.lowering.batch_symbol import propose_batched
 from engine.lowering.leading import LeadingDims, find_leading_dims
 from engine.ops.registry import REGISTRY, USER_DOMAIN, Registry
+from engine.parameters import count_parameters
 from engine.passes.context import PassContext
 from engine.passes.pipeline import LEVELS, Pipeline, Watcher, run_pipeline
 from engine.passes.roles import compile_role
@@ -98,7 +99,7 @@ def compile_model(
     )
     if request.registry is not REGISTRY:
         imported = _with_users_apart(imported, request.registry)
-    parameters = sum(int(array.size) for array in imported.initializers.values())
+    parameters = count_parameters(imported, imported.initializers)
     if request.role:
         ctx = PassContext(request.registry, request.limits, deadline, request.precision)
         part = compile_role(imported, request.role, request.pipeline, ctx, watch)

@@ -11,6 +11,7 @@ from engine.ir.graph import Graph, Node
 from engine.ir.types import Dim
 from engine.limits import Deadline, Limits
 from engine.ops.registry import REGISTRY, Registry
+from engine.parameters import count_parameters
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,10 @@ def describe(artifact: Artifact, registry: Registry = REGISTRY) -> Description:
 
 def _describe_node(node: Node, graph: Graph, scope: Scope, registry: Registry) -> NodeDescription:
     operator = registry.find(node)
-    fixed = (graph.constant(name) for name in node.inputs if name)
     return NodeDescription(
         name=node.label,
         op=node.op,
         outputs=tuple(f"{name}: {graph.types[name]}" for name in node.outputs if name),
-        parameters=sum(int(array.size) for array in fixed if array is not None),
+        parameters=count_parameters(graph, node.inputs),
         flops=operator.count_flops(infer_context(operator, node, scope)),
     )

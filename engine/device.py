@@ -113,7 +113,7 @@ class Plan(Protocol):
         """
 
     def memory(self) -> Mapping[str, int]:
-        """Return `weights_bytes`, `arena_bytes` and `code_bytes`."""
+        """Return `weights_bytes`, `arena_bytes`, `code_bytes` and, if any, `scratch_bytes`."""
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,21 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes that a model holds while it is loaded."""
+    """Bytes that a model holds while it is loaded.
+
+    Attributes:
+        weights_bytes: Fixed values.
+        arena_bytes: Intermediate values, of as many runs as overlapped at the most.
+        code_bytes: Machine code.
+        scratch_bytes: What its runs took at the most of the memory that each core has for
+            itself. All models of a process share that memory, which is as large as the largest
+            of them asked for.
+    """
 
     weights_bytes: int
     arena_bytes: int
     code_bytes: int
+    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,7 @@ class Model:
     def memory(self) -> MemoryReport:
         """Return what the model holds in memory now; once it is closed, what it held last.
 
-        Arenas are made by runs: before the first one there are none.
+        Arenas and the cores' own memory are made by runs: before the first one there are none.
         """
         plan = self._plan
         if plan is not None:

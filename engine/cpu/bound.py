@@ -150,6 +150,7 @@ class StaticRegion:
         key = tuple(array.shape for array in inputs)
         tail = self._tail
         bound = region.binder.bind(key, tail.resolved(rows), tail.scratch_bytes)
+        region.note_memory(bound)
         outputs = [
             self._result(buffer.name, shape, dtype)
             for buffer, (shape, dtype) in zip(region.program.outputs, bound.outputs, strict=True)

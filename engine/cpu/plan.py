@@ -86,12 +86,15 @@ class CpuPlan:
         )
 
     def memory(self) -> Mapping[str, int]:
-        """Return bytes of weights, of arenas made so far, and of code."""
+        """Return bytes of weights, of arenas made so far, of code, and of what runs so far took of
+        the cores' own memory.
+        """
         portable = self._plan.memory()
         return {
             "weights_bytes": portable["weights_bytes"] + self._compiled.weights_bytes,
             "arena_bytes": self._compiled.lanes.size_bytes,
             "code_bytes": sum(handle.code_bytes for handle in self._compiled.code),
+            "scratch_bytes": max((r.scratch_bytes for r in self._regions), default=0),
         }
 
     def least_seconds(self, flops: float, size_bytes: float) -> float:

@@ -38,6 +38,7 @@ class CompiledRegion:
         self._fault_count = len(program.faults)
         self._bound: OrderedDict[Shapes, Bound] = OrderedDict()
         self._lock = Lock()
+        self.scratch_bytes = 0  # of the cores' own memory: what the largest binding so far takes
 
     def run(
         self,
@@ -76,9 +77,14 @@ class CompiledRegion:
             self.fail(int(faults.nonzero()[0][0]))
         return outputs
 
+    def note_memory(self, bound: Bound) -> None:
+        """Take in how much of the cores' own memory a binding takes."""
+        self.scratch_bytes = max(self.scratch_bytes, bound.native.scratch_bytes(self.threads))
+
     def _bind(self, key: Shapes) -> Bound:
         bound = self.binder.bind(key)
         with self._lock:
+            self.note_memory(bound)
             self._bound[key] = bound
             while len(self._bound) > REMEMBERED_BINDINGS:
                 self._bound.popitem(last=False)

@@ -109,11 +109,12 @@ class SpecializingPlan:
         return (self._plan_for(sizes) or self._general).run(feeds, fetches, control)
 
     def memory(self) -> Mapping[str, int]:
-        """Return the bytes of all plans together."""
+        """Return the bytes of all plans together; they take the same cores' own memory."""
         with self._lock:
             plans = [self._general, *(p for p in self._plans.values() if p is not None)]
         parts = [plan.memory() for plan in plans]
-        return {key: sum(part[key] for part in parts) for key in parts[0]}
+        together = {key: sum(part[key] for part in parts) for key in parts[0]}
+        return {**together, "scratch_bytes": max(part.get("scratch_bytes", 0) for part in parts)}
 
     def least_seconds(self, flops: float, size_bytes: float) -> float:
         """Return what arithmetic and memory traffic take at this machine's measured peak."""

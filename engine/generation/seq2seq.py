@@ -94,6 +94,7 @@ class LoadedSeq2Seq:
             sum(each.weights_bytes for each in found),
             sum(each.arena_bytes for each in found),
             sum(each.code_bytes for each in found),
+            max(each.scratch_bytes for each in found),
         )
 
     def close(self) -> None:

@@ -297,4 +297,5 @@ def memory_of(loaded: Model | TextModel) -> dict[str, int]:
         "weights_bytes": report.weights_bytes,
         "arena_bytes": report.arena_bytes,
         "code_bytes": report.code_bytes,
+        "scratch_bytes": report.scratch_bytes,
     }

@@ -176,6 +176,12 @@ class NativeProgram:
             return self._run_stamped(context, threads, stamps, cancel)
         return self._run(context, threads, 0, cancel)
 
+    def scratch_bytes(self, threads: int) -> int:
+        """Return the cores' own memory that a run on up to `threads` of them takes."""
+        return min(threads, self.width, self._pool.cores) * (
+            self._scratch_bytes + self._local_bytes
+        )
+
     def prepare(self, bases: Sequence[int], threads: int, alive: object = None) -> PreparedRun:
         """Return a run over the same memory again and again, which `alive` is kept for."""
         context = _Context(int(self._table.ctypes.data), self._base_count, self._pool.cores)

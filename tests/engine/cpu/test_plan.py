@@ -13,6 +13,7 @@ from onnx import helper as h
 import engine
 from engine.compiler import compile_model
 from engine.cpu.plan import CpuPlan
+from engine.cpu.runtime.pool import shared_pool
 from engine.device import CompileOptions, get_device
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -226,7 +227,25 @@ def test_memory_is_told_as_it_is_now() -> None:
         after = loaded.memory()
     assert after.weights_bytes == before.weights_bytes > 0
     assert after.arena_bytes > before.arena_bytes
+    assert after.scratch_bytes >= before.scratch_bytes == 0
     assert loaded.memory() == after
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_of_the_cores_is_told(threads: int) -> None:
+    """A convolution gathers rows in memory that each core has for itself."""
+    rng = np.random.default_rng(0)
+    nodes = [h.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])]
+    weights = {"w": rng.standard_normal((32, 32, 3, 3)).astype(np.float32)}
+    shape: list[int | str] = ["N", 32, 24, 24]
+    data = model(nodes, {"x": shape}, {"y": shape}, weights)
+    with engine.load(data, device="cpu", threads=threads) as loaded:
+        assert loaded.memory().scratch_bytes == 0
+        loaded.run({"x": np.zeros((2, 32, 24, 24), np.float32)})
+        taken = loaded.memory().scratch_bytes
+        assert 0 < taken <= shared_pool().size_bytes
+        loaded.run({"x": np.zeros((1, 32, 24, 24), np.float32)})
+        assert loaded.memory().scratch_bytes >= taken
 
 
 def test_coverage_is_told_before_anything_is_compiled() -> None:
