@@ -19,6 +19,7 @@ from server.errors import (
     RequestTimeout,
     UnsupportedMedia,
 )
+from server.execution import WorkerPool
 from server.routes.answers import Receive
 from server.routes.turns import Turns
 from server.settings import Settings
@@ -33,6 +34,7 @@ class BodyReader:
     def __init__(self, settings: Settings) -> None:
         """Start with nothing held."""
         self._most = settings.max_body_bytes
+        self._inline = settings.max_inline_json_bytes
         self._most_together = settings.max_inflight_body_bytes
         self._silence_s = settings.body_timeout_s
         self._total_s = max(settings.request_timeout_s, settings.body_timeout_s)
@@ -44,14 +46,44 @@ class BodyReader:
         """Return how many bytes of unfinished bodies are in memory."""
         return self._held
 
-    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """Return the whole body, as it was sent.
+    async def read(
+        self, headers: Mapping[bytes, bytes], receive: Receive, pool: WorkerPool
+    ) -> bytes:
+        """Return the whole body; one with a `Content-Encoding` is unpacked by a worker.
 
         Raises:
-            PayloadTooLarge: it is, or says that it is, longer than `max_body_bytes`.
+            PayloadTooLarge: it is longer than `max_body_bytes`, packed or not, or says so.
+            UnsupportedMedia: it is packed in a way that is not read.
+            MalformedRequest: it is not what its encoding says, or ends too early.
             RequestTimeout: it stopped arriving.
             RequestCancelled: the client went away.
         """
+        encoding = _encoding_of(headers)
+        body = await self._received(headers, receive)
+        return await pool.run(self._unpacked, body, encoding) if encoding else body
+
+    async def read_object(
+        self,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        pool: WorkerPool,
+        *,
+        may_be_empty: bool = False,
+    ) -> dict[str, Any]:
+        """Return the JSON object of a body; a long one is parsed by a worker.
+
+        Raises:
+            MalformedRequest: it is no JSON object; else as `read`.
+        """
+        body = await self.read(headers, receive, pool)
+        if may_be_empty and not body:
+            return {}
+        if len(body) > self._inline:
+            return await pool.run(parse_object, body)
+        return parse_object(body)
+
+    async def _received(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """Return the body as it was sent."""
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 18:
             raise MalformedRequest("Content-Length must be a number from 0")
@@ -114,25 +146,34 @@ class BodyReader:
             max_body_bytes=self._most,
         )
 
-    def unpack(self, body: bytes, encoding: bytes) -> bytes:
-        """Undo the `Content-Encoding`, within the same limit as any body."""
-        name = encoding.decode("latin-1").strip().lower()
-        if name in ("", "identity"):
-            return body
-        if name not in _WINDOW_BITS:
-            raise UnsupportedMedia(
-                f"Content-Encoding {name[:40]!r} is not read; use gzip, deflate or none"
-            )
-        unpacker = zlib.decompressobj(_WINDOW_BITS[name])
+    def _unpacked(self, body: bytes, encoding: str) -> bytes:
+        """Undo the encoding, within the same limit as any body."""
+        unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
         try:
             plain = unpacker.decompress(body, self._most + 1)
         except zlib.error as error:
-            raise MalformedRequest(f"the body is not {name} data: {error}") from error
+            raise MalformedRequest(f"the body is not {encoding} data: {error}") from error
         if len(plain) > self._most:
             raise self._too_large()
         if not unpacker.eof:
-            raise MalformedRequest(f"the {name} data of the body ends too early")
+            raise MalformedRequest(f"the {encoding} data of the body ends too early")
+        if unpacker.unused_data:
+            raise MalformedRequest(
+                f"the body goes on after the end of its {encoding} data; pack it in one piece"
+            )
         return plain
+
+
+def _encoding_of(headers: Mapping[bytes, bytes]) -> str:
+    """Return how a body is packed; "" for not at all."""
+    name = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if name in ("", "identity"):
+        return ""
+    if name not in _WINDOW_BITS:
+        raise UnsupportedMedia(
+            f"Content-Encoding {name[:40]!r} is not read; use gzip, deflate or none"
+        )
+    return name
 
 
 async def next_message(receive: Receive, seconds: float) -> Any:

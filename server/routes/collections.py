@@ -12,7 +12,7 @@ from server.handlers.collections import NewCollection
 from server.index.contract import StoredItem
 from server.index.filters import Filter
 from server.routes.answers import Answer, Header, Receive, Scope, json_answer, to_json
-from server.routes.bodies import parse_json, parse_object
+from server.routes.bodies import parse_json
 from server.routes.collections_add import AddRoute, require_writer
 from server.routes.endpoint import Headers, Runtime
 from server.routes.guard import guarded
@@ -177,7 +177,8 @@ class CollectionRoutes:
             return json_answer(await collections.restore(_name(scope), path_of(file)), 201)
 
     async def _object(self, headers: Headers, receive: Receive) -> dict[str, Any]:
-        return parse_object(await self._runtime.bodies.read(headers, receive))
+        runtime = self._runtime
+        return await runtime.bodies.read_object(headers, receive, runtime.handlers.pool)
 
 
 def _name(scope: Scope) -> str:

@@ -72,11 +72,8 @@ class AddRoute:
     ) -> list[Entry | Refused]:
         """Read a body that fits into memory."""
         runtime = self._runtime
-        body = await runtime.bodies.read(headers, receive)
         pool = runtime.handlers.pool
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, pool)
         if kind.startswith(b"image/"):
             return [raw_item(body, options)]
         if options.keys() - {"priority"}:

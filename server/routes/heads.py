@@ -68,11 +68,8 @@ class HeadRoutes:
             async with spooled(body, None) as file:
                 examples, ignored = await runtime.handlers.heads.unpacked(path_of(file))
             return make_order(base, options, examples, ignored)
-        data = await runtime.bodies.read(headers, receive)
         pool = runtime.handlers.pool
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            data = await pool.run(runtime.bodies.unpack, data, encoding)
+        data = await runtime.bodies.read(headers, receive, pool)
         if kind == b"multipart/form-data":
             return await pool.run(form_order, base, options, data, headers[b"content-type"])
         if not kind or kind.endswith(b"json"):

@@ -31,10 +31,7 @@ class InferRoute:
         runtime = self._runtime
         params = scope["path_params"]
         pool = runtime.handlers.pool
-        body = await runtime.bodies.read(headers, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, pool)
         began = time.monotonic()
         request, infer = await self._decode(body, headers, call)
         infer.model, infer.version = params["model"], params.get("version")

@@ -158,8 +158,11 @@ class LibreRoutes:
     async def detect(self, scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         """Say which languages a text may be in."""
         runtime = self._runtime
-        body = await runtime.bodies.read(headers, receive)
-        values = read_fields(body, headers.get(b"content-type", b""), scope["query_string"])
+        pool = runtime.handlers.pool
+        body = await runtime.bodies.read(headers, receive, pool)
+        about = headers.get(b"content-type", b""), scope["query_string"]
+        large = len(body) > runtime.settings.max_inline_json_bytes
+        values = await pool.run(read_fields, body, *about) if large else read_fields(body, *about)
         texts, _ = texts_of(_needed(values, "q"), "q")
         found = await runtime.handlers.translate.detect("\n".join(texts))
         likely = [each for each in found[:5] if each.confidence >= 0.01]

@@ -10,7 +10,6 @@ from server.errors import InvalidInput
 from server.handlers.call import Call
 from server.repository.status import State
 from server.routes.answers import Answer, Receive, Scope, json_answer
-from server.routes.bodies import parse_object
 from server.routes.endpoint import Headers, Runtime
 from server.routes.guard import guarded
 from server.routes.inference_v2 import InferRoute
@@ -113,8 +112,9 @@ class MetadataV2:
         return json_answer({})
 
     async def _body(self, headers: Headers, receive: Receive) -> dict[str, Any]:
-        body = await self._runtime.bodies.read(headers, receive)
-        return parse_object(body) if body else {}
+        runtime = self._runtime
+        pool = runtime.handlers.pool
+        return await runtime.bodies.read_object(headers, receive, pool, may_be_empty=True)
 
 
 def _address(scope: Scope) -> tuple[str, str | None]:

@@ -9,7 +9,6 @@ from server.errors import InvalidInput
 from server.handlers.call import Call
 from server.handlers.models import status_dict
 from server.routes.answers import Answer, Receive, Scope, json_answer
-from server.routes.bodies import parse_object
 from server.routes.endpoint import Headers, Runtime
 from server.routes.guard import guarded
 from server.routes.table import Doc, Route
@@ -103,8 +102,9 @@ class ModelRoutes:
         self, scope: Scope, headers: Headers, receive: Receive
     ) -> tuple[str, dict[str, Any]]:
         guarded(scope, headers, self._runtime.settings)
-        data = await self._runtime.bodies.read(headers, receive)
-        body = parse_object(data) if data else {}
+        runtime = self._runtime
+        pool = runtime.handlers.pool
+        body = await runtime.bodies.read_object(headers, receive, pool, may_be_empty=True)
         for name, text in parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=16):
             body.setdefault(name, text)
         return scope["path_params"]["model"], body

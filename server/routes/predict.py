@@ -28,10 +28,7 @@ def predict_route(runtime: Runtime, task: str | None) -> Answerer:
 
     async def answer(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         handlers = runtime.handlers
-        body = await runtime.bodies.read(headers, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await handlers.pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, handlers.pool)
         began = time.monotonic()
         about = headers.get(b"content-type", b""), scope["query_string"], task, call
         if len(body) > inline:

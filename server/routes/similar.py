@@ -37,10 +37,7 @@ class SimilarRoute:
     ) -> Answer:
         """Answer one search."""
         runtime, handlers = self._runtime, self._runtime.handlers
-        body = await runtime.bodies.read(headers, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await handlers.pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, handlers.pool)
         began = time.monotonic()
         about = headers.get(b"content-type", b""), scope["query_string"], call
         # A raw picture needs no reading, however long it is.

@@ -49,10 +49,7 @@ class TensorflowRoutes:
         """Run the model on rows or columns."""
         runtime = self._runtime
         pool = runtime.handlers.pool
-        body = await runtime.bodies.read(headers, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, pool)
         began = time.monotonic()
         inline = runtime.settings.max_inline_json_bytes
         large = len(body) > inline

@@ -39,10 +39,7 @@ class TranslateRoute:
         """Answer one request."""
         runtime = self._runtime
         pool = runtime.handlers.pool
-        body = await runtime.bodies.read(headers, receive)
-        encoding = headers.get(b"content-encoding")
-        if encoding is not None:
-            body = await pool.run(runtime.bodies.unpack, body, encoding)
+        body = await runtime.bodies.read(headers, receive, pool)
         began = time.monotonic()
         about = headers.get(b"content-type", b""), scope["query_string"]
         large = len(body) > self._inline

@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.settings import Settings
 from tests.server.running import RunningServer, running_server
 from tests.server.shouting import shouting_models, write_sample, write_shouting
+from tests.server.small_settings import small_settings
 from tests.server.zoo import add_echo, build_zoo
 
 
@@ -20,20 +20,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(zoo: Path) -> Iterator[RunningServer]:
     """The server that the tests of this folder share; they leave its models as they are."""
-    settings = Settings(
-        repository=zoo,
-        isolate=False,
-        watch=False,
-        settle_s=0.0,
-        worker_threads=2,
-        max_body_bytes=1 << 20,
-        max_image_pixels=1_000_000,
-        max_inline_json_bytes=16_384,
-        max_items=8,
-        request_timeout_s=30.0,
-        body_timeout_s=1.0,
-    )
-    with running_server(settings) as running:
+    with running_server(small_settings(zoo, body_timeout_s=1.0)) as running:
         yield running
 
 
@@ -52,16 +39,6 @@ def shouting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
     limits = "[translation]\nmax_characters = 3000\nmax_sentences = 40\ncache_bytes = 0\n"
     (root / "shout" / "model.toml").write_text(limits + "[generation]\nbeams = 1\n")
     add_echo(root, "echo")
-    settings = Settings(
-        repository=root,
-        isolate=False,
-        watch=False,
-        settle_s=0.0,
-        worker_threads=2,
-        max_body_bytes=1 << 20,
-        max_inline_json_bytes=2048,
-        max_items=8,
-        request_timeout_s=30.0,
-    )
+    settings = small_settings(root, max_inline_json_bytes=2048)
     with shouting_models(), running_server(settings) as running:
         yield running

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from server.errors import MalformedRequest, PayloadTooLarge, QueueFull, RequestCancelled
+from server.errors import (
+    MalformedRequest,
+    PayloadTooLarge,
+    QueueFull,
+    RequestCancelled,
+    UnsupportedMedia,
+)
+from server.execution import WorkerPool
 from server.routes.bodies import BodyReader
 from server.settings import Settings
 from tests.server.running import RunningServer, wait_until
@@ -146,44 +155,53 @@ def test_an_unfinished_head_is_not_waited_for_forever(
     assert "took longer" in answer["error"]
 
 
-async def body_of(reader: BodyReader, messages: list[Any], **headers: str) -> bytes:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    made = WorkerPool(1)
+    yield made
+    made.close()
+
+
+async def body_of(
+    reader: BodyReader, messages: list[Any], pool: WorkerPool, **headers: str
+) -> bytes:
     queue = list(messages)
 
     async def receive() -> Any:
         return queue.pop(0)
 
     named = {k.replace("_", "-").encode(): v.encode() for k, v in headers.items()}
-    return await reader.read(named, receive)
+    return await reader.read(named, receive, pool)
 
 
 def part(body: bytes, *, more: bool = True) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-async def test_pieces_are_joined_and_counted() -> None:
+async def test_pieces_are_joined_and_counted(pool: WorkerPool) -> None:
     reader = BodyReader(Settings(max_body_bytes=10, max_inflight_body_bytes=20))
-    assert await body_of(reader, [part(b"ab"), part(b""), part(b"cd", more=False)]) == b"abcd"
+    assert await body_of(reader, [part(b"ab"), part(b""), part(b"cd", more=False)], pool) == b"abcd"
     with pytest.raises(PayloadTooLarge):
-        await body_of(reader, [part(b"a" * 11, more=False)])
+        await body_of(reader, [part(b"a" * 11, more=False)], pool)
     with pytest.raises(PayloadTooLarge):
-        await body_of(reader, [part(b"a" * 6), part(b"a" * 6), part(b"", more=False)])
+        await body_of(reader, [part(b"a" * 6), part(b"a" * 6), part(b"", more=False)], pool)
     with pytest.raises(MalformedRequest):
-        await body_of(reader, [], content_length="-1")
+        await body_of(reader, [], pool, content_length="-1")
     with pytest.raises(MalformedRequest):
-        await body_of(reader, [], content_length="9" * 40)
+        await body_of(reader, [], pool, content_length="9" * 40)
     with pytest.raises(RequestCancelled):
-        await body_of(reader, [{"type": "http.disconnect"}])
+        await body_of(reader, [{"type": "http.disconnect"}], pool)
     assert reader.held_bytes == 0
 
 
-async def test_all_bodies_together_are_bounded() -> None:
+async def test_all_bodies_together_are_bounded(pool: WorkerPool) -> None:
     reader = BodyReader(Settings(max_body_bytes=10, max_inflight_body_bytes=12))
     results: list[bytes] = []
 
     async def inner() -> Any:
         # While one request holds 8 bytes, another with 8 does not fit.
         with pytest.raises(QueueFull) as caught:
-            await body_of(reader, [part(b"b" * 8), part(b"", more=False)])
+            await body_of(reader, [part(b"b" * 8), part(b"", more=False)], pool)
         assert caught.value.extra["retry_after_s"] > 0
         return part(b"", more=False)
 
@@ -192,9 +210,86 @@ async def test_all_bodies_together_are_bounded() -> None:
     async def receive() -> Any:
         return pending.pop(0) if pending else await inner()
 
-    results.append(await reader.read({}, receive))
+    results.append(await reader.read({}, receive, pool))
     assert results == [b"a" * 8]
     assert reader.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("gzip", gzip.compress), (" X-GZip ", gzip.compress), ("deflate", zlib.compress)],
+)
+async def test_packed_bodies(pool: WorkerPool, name: str, pack: Any) -> None:
+    reader = BodyReader(Settings(max_body_bytes=1000, max_inline_json_bytes=100))
+
+    async def read(data: bytes) -> bytes:
+        halves = [part(data[:7]), part(data[7:], more=False)]
+        return await body_of(reader, halves, pool, content_encoding=name)
+
+    for plain in (b"", b"{}", b"a" * 1000):
+        assert await read(pack(plain)) == plain
+    with pytest.raises(PayloadTooLarge):
+        await read(pack(b"a" * 1001))
+    for broken, said in (
+        (pack(b"abc")[:-1], "ends too early"),
+        (b"", "ends too early"),
+        (b"abc", "is not"),
+        (pack(b"abc") + pack(b"def"), "goes on after the end"),
+    ):
+        with pytest.raises(MalformedRequest, match=said):
+            await read(broken)
+    assert reader.held_bytes == 0
+
+
+async def test_encodings_that_are_not_read_are_refused_before_the_body(pool: WorkerPool) -> None:
+    reader = BodyReader(Settings())
+    for name in ("br", "gzip, gzip", "é" * 60):
+        with pytest.raises(UnsupportedMedia, match="use gzip, deflate or none"):
+            await body_of(reader, [], pool, content_encoding=name)
+    for name in ("", "identity"):
+        body = [part(b"x", more=False)]
+        assert await body_of(reader, body, pool, content_encoding=name) == b"x"
+
+
+async def test_objects(pool: WorkerPool) -> None:
+    reader = BodyReader(Settings(max_inline_json_bytes=100))
+
+    async def read(body: bytes, **how: bool) -> dict[str, Any]:
+        async def receive() -> Any:
+            return part(body, more=False)
+
+        return await reader.read_object({}, receive, pool, **how)
+
+    assert await read(b'{"a": 1}') == {"a": 1}
+    assert await read(b'{"a": "%b"}' % (b"b" * 200)) == {"a": "b" * 200}
+    assert await read(b"", may_be_empty=True) == {}
+    for broken in (b"", b"[]", b"{", b"[" + b" " * 200 + b"]"):
+        with pytest.raises(MalformedRequest):
+            await read(broken)
+
+
+@pytest.mark.parametrize(
+    ("door", "kind"),
+    [
+        ("/predict", "application/json"),
+        ("/v1/models/echo:predict", "application/json"),
+        ("/v2/models/echo/infer", "application/json"),
+        ("/v2/repository/index", "application/json"),
+        ("/models/echo/load", "application/json"),
+        ("/collections", "application/json"),
+        ("/similar", "image/png"),
+        ("/translate", "application/json"),
+        ("/detect", "application/json"),
+        ("/models/echo/heads?name=x", "application/json"),
+    ],
+)
+def test_every_door_unpacks(client: httpx.Client, door: str, kind: str) -> None:
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    answer = client.post(door, content=b"no gzip", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), answer.text
+    assert "is not gzip data" in answer.json()["error"]
+    headers["Content-Encoding"] = "br"
+    assert client.post(door, content=b"", headers=headers).status_code == 415
 
 
 def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:

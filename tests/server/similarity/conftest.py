@@ -9,26 +9,13 @@ import pytest
 from server.settings import Settings
 from tests.server.running import RunningServer, running_server
 from tests.server.similarity.nets import add_eyes
+from tests.server.small_settings import small_settings
 from tests.server.zoo import add_echo
 
 
 def settings_of(root: Path, collections: Path | str, **keys: object) -> Settings:
     """Return settings for tests of collections."""
-    return Settings(
-        repository=root,
-        collections=str(collections),
-        isolate=False,
-        watch=False,
-        settle_s=0.0,
-        worker_threads=2,
-        max_body_bytes=1 << 20,
-        max_image_pixels=1_000_000,
-        max_inline_json_bytes=16_384,
-        max_items=32,
-        request_timeout_s=30.0,
-        body_timeout_s=5.0,
-        **keys,
-    )
+    return small_settings(root, collections=str(collections), max_items=32, **keys)
 
 
 @pytest.fixture(scope="module")
