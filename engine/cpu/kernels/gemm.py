@@ -25,7 +25,7 @@ class GemmSchedule:
     """How a product is cut. Results do not depend on it, but for `k_blocks`.
 
     Attributes:
-        block_rows: Rows of the left matrix that one task works on, whole tiles.
+        block_rows: Rows of the left matrix that one task works on at the most, whole tiles.
         group: Panels of weights that one task works on.
         k_blocks: Parts of the sum: cut where a block of rows would not stay in cache.
         ahead: Bytes of the next panel to ask for per step of the sum.
@@ -167,8 +167,7 @@ class _GemmEmitter:
         pointers = self._pointers(f)
         with f.loop(f.low, f.high) as task:
             block, group = f.divmod(task.i, groups)
-            first = f.mul(block, plan.block_rows)
-            last = f.least(f.add(first, plan.block_rows), rows)
+            first, last = self._block(f, block, rows)
             panel = f.mul(group, plan.group)
             end = f.least(f.add(panel, plan.group), self.panels.count)
             whole_end = f.least(end, self.panels.whole)
@@ -194,6 +193,17 @@ class _GemmEmitter:
                         )
                 done += length
         f.ret()
+
+    def _block(self, f: KernelBuilder, block: Value, rows: Value) -> tuple[Value, Value]:
+        """Return the rows of a block: whole tiles, as many as any other block has, or one more.
+
+        All weights are read for each block: a few rows left over would cost as much as many.
+        """
+        full, most = self.heights[0], self.spec.schedule.block_rows
+        tiles, blocks = f.div(f.add(rows, full - 1), full), f.div(f.add(rows, most - 1), most)
+        begin = f.div(f.mul(block, tiles), blocks)
+        end = f.div(f.mul(f.add(block, 1), tiles), blocks)
+        return f.mul(begin, full), f.least(f.mul(end, full), rows)
 
     def _round(
         self,

@@ -98,6 +98,15 @@ def test_heights_reach_every_number_of_rows() -> None:
         assert sum(heights[1:]) >= heights[0] - 1
 
 
+def test_blocks_of_rows_are_alike() -> None:
+    """Every row is written by one block, whatever is left over behind whole ones."""
+    full = host_target().tile_rows
+    schedule = GemmSchedule(3 * full, 2)
+    for rows in (0, 3 * full, 3 * full + 1, 4 * full, 6 * full + 3, 7 * full - 1, 10 * full + 2):
+        y, expected = product(rows, 5, 33, schedule, pieces=3)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_code_for_every_instruction_set(isa: str) -> None:
     target = target_for(isa)
