@@ -6,15 +6,22 @@ instruction sets can be named, so that their code is emitted and verified on any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
 import llvmlite.binding as llvm
 
+from engine.cpu.tile_permission import tiles_are_permitted
+
 ISAS: Final = ("avx512", "avx2", "sse2", "neon")
+VARIANTS: Final = (*ISAS, "amx")  # what `target_for` knows: "amx" is AVX-512 and tiles
 _TRIPLES: Final = {"neon": "aarch64-unknown-linux-gnu"}
 _X86_TRIPLE: Final = "x86_64-unknown-linux-gnu"
+_AVX512: Final = ("avx512f", "avx512vl", "avx512bw", "avx512dq")
+_DOTS: Final = ("avx512bf16", "avx512vnni")
+_AMX: Final = ("amx-tile", "amx-bf16", "amx-int8")
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Target:
         tile_vectors: Vectors in one row of the register tile.
         has_bf16_dot: Whether pairs of bfloat16 can be multiplied and summed in one instruction.
         has_int8_dot: Whether quadruples of u8 x s8 can be.
+        has_amx: Whether tiles of bfloat16 and of bytes can, and may be (both of the above hold).
         l1_bytes: First-level data cache of one core.
         l2_bytes: Second-level cache of one core.
     """
@@ -44,6 +52,7 @@ class Target:
     tile_vectors: int
     has_bf16_dot: bool = False
     has_int8_dot: bool = False
+    has_amx: bool = False
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
 
@@ -79,17 +88,21 @@ class Target:
 
 
 def target_for(isa: str) -> Target:
-    """Return a target of this instruction set, whether or not this machine has it.
+    """Return a target of one of `VARIANTS`, whether or not this machine has its instructions.
 
     On a machine that has it, the target is tuned for the machine's own processor.
     """
     host = host_target()
+    if isa == "amx":
+        plain = target_for("avx512")
+        features = f"{plain.features},{_added(_DOTS + _AMX)}"
+        return replace(plain, features=features, has_bf16_dot=True, has_int8_dot=True, has_amx=True)
     if isa == host.isa:
-        return host
+        return replace(host, has_amx=False)
     match isa:
         case "avx512":
             # 32 registers: 14 x 2 sums, 2 weights, and one or two broadcast inputs.
-            features = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512bf16,+avx512vnni"
+            features = _added(_AVX512 + _DOTS)
             return Target(isa, _X86_TRIPLE, "sapphirerapids", features, 16, 14, 2, True, True)
         case "avx2":
             # 16 registers: 6 x 2 sums, 2 weights, a broadcast input.
@@ -99,7 +112,12 @@ def target_for(isa: str) -> Target:
         case "neon":
             # 32 registers: 6 x 4 sums, 4 weights, and an operand multiplied by lane.
             return Target(isa, _TRIPLES[isa], "cortex-a76", "+neon", 4, 6, 4)
-    raise ValueError(f"no instruction set is called {isa!r}; expected one of {', '.join(ISAS)}")
+    raise ValueError(f"no instruction set is called {isa!r}; expected one of {', '.join(VARIANTS)}")
+
+
+def _added(features: tuple[str, ...]) -> str:
+    """Return LLVM's words for a processor that has these."""
+    return ",".join(f"+{feature}" for feature in features)
 
 
 @cache
@@ -111,9 +129,10 @@ def host_target() -> Target:
     has = features.get
     if triple.startswith(("aarch64", "arm64")):
         return Target("neon", triple, cpu, flat, 4, 6, 4)
-    if all(has(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq")):
-        bf16, vnni = bool(has("avx512bf16")), bool(has("avx512vnni"))
-        return Target("avx512", triple, cpu, flat, 16, 14, 2, bf16, vnni)
+    if all(map(has, _AVX512)):
+        bf16, vnni = (bool(has(feature)) for feature in _DOTS)
+        amx = all(map(has, _DOTS + _AMX)) and tiles_are_permitted()
+        return Target("avx512", triple, cpu, flat, 16, 14, 2, bf16, vnni, amx)
     if has("avx2") and has("fma"):
         return Target("avx2", triple, cpu, flat, 8, 6, 2)
     return Target("sse2", triple, cpu, flat, 4, 4, 2)
@@ -123,3 +142,5 @@ def host_target() -> Target:
 def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        llvm.initialize_native_asmparser()  # for instructions on tiles

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import llvmlite.ir as ir
 
 from engine.cpu.builder import I64, Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.amx import FULL, TILE_ROWS, begin_tiles, end_tiles, step_quads
+from engine.cpu.kernels.amx_tile import TilePlan, emit_amx_rest, emit_amx_tile
 from engine.cpu.kernels.panels import Panels, whole_pairs
 from engine.cpu.kernels.row_cuts import cut_evenly, cut_rows, emit_chooser, tile_heights
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile, load_lanes
@@ -100,30 +102,49 @@ class Gemm(Kernel):
         pitch = target.whole_vectors(self.k_block)
         return pitch + (2 * target.lanes if pitch * self.dtype.itemsize % 4096 == 0 else 0)
 
+    def step(self, target: Target) -> int:
+        """Return the quads of bytes of one step on tiles (AMX); 0 where it does not take them."""
+        if self.dtype is not DType.BFLOAT16:
+            return 0
+        return step_quads(target, [2 * whole_pairs(length, self.dtype) for length in self.lengths])
+
+    @property
+    def lengths(self) -> list[int]:
+        """The terms of each part of the sum."""
+        block = self.k_block
+        return [min(block, self.k - first) for first in range(0, self.k, block)]
+
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and rows."""
-        _GemmEmitter(self, module, name, target).emit()
+        emitter = _AmxEmitter if self.step(target) else _GemmEmitter
+        emitter(self, module, name, target).emit()
 
 
 class _GemmEmitter:
     """Writes one kernel."""
 
+    pairs_panels = True
+
     def __init__(self, spec: Gemm, module: ir.Module, name: str, target: Target) -> None:
         self.spec, self.module, self.name, self.target = spec, module, name, target
         self.panels = Panels.of(spec.n, target)
-        self.heights = tile_heights(target, spec.dtype)
+        self.heights = self._heights()
         self.cuts_evenly = spec.dtype is DType.BFLOAT16
-        self.lengths = _lengths(spec)
+        self.lengths = spec.lengths
         self.panel_size = self.panels.width * whole_pairs(spec.k, spec.dtype)
         self.x_pitch = spec.copy_pitch(target) if spec.rounds else spec.x_pitch
         self.whole = self._tiles(target.tile_vectors, target.lanes) if self.panels.whole else None
         # A lone row would wait for its own sums: of two panels there are twice as many.
         self.pair = None
-        if min(self.panels.whole, spec.schedule.group) > 1:
+        if self.pairs_panels and min(self.panels.whole, spec.schedule.group) > 1:
             self.pair = self._tiles(2 * target.tile_vectors, target.lanes, panels=2)
         self.tail = None
         if self.panels.tail_vectors:
             self.tail = self._tiles(self.panels.tail_vectors, self.panels.tail_lanes)
+
+    def _heights(self) -> tuple[int, ...]:
+        """Return the heights of tiles, the full one first."""
+        return tile_heights(self.target, self.spec.dtype)
 
     def _tiles(
         self, vectors: int, last_lanes: int, panels: int = 1
@@ -136,21 +157,8 @@ class _GemmEmitter:
             for kind in (*heights, FURTHER) if once else heights:
                 height = self.heights[0] if kind == FURTHER else kind
                 asks = kind != FURTHER and (once or height >= FEW_ROWS)
-                tile = Tile(
-                    x_rows=_rows(height, self.x_pitch),
-                    y_rows=_rows(height, spec.y_pitch),
-                    extras=tuple(None if p is None else _rows(height, p) for p in spec.extras),
-                    vectors=vectors,
-                    last_lanes=last_lanes,
-                    sum=Sum(whole_pairs(length, spec.dtype)),
-                    dtype=spec.dtype,
-                    y_dtype=spec.y_dtype,
-                    epilogue=spec.epilogue,
-                    blocked=spec.schedule.k_blocks > 1,
-                    ahead=spec.schedule.ahead if asks else 0,
-                    panels=panels,
-                    panel_step=self.panel_size * spec.dtype.itemsize,
-                )
+                tile = self._tile(height, vectors, last_lanes, length, panels)
+                tile = replace(tile, ahead=spec.schedule.ahead if asks else 0)
                 label = f"{self.name}.{kind}x{vectors}x{last_lanes}x{length}"
                 found[kind, length] = emit_tile(self.module, label, self.target, tile)
             if self.cuts_evenly and panels == 1:
@@ -160,8 +168,31 @@ class _GemmEmitter:
                 found[ANY, length] = emit_chooser(self.module, label, self.target, some, extras)
         return found
 
+    def _tile(
+        self, height: int, vectors: int, last_lanes: int, length: int, panels: int = 1
+    ) -> Tile:
+        spec = self.spec
+        return Tile(
+            x_rows=_rows(height, self.x_pitch),
+            y_rows=_rows(height, spec.y_pitch),
+            extras=tuple(None if p is None else _rows(height, p) for p in spec.extras),
+            vectors=vectors,
+            last_lanes=last_lanes,
+            sum=Sum(whole_pairs(length, spec.dtype)),
+            dtype=spec.dtype,
+            y_dtype=spec.y_dtype,
+            epilogue=spec.epilogue,
+            blocked=spec.schedule.k_blocks > 1,
+            panels=panels,
+            panel_step=self.panel_size * spec.dtype.itemsize,
+        )
+
     def emit(self) -> None:
         f = KernelBuilder(self.module, self.name, self.target)
+        self._work(f)
+        f.ret()
+
+    def _work(self, f: KernelBuilder) -> None:
         plan = self.spec.schedule
         rows, groups = f.number(0), -(-self.panels.count // plan.group)
         pointers = self._pointers(f)
@@ -192,7 +223,6 @@ class _GemmEmitter:
                             f, pointers, self.tail, self.panels.whole, panel, (first, last), place
                         )
                 done += length
-        f.ret()
 
     def _block(self, f: KernelBuilder, block: Value, rows: Value) -> tuple[Value, Value]:
         """Return the rows of a block: whole tiles, as many as any other block has, or one more.
@@ -309,7 +339,42 @@ def _rows(height: int, pitch: int) -> tuple[int, ...]:
     return tuple(r * pitch for r in range(height))
 
 
-def _lengths(spec: Gemm) -> list[int]:
-    """Return the terms of each part of the sum."""
-    block = spec.k_block
-    return [min(block, spec.k - first) for first in range(0, spec.k, block)]
+class _AmxEmitter(_GemmEmitter):
+    """Writes one kernel that multiplies tiles, whatever the number of rows."""
+
+    pairs_panels = False  # a lone row takes tiles, too: it must have the bits it has among others
+
+    def _heights(self) -> tuple[int, ...]:
+        return (FULL,)
+
+    def _tiles(
+        self, vectors: int, last_lanes: int, panels: int = 1
+    ) -> dict[tuple[int, int], ir.Function]:
+        """Return the functions of full blocks, and of those whose height only a run tells."""
+        found, schedule = {}, self.spec.schedule
+        plan = TilePlan(self.spec.step(self.target))
+
+        def tile(height: int, length: int) -> Tile:
+            return self._tile(height, vectors, last_lanes, length)
+
+        for length in dict.fromkeys(self.lengths):
+            label = f"{self.name}.{vectors}x{last_lanes}x{length}"
+            full = replace(tile(FULL, length), ahead=schedule.ahead)
+            found[FULL, length] = emit_amx_tile(self.module, label, self.target, full, plan)
+            found[FURTHER, length] = found[FULL, length]
+            if schedule.ahead_once:
+                further = tile(FULL, length)
+                found[FURTHER, length] = emit_amx_tile(
+                    self.module, f"{label}.further", self.target, further, plan
+                )
+            rest = tile(TILE_ROWS, length), tile(FULL, length)
+            found[ANY, length] = emit_amx_rest(
+                self.module, f"{label}.rest", self.target, rest, plan
+            )
+        return found
+
+    def _work(self, f: KernelBuilder) -> None:
+        plan = TilePlan(self.spec.step(self.target))
+        begin_tiles(f, plan.standing, plan.step)
+        super()._work(f)
+        end_tiles(f)

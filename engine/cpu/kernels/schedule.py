@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from engine.cpu.kernels.amx import FULL, TILE_ROWS
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule
-from engine.cpu.kernels.gemm import GemmSchedule
+from engine.cpu.kernels.gemm import Gemm, GemmSchedule
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.kernels.winograd import Winograd, WinogradSchedule
 from engine.cpu.target import Target
@@ -20,6 +21,7 @@ from engine.dtypes import DType
 
 TASKS: Final = 32  # of one picture, if the work is enough
 TASK_FLOPS: Final = 1 << 21  # about ten microseconds
+TILES_SPEED: Final = 8  # times as many products in the same time where tiles (AMX) multiply them
 FEW_TASKS: Final = 8  # of one picture, even if they are short
 SHORT_TASK_FLOPS: Final = 1 << 18
 WEIGHTS_PER_TASK: Final = 64 << 10  # bytes, where there are few rows and reading them is all
@@ -36,15 +38,19 @@ def gemm_schedule(
 
     `rounds`: whether the left side is rounded on the way.
     """
-    rows, panels, size = target.tile_rows, Panels.of(n, target), dtype.itemsize
+    panels, size = Panels.of(n, target), dtype.itemsize
     k_blocks = _parts(k, target, size) if k >= LONG_SUM else 1
+    on_tiles = Gemm(k, n, k, n, GemmSchedule(1, 1, k_blocks), dtype=dtype).step(target) > 0
+    rows, task_flops = target.tile_rows, TASK_FLOPS
+    if on_tiles:
+        rows, task_flops = FULL, TASK_FLOPS * TILES_SPEED
     fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
     group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))
     # A block of rows is read, or rounded, once per group; a lone row takes panels in pairs.
     group = max(group, 4 if k_blocks > 1 or rounds else 2)
     flops = 2 * tiles * rows * panels.width * k
-    group = max(group, TASK_FLOPS // flops)
+    group = max(group, task_flops // flops)
     group = max(1, min(group, panels.count))
     if dtype is DType.FLOAT32:
         # A net's weights together leave the cache from run to run, however small each matrix is.
@@ -56,9 +62,14 @@ def gemm_schedule(
 
 
 def _parts(k: int, target: Target, size: int) -> int:
-    """Return in how many equal parts of whole pairs to do a long sum; 1 if none divide it."""
+    """Return in how many equal parts of whole pairs to do a long sum; 1 if none divide it.
+
+    Where pairs are multiplied on tiles, parts of whole tiles are preferred.
+    """
     wanted = -(-k * size * 9 * target.tile_rows // (target.l2_bytes // 2))
-    return next((p for p in range(wanted, 2 * wanted + 1) if k % (2 * p) == 0), 1)
+    choices = range(wanted, 2 * wanted + 1)
+    tiles = 2 * TILE_ROWS if target.has_amx and size == DType.BFLOAT16.itemsize else 2
+    return next((p for least in (tiles, 2) for p in choices if k % (least * p) == 0), 1)
 
 
 def _tasks(flops: int) -> int:

@@ -18,7 +18,20 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from engine.cpu.builder import BF16, F32, I1, I32, I64, PTR, VOID, Builder, Value, suffix, vector
+from engine.cpu.builder import (
+    BF16,
+    F32,
+    I1,
+    I32,
+    I64,
+    PTR,
+    VOID,
+    Builder,
+    Number,
+    Value,
+    suffix,
+    vector,
+)
 from engine.cpu.expressions import emit_expr
 from engine.cpu.target import Target
 from engine.dtypes import DType
@@ -224,12 +237,18 @@ def _finish(f: Builder, tile: Tile, sums: list[Value]) -> None:
             row = sums[r * tile.vectors : (r + 1) * tile.vectors]
             _finish_row(f, tile, row, tile.y_rows[r], offsets)
         return
-    n, memory = tile.vectors, f.stack(tile.height * tile.vectors * f.lanes * 4)
+    memory = f.stack(tile.height * tile.vectors * f.lanes * 4)
     for i, value in enumerate(sums):
         f.store(value, f.at(memory, i * f.lanes))
+    finish_rows(f, tile, memory, tile.height)
+
+
+def finish_rows(f: Builder, tile: Tile, memory: Value, height: Number) -> None:
+    """Apply the epilogue to the sums of `height` rows that lie in memory, and store."""
+    n = tile.vectors
     moving = [rows for rows in (tile.y_rows, *tile.extras) if rows is not None]
     table = _table(f, list(zip(*moving, strict=True)))
-    with f.loop(0, tile.height, unroll=False) as turn:
+    with f.loop(0, height, unroll=False) as turn:
         entry = f.at(table, f.mul(turn.i, len(moving)), DType.INT64)
         found = [
             f.b.load(f.at(entry, i, DType.INT64), typ=I64, align=8) for i in range(len(moving))
