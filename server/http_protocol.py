@@ -21,13 +21,16 @@ HEAD_TIMEOUT_S = 20.0
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    _writes: JoinedWrites | None = None
     _in_head = True
+    _began = False  # a request has
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Close a connection on which nothing ever comes, like one that went idle."""
-        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self._writes = JoinedWrites(transport, self.loop, self._is_sending)
+        super().connection_made(cast(asyncio.Transport, self._writes))
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -36,11 +39,16 @@ class HttpProtocol(HttpToolsProtocol):
         """Forget the connection's timers."""
         self._unset_keepalive_if_required()
         self._stop_head_timer()
+        if self._writes is not None:
+            self._writes.lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; a head that is not whole yet is bounded in size and time."""
+        if self._writes is not None and self._writes.is_lingering:
+            return  # it has its answer, and does not know it yet
         super().data_received(data)
+        self._watch_leftovers()
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -51,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to read a head."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._began = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -70,6 +78,22 @@ class HttpProtocol(HttpToolsProtocol):
             b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
         )
         self.transport.close()
+
+    def _is_sending(self) -> bool:
+        """Say whether a request is not whole yet; if so, go on reading."""
+        in_body = self.cycle is not None and self.cycle.more_body
+        sending = in_body or (self._in_head and self._began)
+        if sending:
+            self.flow.resume_reading()
+        return sending
+
+    def _watch_leftovers(self) -> None:
+        """Treat a client that does not finish a body that was answered like one that is idle."""
+        answered = not self._in_head and self.cycle is not None and self.cycle.response_complete
+        if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _head_is_late(self) -> None:
         self.send_400_response(f"the request's head took longer than {HEAD_TIMEOUT_S:g} s")

@@ -6,11 +6,11 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from server.commands.common import DEFAULT_SERVER, TIMEOUT_S, fail
+from server.commands.exchange import exchange
 
 ATTEMPTS = 5
 WAIT_S = 0.5  # after the first failed attempt; doubled after each
@@ -52,8 +52,7 @@ class Client:
                 time.sleep(wait_s)
                 wait_s *= 2
             try:
-                self._connection.request(method, self._path + path, body, headers)
-                response = self._connection.getresponse()
+                response = exchange(self._connection, method, self._path + path, body, headers)
                 status, data = response.status, response.read()
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()  # the next attempt opens another one
@@ -79,6 +78,6 @@ class Client:
             ) from None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
+def _retry_after(headers: http.client.HTTPMessage) -> float:
     given = headers.get("Retry-After", "0")
     return min(float(given), 30.0) if given.isdigit() else 0.0

@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
+from server.commands.exchange import Body, BodyFailed, exchange
 from server.errors import ServerError
 from server.settings import Settings, SettingsInvalid, load_settings
 
@@ -58,7 +59,7 @@ def call(
     server: str,
     method: str,
     path: str,
-    body: bytes | Iterable[bytes] | None = None,
+    body: Body | None = None,
     *,
     headers: Mapping[str, str] | None = None,
     token: str | None = None,
@@ -73,7 +74,7 @@ def call_lines(
     server: str,
     method: str,
     path: str,
-    body: bytes | Iterable[bytes] | None = None,
+    body: Body | None = None,
     *,
     headers: Mapping[str, str] | None = None,
     token: str | None = None,
@@ -88,7 +89,10 @@ def call_lines(
             _content(server, response.status, response.read())
             fail(f"{server} does not answer line by line; is it an older one?")
         for line in response:
-            told = json.loads(line)
+            try:
+                told = json.loads(line)
+            except ValueError:
+                fail(f"{server} ended its answer in the middle of a line")
             if told.get("event") == "error":
                 fail(str(told.get("error")))
             yield told
@@ -99,7 +103,7 @@ def _asked(
     server: str,
     method: str,
     path: str,
-    body: bytes | Iterable[bytes] | None,
+    body: Body | None,
     headers: Mapping[str, str],
     token: str | None,
 ) -> Iterator[http.client.HTTPResponse]:
@@ -115,13 +119,12 @@ def _asked(
     try:
         connection = kinds[url.scheme](url.hostname, url.port, timeout=TIMEOUT_S)
         try:
-            chunked = body is not None and not isinstance(body, bytes)
-            target = url.path.rstrip("/") + path
-            connection.request(method, target, body, sent, encode_chunked=chunked)
-            yield connection.getresponse()
+            yield exchange(connection, method, url.path.rstrip("/") + path, body, sent)
         finally:
             connection.close()
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except BodyFailed as error:
+        fail(f"what was to be sent cannot be read: {error}")
+    except (OSError, http.client.HTTPException) as error:
         fail(f"{server} does not answer: {error or type(error).__name__}")
 
 

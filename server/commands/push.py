@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Annotated
 from urllib.parse import quote
 
@@ -81,19 +82,31 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.chunks: Queue[bytes | BaseException | None] = Queue(CHUNKS_AHEAD)
+        self.closed = False  # nobody reads any more
 
     def write(self, data: bytes) -> int:
+        if self.closed:
+            raise BrokenPipeError("the rest of the folder is not wanted")
         self.chunks.put(bytes(data))
         return len(data)
 
+    def close(self) -> None:
+        """Let the writer go, which may wait for room."""
+        self.closed = True
+        with contextlib.suppress(Empty):
+            while True:
+                self.chunks.get_nowait()
 
-def tar_chunks(folder: Path) -> Iterator[bytes]:
-    """Yield a folder as a tar stream, without a temporary file."""
+
+def tar_chunks(folder: Path) -> Generator[bytes]:
+    """Yield a folder as a tar stream, without a temporary file; links as what they lead to."""
     pipe = _Pipe()
 
     def pack() -> None:
         try:
-            with tarfile.open(fileobj=pipe, mode="w|", bufsize=CHUNK_BYTES) as archive:  # type: ignore[call-overload]
+            with tarfile.open(  # type: ignore[call-overload]
+                fileobj=pipe, mode="w|", bufsize=CHUNK_BYTES, dereference=True
+            ) as archive:
                 for path in sorted(folder.iterdir()):
                     if not path.name.startswith("."):
                         archive.add(path, path.name)
@@ -102,7 +115,10 @@ def tar_chunks(folder: Path) -> Iterator[bytes]:
             pipe.chunks.put(error)
 
     threading.Thread(target=pack, name="millrace-pack", daemon=True).start()
-    while (chunk := pipe.chunks.get()) is not None:
-        if isinstance(chunk, BaseException):
-            raise chunk
-        yield chunk
+    try:
+        while (chunk := pipe.chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+    finally:
+        pipe.close()

@@ -37,6 +37,10 @@ class HeadHandler:
         self._repository = repository
         self._teacher = Teacher(repository, pool, collections)
 
+    def check(self, order: Order) -> None:
+        """Refuse an order that cannot be carried out, whatever its pictures are."""
+        self._teacher.check(order)
+
     def teach(self, order: Order) -> AsyncGenerator[Step | Taught]:
         """Learn, and tell every step; the last thing told is what came of it."""
         return self._teacher.teach(order)

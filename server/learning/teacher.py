@@ -117,8 +117,13 @@ class Teacher:
 
     # What is asked for
 
-    async def _begun(self, order: Order) -> _Run:
-        """Find out what is to be made of what; nothing slow happens for an order that is wrong."""
+    def check(self, order: Order) -> None:
+        """Refuse what is wrong with an order whatever its pictures are, which may be long to come.
+
+        Raises:
+            InvalidInput, Conflict: its names or options, or learning needs a library.
+            ModelNotFound: there is no such base.
+        """
         fitting.require_library()
         if order.method is not None and order.method not in METHODS:
             raise InvalidInput(
@@ -127,31 +132,38 @@ class Teacher:
                 expected=list(METHODS),
                 got=order.method[:40],
             )
+        self._repository.model(order.base)
+        name = self._name_of(order)
+        check_names(name, order.version)
+        if order.version is not None and order.publish:
+            self._check_version(name, order.version)
+
+    async def _begun(self, order: Order) -> _Run:
+        """Find out what is to be made of what; nothing slow happens for an order that is wrong."""
+        self.check(order)
         if not isinstance(order.pictures, FromCollection) and order.pictures:
             check_size(order.pictures)
-        run = _Run(order)
+        run = _Run(order, self._name_of(order))
         folder = self._learned_folder(order.base)
-        if folder is not None and order.name in (None, order.base):
+        if folder is not None and run.name == order.base:
             await self._continue(run, folder)
         else:
             self._anew(run)
-        check_names(run.name, order.version)
-        if order.version is not None and order.publish:
-            self._check_version(run.name, order.version)
         return run
 
     async def _continue(self, run: _Run, folder: Path) -> None:
         """Add pictures to what a version was learned from."""
         lesson = await in_background(lambda: kept.read(folder), name="lesson")
-        run.name = run.order.base
         run.method = run.order.method or lesson.method
         run.base_model = lesson.base.model
         run.base_version = run.order.base_version
         run.known, run.known_base = lesson.examples, lesson.base
         run.notes["continues"] = folder.name
 
-    def _anew(self, run: _Run) -> None:
-        order = run.order
+    def _name_of(self, order: Order) -> str:
+        """Return what is to be learned is called: by default as the learned model it adds to."""
+        if order.name in (None, order.base) and self._learned_folder(order.base) is not None:
+            return order.base
         if not order.name:
             raise InvalidInput(
                 "`name` is missing: what shall the classifier be called?",
@@ -159,8 +171,6 @@ class Teacher:
                 expected="a model's name",
                 got=None,
             )
-        if not order.pictures:
-            check_size(())
         taken = order.name in self._repository.models and self._has_versions(order.name)
         if taken and self._learned_folder(order.name) is None:
             raise Conflict(
@@ -168,7 +178,13 @@ class Teacher:
                 "another name",
                 model=order.name,
             )
-        run.name, run.method = order.name, order.method or USUAL_METHOD
+        return order.name
+
+    def _anew(self, run: _Run) -> None:
+        order = run.order
+        if not order.pictures:
+            check_size(())
+        run.method = order.method or USUAL_METHOD
         run.base_model, run.base_version = order.base, order.base_version
 
     def _has_versions(self, model: str) -> bool:

@@ -24,7 +24,6 @@ from server.routes.answers import Receive
 from server.routes.turns import Turns
 from server.settings import Settings
 
-LINGER_S = 2.0
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # "deflate" on the web is zlib's format
 
 
@@ -88,18 +87,16 @@ class BodyReader:
         if not declared.isdigit() or len(declared) > 18:
             raise MalformedRequest("Content-Length must be a number from 0")
         if int(declared) > self._most:
-            await self._refuse(headers, receive)
+            raise self._too_large()
         message = await next_message(receive, self._silence_s)  # small bodies are already here
         if not message.get("more_body", False):
             body: bytes = message.get("body", b"")
             if len(body) > self._most:
                 raise self._too_large()
             return body
-        return await self._read_rest(message.get("body", b""), headers, receive)
+        return await self._read_rest(message.get("body", b""), receive)
 
-    async def _read_rest(
-        self, first: bytes, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> bytes:
+    async def _read_rest(self, first: bytes, receive: Receive) -> bytes:
         body = io.BytesIO()  # gives its bytes away without copying them once more
         held = body.write(first)
         self._hold(held)
@@ -112,8 +109,7 @@ class BodyReader:
                 chunk = message.get("body", b"")
                 more = message.get("more_body", False)
                 if held + len(chunk) > self._most:
-                    body.close()
-                    await self._refuse(headers, receive)
+                    raise self._too_large()
                 self._hold(len(chunk))
                 held += body.write(chunk)
             return body.getvalue()
@@ -127,17 +123,6 @@ class BodyReader:
                 retry_after_s=1.0,
             )
         self._held += count
-
-    async def _refuse(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
-        """Raise, after letting the client finish for a moment, so that it reads the answer."""
-        if b"expect" not in headers:
-            end = time.monotonic() + LINGER_S
-            try:
-                while (await next_message(receive, end - time.monotonic())).get("more_body", False):
-                    pass
-            except RequestTimeout:
-                pass
-        raise self._too_large()
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(

@@ -61,9 +61,10 @@ class HeadRoutes:
         runtime = self._runtime
         base: str = scope["path_params"]["model"]
         options: dict[str, Any] = dict(read_query(scope["query_string"]))
-        make_order(base, options, ())  # before a body that may be long
+        asked = make_order(base, options, ())
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind in _ARCHIVES:
+            runtime.handlers.heads.check(asked)  # before a body that may be long
             body = upload(headers, receive, runtime.settings)
             async with spooled(body, None) as file:
                 examples, ignored = await runtime.handlers.heads.unpacked(path_of(file))

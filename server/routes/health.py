@@ -38,7 +38,7 @@ def routes(runtime: Runtime) -> list[Route]:
                 "docs": "/docs",
                 "routes": [
                     *("/predict", "/classify", "/embed", "/translate", "/languages", "/detect"),
-                    *("/v2", "/v1", "/models", "/metrics"),
+                    *("/similar", "/collections", "/v2", "/v1", "/models", "/metrics"),
                 ],
             }
         )

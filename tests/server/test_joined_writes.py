@@ -19,6 +19,7 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.calls: list[bytes] = []
         self.paused = False
+        self.closing = False
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
         self.calls.append(data)
@@ -26,14 +27,21 @@ class Transport(asyncio.Transport):
     def writelines(self, pieces: Sequence[bytes]) -> None:  # type: ignore[override]
         self.calls.append(b"".join(pieces))
 
+    def write_eof(self) -> None:
+        self.calls.append(b"eof")
+
+    def can_write_eof(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.calls.append(b"closed")
+        self.closing = True
 
     def pause_reading(self) -> None:
         self.paused = True
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
 
 
 def after(work: Callable[[JoinedWrites], None], turns: int = 0) -> list[bytes]:
@@ -90,3 +98,32 @@ def test_everything_else_is_the_transports() -> None:
         assert not writes.is_closing()
 
     after(work)
+
+
+def lingering() -> tuple[Transport, JoinedWrites, asyncio.AbstractEventLoop]:
+    """Close a connection whose client is sending."""
+    loop = asyncio.new_event_loop()
+    transport = Transport()
+    writes = JoinedWrites(transport, loop, lambda: True)
+    writes.write(HEAD)
+    writes.close()
+    return transport, writes, loop
+
+
+def test_a_client_that_is_sending_is_let_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.joined_writes.LINGER_S", 0.0)
+    transport, writes, loop = lingering()
+    assert transport.calls == [HEAD, b"eof"]
+    assert writes.is_lingering and writes.is_closing()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert transport.calls == [HEAD, b"eof", b"closed"]
+    loop.close()
+
+
+def test_closing_twice_waits_no_longer() -> None:
+    transport, writes, loop = lingering()
+    writes.close()
+    assert transport.calls == [HEAD, b"eof", b"closed"]
+    writes.close()  # of one that is closing already nothing is left to wait for
+    assert transport.calls[2:] == [b"closed", b"closed"]
+    loop.close()

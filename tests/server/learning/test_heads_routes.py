@@ -164,6 +164,9 @@ def test_a_collection_with_labels(client: httpx.Client):
     assert "no item 'nothing'" in post(client, json=wrong).json()["error"]
 
 
+ZIP = {"kind": "application/zip", "params": {"name": "x"}}
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "words"),
     [
@@ -187,8 +190,17 @@ def test_a_collection_with_labels(client: httpx.Client):
         ({"content": b"[]", "kind": "application/json"}, 400, "JSON object"),
         ({"content": b"x", "kind": "text/plain"}, 415, "is not read here"),
         ({"content": b"x", "kind": "application/zip", "params": {"name": "x"}}, 422, "no archive"),
-        ({"content": b"PK\x03\x04", "kind": "application/zip"}, 422, "not a readable zip"),
-        ({"content": zipped({"a.png": b"x"}), "kind": "application/zip"}, 422, "one folder per"),
+        ({"content": b"PK\x03\x04", **ZIP}, 422, "not a readable zip"),
+        ({"content": zipped({"a.png": b"x"}), **ZIP}, 422, "one folder per"),
+        # What is wrong whatever the pictures are is said before they are read.
+        ({"content": b"x", "kind": "application/zip"}, 422, "`name` is missing"),
+        ({"content": b"x", "kind": ZIP["kind"], "params": {"name": "eyes"}}, 409, "not learned"),
+        ({"content": b"x", "kind": ZIP["kind"], "params": {"name": "a/b"}}, 422, "a/b"),
+        (
+            {"content": b"x", "kind": ZIP["kind"], "params": {"name": "x", "method": "x"}},
+            422,
+            "is not known",
+        ),
         ({"content": b"", "params": {"publish": "2"}}, 422, "`publish` must be"),
     ],
 )

@@ -32,6 +32,14 @@ def test_index_names_the_models(client: httpx.Client) -> None:
     assert body["models"]["broken"] is None
 
 
+def test_index_names_every_door(client: httpx.Client) -> None:
+    named = set(client.get("/").json()["routes"])
+    paths = client.get("/openapi.json").json()["paths"]
+    doors = {"/" + path.split("/")[1] for path in paths}
+    assert named <= doors
+    assert doors - named <= {"/", "/docs", "/openapi.json", "/frontend"}
+
+
 def test_metrics(client: httpx.Client) -> None:
     client.post("/predict", json={"model": "echo", "inputs": [{"tensors": {"x": [1.0, 2.0]}}]})
     client.post("/predict", content=b"{")
