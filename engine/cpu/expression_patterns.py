@@ -32,6 +32,13 @@ def find_pattern(node: Expr) -> Found:
     return None
 
 
+def find_exact_pattern(node: Expr) -> Found:
+    """Return the same for a node that must have the reference's bits."""
+    if node.dtype is not DType.FLOAT32:
+        return None
+    return _held_integer(node) if node.op == "cast" else None
+
+
 def find_coarse_pattern(node: Expr) -> Found:
     """Return the same for a node whose value is rounded to bfloat16: x * sigmoid(z)."""
     if node.dtype is not DType.FLOAT32 or node.op != "mul":

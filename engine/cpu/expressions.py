@@ -2,7 +2,8 @@
 
 Elementwise kernels, epilogues of contractions and reductions all call `emit_expr`. A number of a
 narrow float type is held as float32 (`Builder.load` gives it so). Some shapes of expression have
-sequences of their own that are as accurate and cheaper (`engine.cpu.expression_patterns`).
+sequences of their own that are as accurate and cheaper (`engine.cpu.expression_patterns`). What is
+rounded to whole numbers next has the reference's bits before (`engine.cpu.vmath.exact`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ import llvmlite.ir as ir
 from engine.cpu.builder import MEMORY, REGISTER, Builder, Value, lanes_of, vector
 from engine.cpu.expression_casts import emit_cast
 from engine.cpu.expression_operations import OPERATIONS
-from engine.cpu.expression_patterns import Write, find_coarse_pattern, find_pattern
+from engine.cpu.expression_patterns import (
+    Write,
+    find_coarse_pattern,
+    find_exact_pattern,
+    find_pattern,
+)
 from engine.cpu.target import Target
+from engine.cpu.vmath.exact import EXACT
 from engine.dtypes import DType
 from engine.ir.expr import Expr
 
@@ -82,6 +89,7 @@ def _steps(root: Expr, coarse: bool) -> list[tuple[Expr, tuple[Expr, ...], Write
     """Return what to compute in order: each with its operands and how to write it down."""
     found: list[tuple[Expr, tuple[Expr, ...], Write]] = []
     seen: set[int] = set()
+    exact = rounded_parts(root)
     stack: list[tuple[Expr, tuple[Expr, ...], Write] | Expr] = [root]
     while stack:
         top = stack.pop()
@@ -89,12 +97,36 @@ def _steps(root: Expr, coarse: bool) -> list[tuple[Expr, tuple[Expr, ...], Write
             found.append(top)
         elif id(top) not in seen:
             seen.add(id(top))
-            pattern = find_coarse_pattern(top) if coarse and top is root else None
-            pattern = pattern or find_pattern(top)
-            operands, write = pattern if pattern is not None else (top.args, _plain)
+            operands, write = _way(top, coarse and top is root, id(top) in exact)
             stack.append((top, operands, write))
             stack.extend(reversed(operands))
     return found
+
+
+def _way(node: Expr, is_coarse: bool, is_exact: bool) -> tuple[tuple[Expr, ...], Write]:
+    """Return what a node computes from and how it is written down."""
+    if is_exact:
+        return find_exact_pattern(node) or (node.args, _exact)
+    pattern = find_coarse_pattern(node) if is_coarse else None
+    return pattern or find_pattern(node) or (node.args, _plain)
+
+
+def rounded_parts(root: Expr) -> frozenset[int]:
+    """Return the ids of the nodes from which something is computed that is rounded then."""
+    found: set[int] = set()
+    waiting = [each for node in root.walk() if node.op == "round" for each in node.args]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in found:
+            found.add(id(node))
+            waiting.extend(node.args)
+    return frozenset(found)
+
+
+def _exact(f: Builder, node: Expr, values: Sequence[Value]) -> Value:
+    if node.op in EXACT and node.dtype is DType.FLOAT32:
+        return EXACT[node.op](f, values[0])
+    return _plain(f, node, values)
 
 
 def _plain(f: Builder, node: Expr, values: Sequence[Value]) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -35,11 +36,24 @@ def erf(xp: Any, x: Array) -> Array:
     """Return the error function: correctly rounded in float32 but for rare ties."""
     if x.dtype == xp.float64:
         return _erf_exact(xp, x)
+    return _in_blocks(xp, x, lambda wide: _erf_rational(xp, wide))
+
+
+def rounded_once(xp: Any, function: Callable[[Array], Array], x: Array) -> Array:
+    """Return a function of float32 numbers, computed in float64 and rounded once.
+
+    So it is correctly rounded but for rare ties, and does not hang on the version of a library.
+    """
+    return _in_blocks(xp, x, function)
+
+
+def _in_blocks(xp: Any, x: Array, function: Callable[[Array], Array]) -> Array:
+    """Apply a function of float64 to neighbours; the result has the type of `x`."""
     result = xp.empty(x.shape, x.dtype)
     flat, out = xp.ascontiguousarray(x).reshape(-1), result.reshape(-1)
     for start in range(0, flat.size, BLOCK):
         block = slice(start, start + BLOCK)
-        out[block] = _erf_rational(xp, flat[block].astype(xp.float64))
+        out[block] = function(flat[block].astype(xp.float64))
     return result
 
 

@@ -57,6 +57,8 @@ FUNCTIONS = {
     "ne": "not_equal",
 }
 OWN_FUNCTIONS = frozenset(("erf", "integer_divide"))
+# Computed in float64 where the library is numpy: what the reference gives, others are held to.
+WIDE_FUNCTIONS = frozenset(("exp", "expm1", "log", "log1p", "tanh"))
 
 
 def render_numpy(expr: Expr, xp: Any, args: Sequence[Array]) -> Array:
@@ -182,7 +184,7 @@ class _Writer:
 
     def _reusable(self, node: Expr, left: dict[int, int], where: dict[int, str]) -> str | None:
         """Return the name of a temporary that may take this node's result, or None."""
-        if node.op in ("select", "cast") or self._function(node) in OWN_FUNCTIONS:
+        if node.op in ("select", "cast") or self._is_own(node):
             return None
         for each in node.args:
             place = where[id(each)]
@@ -201,6 +203,14 @@ class _Writer:
             return "integer_divide"
         return FUNCTIONS.get(node.op, node.op)
 
+    def _is_own(self, node: Expr) -> bool:
+        """Whether a function of this package computes the node."""
+        return self._function(node) in OWN_FUNCTIONS or self._is_wide(node)
+
+    def _is_wide(self, node: Expr) -> bool:
+        is_reference = self.xp.__name__ == "numpy"
+        return is_reference and node.op in WIDE_FUNCTIONS and node.dtype is DType.FLOAT32
+
     def _call(self, node: Expr, inner: list[str], out: str) -> str:
         if node.op == "cast":
             return self._cast(node, inner[0])
@@ -213,6 +223,10 @@ class _Writer:
             self.names[name] = getattr(array_functions, name)
             return f"{name}(xp, {', '.join(inner)})"
         self.names[name] = getattr(self.xp, name)
+        if self._is_wide(node):
+            self.names["xp"] = self.xp
+            self.names["rounded_once"] = array_functions.rounded_once
+            return f"rounded_once(xp, {name}, {inner[0]})"
         return f"{name}({', '.join(inner)}{out})"
 
     def _cast(self, node: Expr, inner: str) -> str:

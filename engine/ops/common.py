@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.dtypes import DType
 from engine.errors import ResourceLimit
 from engine.ir.graph import Array
@@ -23,6 +25,7 @@ __all__ = [
     "normalize_axes",
     "normalize_axis",
     "one_of",
+    "precise",
     "static_ints",
     "widen",
 ]
@@ -95,6 +98,17 @@ def widen(xp: Any, x: Array) -> Array:
     if x.dtype.kind == "f" and x.dtype.itemsize >= 4:
         return x
     return x.astype(xp.float32) if DType.from_numpy(x.dtype).is_narrow_float else x
+
+
+def precise(xp: Any, x: Array) -> Array:
+    """Return `x` as sums and exponentials over it are computed.
+
+    With numpy in float64, rounded once at the end: the reference is what others are held to, and
+    what rounds to bytes next must not hang on the order of a sum. Elsewhere as `widen` has it, for
+    float64 is a small part of a GPU's speed.
+    """
+    wide = widen(xp, x)
+    return wide.astype(np.float64) if xp is np and wide.dtype == np.float32 else wide
 
 
 def narrow(x: Array, dtype: Any) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.ir.types import Dim, TensorType, element_count
-from engine.ops.common import Array, narrow, normalize_axis, widen
+from engine.ops.common import Array, narrow, normalize_axis, precise, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, Kernel, operator
 from engine.ops.row_rules import follow, leading
@@ -237,10 +237,10 @@ class LayerNormalization:
     def compute(
         ctx: ComputeContext, x: Array, scale: Array, bias: Array | None = None
     ) -> Sequence[Array]:
-        """Narrow floats compute in float32 and round once."""
+        """Rounded once, at the end."""
         xp = ctx.xp
         axes = _trailing(x.ndim, ctx.attributes["axis"])
-        wide = widen(xp, x)
+        wide = precise(xp, x)
         mean = wide.mean(axis=axes, keepdims=True)
         y = wide - mean
         variance = (y * y).mean(axis=axes, keepdims=True)
@@ -250,7 +250,8 @@ class LayerNormalization:
         if bias is not None:
             y = y + widen(xp, bias)
         _check_same_shape(y, x)
-        return [narrow(y, x.dtype), mean, inverse][: ctx.n_outputs]
+        kind = widen(xp, x).dtype
+        return [narrow(y, x.dtype), narrow(mean, kind), narrow(inverse, kind)][: ctx.n_outputs]
 
 
 @operator("RMSNormalization", since=23)
@@ -263,9 +264,9 @@ class RMSNormalization:
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, scale: Array) -> Sequence[Array]:
-        """Narrow floats compute in float32 and round once."""
+        """Rounded once, at the end."""
         xp = ctx.xp
-        wide = widen(xp, x)
+        wide = precise(xp, x)
         axes = _trailing(x.ndim, ctx.attributes["axis"])
         mean_square = (wide * wide).mean(axis=axes, keepdims=True)
         y = wide / xp.sqrt(mean_square + mean_square.dtype.type(ctx.attributes["epsilon"]))

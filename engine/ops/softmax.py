@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.ir.types import Dim, TensorType, element_count
-from engine.ops.common import Array, narrow, normalize_axis, widen
+from engine.ops.common import Array, narrow, normalize_axis, precise
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
 from engine.ops.row_rules import follow
@@ -25,11 +25,11 @@ def _axis(attributes: Any, version: int) -> int:
 def _along(
     ctx: ComputeContext, x: Array, function: Callable[[Any, Array, int], Array]
 ) -> Sequence[Array]:
-    """Apply `function` over the node's axis of `x`, in at least float32."""
+    """Apply `function` over the node's axis of `x`, rounded once."""
     if not x.size:
         return [x]
     axis = normalize_axis(_axis(ctx.attributes, ctx.version), max(x.ndim, 1))
-    wide = widen(ctx.xp, x)
+    wide = precise(ctx.xp, x)
     if ctx.version >= AXIS_SEMANTICS:
         y = function(ctx.xp, wide, axis) if x.ndim else function(ctx.xp, wide.reshape(1), 0)
     else:
@@ -89,7 +89,7 @@ class Softmax:
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
-        """Narrow floats compute in float32 and round once."""
+        """Rounded once, at the end."""
         return _along(ctx, x, softmax)
 
 
@@ -102,7 +102,7 @@ class LogSoftmax:
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array) -> Sequence[Array]:
-        """Narrow floats compute in float32 and round once."""
+        """Rounded once, at the end."""
         return _along(ctx, x, _log_softmax)
 
 

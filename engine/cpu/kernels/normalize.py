@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from engine.cpu.builder import F32, Number, Value, lanes_of
+from engine.cpu.builder import F32, F64, Number, Value, lanes_of
 from engine.cpu.expressions import emit_expr
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.folding import fold_row
+from engine.cpu.kernels.folding import Term, fold_row
 from engine.cpu.kernels.rows import Part, each_part
 from engine.cpu.target import Target
+from engine.cpu.vmath.exact import rounded, widened
 from engine.dtypes import DType
 from engine.ir.expr_text import read_expr
 
@@ -45,6 +46,7 @@ class Normalize(Kernel):
         wants_inverse: Whether the inverse deviation is written.
         rows: The type in which the rows before are written, or None.
         twin: The type in which the result is written once more, or None.
+        is_exact: Whether everything is computed in float64 and rounded once, as the reference does.
     """
 
     expression: str
@@ -59,6 +61,7 @@ class Normalize(Kernel):
     wants_inverse: bool = False
     rows: DType | None = None
     twin: DType | None = None
+    is_exact: bool = False
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Three passes over each row, which stays in the first-level cache."""
@@ -98,7 +101,22 @@ class _Row:
     def _single(self) -> Value:
         return self.f.at(self._operand(), self.row)
 
+    def _wide(self, x: Value) -> Value:
+        """Return float32 as what sums are."""
+        return widened(self.f, x) if self.kernel.is_exact else x
+
+    def _stored(self, x: Value) -> Value:
+        return rounded(self.f, x) if self.kernel.is_exact else x
+
+    def _number(self, value: float) -> Value:
+        return (F64 if self.kernel.is_exact else F32)(value)
+
+    def _total(self, term: Term) -> Value:
+        kind = DType.FLOAT64 if self.kernel.is_exact else DType.FLOAT32
+        return fold_row(self.f, self.width, "add", kind, term)
+
     def value(self, part: Part) -> Value:
+        """Return elements of the row, float32."""
         f, kernel = self.f, self.kernel
         args = [
             part.load(f, line, kind.dtype)
@@ -112,17 +130,18 @@ class _Row:
         centre = None if mean is None else {1: mean, f.lanes: f.splat(mean)}
         inverse = self._inverse(centre)
         if self.mean is not None:
-            f.store(mean, self.mean)
+            f.store(self._stored(mean), self.mean)
         if self.inverse is not None:
-            f.store(inverse, self.inverse)
+            f.store(self._stored(inverse), self.inverse)
         factor = {1: inverse, f.lanes: f.splat(inverse)}
 
         def write(part: Part, _: list[Value]) -> list[Value]:
             y = f.b.fmul(self._centred(part, centre), factor[part.lanes])
             if self.scale is not None and kernel.scale is not None:
-                y = f.b.fmul(y, part.load(f, self.scale, kernel.scale))
+                y = f.b.fmul(y, self._wide(part.load(f, self.scale, kernel.scale)))
             if self.bias is not None and kernel.bias is not None:
-                y = f.b.fadd(y, part.load(f, self.bias, kernel.bias))
+                y = f.b.fadd(y, self._wide(part.load(f, self.bias, kernel.bias)))
+            y = self._stored(y)
             part.store(f, y, self.out, kernel.result)
             if self.twin is not None and kernel.twin is not None:
                 part.store(f, y, self.twin, kernel.twin)
@@ -132,8 +151,8 @@ class _Row:
 
     def _count(self) -> Value:
         if isinstance(self.width, int):
-            return F32(float(self.width))
-        return self.f.b.sitofp(self.width, F32)
+            return self._number(float(self.width))
+        return self.f.b.sitofp(self.width, F64 if self.kernel.is_exact else F32)
 
     def _mean(self) -> Value:
         f = self.f
@@ -141,10 +160,9 @@ class _Row:
         def term(part: Part) -> Value:
             value = self.value(part)
             self._keep(part, value)
-            return value
+            return self._wide(value)
 
-        total = fold_row(f, self.width, "add", DType.FLOAT32, term)
-        return f.b.fdiv(total, self._count())
+        return f.b.fdiv(self._total(term), self._count())
 
     def _keep(self, part: Part, value: Value) -> None:
         """Write the rows themselves, in the first pass."""
@@ -152,7 +170,7 @@ class _Row:
             part.store(self.f, value, self.rows, self.kernel.rows)
 
     def _centred(self, part: Part, centre: dict[int, Value] | None) -> Value:
-        value = self.value(part)
+        value = self._wide(self.value(part))
         return value if centre is None else self.f.b.fsub(value, centre[lanes_of(value)])
 
     def _inverse(self, centre: dict[int, Value] | None) -> Value:
@@ -161,9 +179,9 @@ class _Row:
         def term(part: Part) -> Value:
             value = self._centred(part, centre)
             if centre is None:
-                self._keep(part, value)
+                self._keep(part, self._stored(value))
             return f.b.fmul(value, value)
 
-        total = fold_row(f, self.width, "add", DType.FLOAT32, term)
-        variance = f.b.fadd(f.b.fdiv(total, self._count()), F32(self.kernel.epsilon))
-        return f.b.fdiv(F32(1.0), f.call_intrinsic("sqrt", variance))
+        mean_square = f.b.fdiv(self._total(term), self._count())
+        variance = f.b.fadd(mean_square, self._number(self.kernel.epsilon))
+        return f.b.fdiv(self._number(1.0), f.call_intrinsic("sqrt", variance))

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import llvmlite.ir as ir
 
 from engine.cpu import vmath
-from engine.cpu.builder import F32, Number, Value, lanes_of
+from engine.cpu.builder import Number, Value, lanes_of
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.folding import fold_row, start
 from engine.cpu.kernels.rows import Part, each_part
 from engine.cpu.target import Target
+from engine.cpu.vmath.exact import rounded, wide_exp, widened
+from engine.cpu.vmath.parts import at_least, number
 from engine.dtypes import DType
+
+LEAST = -700.0  # below, a share is 0 in float32 by far
+ROOM = 2048  # elements of the longest row whose wide exponentials wait in memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,38 @@ class Softmax(Kernel):
         is_logarithm: Whether the result is the logarithm.
         has_rows: Whether there are no inner axes: the axis' elements are neighbours.
         width: Elements along the axis, None where only a run tells.
+        is_exact: Whether everything is computed in float64 and rounded once, as the reference does;
+            not of logarithms.
     """
 
     dtype: DType
     is_logarithm: bool
     has_rows: bool
     width: int | None = None
+    is_exact: bool = False
+
+    @property
+    def _kind(self) -> DType:
+        """What sums and exponentials are."""
+        return DType.FLOAT64 if self.is_exact else DType.FLOAT32
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether exponentials have room in the result's memory, so as not to be computed again."""
+        return self.dtype is self._kind and not self.is_logarithm
+
+    def _load(self, f: KernelBuilder, part: Part, source: Value) -> Value:
+        x = part.load(f, source, self.dtype)
+        return widened(f, x) if self.is_exact else x
+
+    def _store(self, f: KernelBuilder, part: Part, y: Value, line: Value) -> None:
+        part.store(f, rounded(f, y) if self.is_exact else y, line, self.dtype)
+
+    def _exp(self, f: KernelBuilder, x: Value) -> Value:
+        """Return the exponential of what is not above 0."""
+        if self.is_exact:
+            return wide_exp(f, at_least(f, LEAST, x))
+        return vmath.exp(f, x, bounded=(False, True), flush=True)
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Largest element, exponentials and their sum, quotients."""
@@ -56,29 +87,56 @@ class Softmax(Kernel):
 
     def _row(self, f: KernelBuilder, line: Value, source: Value, width: Number) -> None:
         # What is not a number reaches every result through the sum of exponentials.
-        peak = _each_width(f, _largest(f, source, width, self.dtype))
-        keeps = self.dtype is DType.FLOAT32 and not self.is_logarithm
+        largest = _largest(f, source, width, self.dtype)
+        peak = _each_width(f, widened(f, largest) if self.is_exact else largest)
+        if not self.is_exact:
+            self._shares(f, line, source, width, peak, line if self._keeps else None)
+        elif isinstance(width, int):
+            self._shares(f, line, source, width, peak, f.scratch if width <= ROOM else None)
+        else:
+            with f.if_else(f.less(ROOM, width)) as (long, short):
+                with long:
+                    self._shares(f, line, source, width, peak, None)
+                with short:
+                    self._shares(f, line, source, width, peak, f.scratch)
+
+    def scratch_bytes(self, target: Target) -> int:
+        """Return the room for the exponentials of one row, where they are wider than results."""
+        return ROOM * self._kind.itemsize if self.is_exact and self.has_rows else 0
+
+    def _shares(
+        self,
+        f: KernelBuilder,
+        line: Value,
+        source: Value,
+        width: Number,
+        peak: dict[int, Value],
+        kept: Value | None,
+    ) -> None:
+        """Write a row's results; exponentials wait in `kept`, or are computed twice."""
 
         def shifted(part: Part) -> Value:
-            return f.b.fsub(part.load(f, source, self.dtype), peak[part.lanes])
+            return f.b.fsub(self._load(f, part, source), peak[part.lanes])
 
         def term(part: Part) -> Value:
-            e = _exp(f, shifted(part))
-            if keeps:
-                part.store(f, e, line, self.dtype)
+            e = self._exp(f, shifted(part))
+            if kept is not None:
+                part.store(f, e, kept, self._kind)
             return e
 
-        total = fold_row(f, width, "add", DType.FLOAT32, term)
-        last = vmath.log(f, total) if self.is_logarithm else f.b.fdiv(F32(1.0), total)
+        total = fold_row(f, width, "add", self._kind, term)
+        one = number(f, total, 1.0)
+        last = vmath.log(f, total) if self.is_logarithm else f.b.fdiv(one, total)
         factor = _each_width(f, last)
 
         def write(part: Part, _: list[Value]) -> list[Value]:
             if self.is_logarithm:
                 y = f.b.fsub(shifted(part), factor[part.lanes])
             else:
-                e = part.load(f, line, self.dtype) if keeps else _exp(f, shifted(part))
+                again = kept is None
+                e = self._exp(f, shifted(part)) if again else part.load(f, kept, self._kind)
                 y = f.b.fmul(e, factor[part.lanes])
-            part.store(f, y, line, self.dtype)
+            self._store(f, part, y, line)
             return []
 
         each_part(f, width, (), write)
@@ -86,33 +144,32 @@ class Softmax(Kernel):
     def _columns(
         self, f: KernelBuilder, line: Value, source: Value, axis: Number, inner: Value, count: Value
     ) -> None:
-        keeps = self.dtype is DType.FLOAT32 and not self.is_logarithm
-
         def column(part: Part, _: list[Value]) -> list[Value]:
             def at(base: Value, k: Value) -> Value:
                 return f.at(base, f.mul(k, inner), self.dtype)
 
-            lowest = start(f, "max", DType.FLOAT32, part.lanes)
+            lowest = start(f, "max", self._kind, part.lanes)
             with f.loop(0, axis, carry=[lowest], unroll=False) as first:
-                x = part.load(f, at(source, first.i), self.dtype)
+                x = self._load(f, part, at(source, first.i))
                 first.next = [_larger(f, first.values[0], x)]
             peak = first.result[0]
-            with f.loop(0, axis, carry=[f.floats(0.0, part.lanes)], unroll=False) as second:
-                x = part.load(f, at(source, second.i), self.dtype)
-                e = _exp(f, f.b.fsub(x, peak))
-                if keeps:
+            nothing = start(f, "add", self._kind, part.lanes)
+            with f.loop(0, axis, carry=[nothing], unroll=False) as second:
+                x = self._load(f, part, at(source, second.i))
+                e = self._exp(f, f.b.fsub(x, peak))
+                if self._keeps:
                     part.store(f, e, at(line, second.i), self.dtype)
                 second.next = [f.b.fadd(second.values[0], e)]
             total = second.result[0]
-            one = f.floats(1.0, part.lanes)
+            one = number(f, total, 1.0)
             last = vmath.log(f, total) if self.is_logarithm else f.b.fdiv(one, total)
             with f.loop(0, axis, unroll=False) as third:
-                if keeps:
+                if self._keeps:
                     y = f.b.fmul(part.load(f, at(line, third.i), self.dtype), last)
                 else:
-                    x = f.b.fsub(part.load(f, at(source, third.i), self.dtype), peak)
-                    y = f.b.fsub(x, last) if self.is_logarithm else f.b.fmul(_exp(f, x), last)
-                part.store(f, y, at(line, third.i), self.dtype)
+                    x = f.b.fsub(self._load(f, part, at(source, third.i)), peak)
+                    y = f.b.fsub(x, last) if self.is_logarithm else f.b.fmul(self._exp(f, x), last)
+                self._store(f, part, y, at(line, third.i))
             return []
 
         each_part(f, count, (), column)
@@ -129,11 +186,6 @@ def _largest(f: KernelBuilder, source: Value, width: Number, dtype: DType) -> Va
 
 def _larger(f: KernelBuilder, x: Value, y: Value) -> Value:
     return f.b.select(f.b.fcmp_ordered(">", x, y), x, y)
-
-
-def _exp(f: KernelBuilder, x: Value) -> Value:
-    """Return the exponential of what is not above 0."""
-    return vmath.exp(f, x, bounded=(False, True), flush=True)
 
 
 def _each_width(f: KernelBuilder, number: Value) -> dict[int, Value]:

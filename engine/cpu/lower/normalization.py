@@ -12,6 +12,7 @@ from engine.cpu.kernels.local_response import LocalResponse
 from engine.cpu.kernels.normalize import Normalize, RowInput
 from engine.cpu.lower.broadcasting import View, broadcast_step
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.exact import is_rounded_next
 from engine.cpu.lower.half_rows import Half, output_as_half, wish
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
@@ -148,6 +149,7 @@ def lower_norm(ctx: Lowering, node: Node, norm: Norm) -> None:
         bool(inverse),
         ctx.dtype(total) if total else None,
         DType.BFLOAT16 if half is Half.TOO else None,
+        is_exact=bool(y) and is_rounded_next(ctx, y),
     )
     reads = [ctx.plain(name, node) for name in names]
     writes = [

@@ -6,6 +6,7 @@ from typing import Final
 
 from engine.cpu.kernels.softmax import Softmax
 from engine.cpu.lower.context import Lowering
+from engine.cpu.lower.exact import is_rounded_next
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -35,7 +36,9 @@ def softmax(ctx: Lowering, node: Node) -> None:
     rows = element_count(shape[:axis])
     width = size if isinstance(size, int) else None
     has_rows = inner == 1
-    kernel = Softmax(dtype, node.op == "LogSoftmax", has_rows, width if has_rows else None)
+    is_logarithm = node.op == "LogSoftmax"
+    exact = not is_logarithm and is_rounded_next(ctx, node.outputs[0])
+    kernel = Softmax(dtype, is_logarithm, has_rows, width if has_rows else None, exact)
     columns = 1 if has_rows else COLUMNS
     breadth = dim_max(size, 1) * (1 if has_rows else dim_max(inner, 1))
     height: Dim = dim_max(1, floordiv(TASK, breadth))
