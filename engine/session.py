@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from threading import Condition
+from threading import Condition, Lock
 from types import TracebackType
 from typing import Self
 
@@ -131,7 +131,8 @@ class Model:
         # Values that are not computed would be handed out as they are: the caller gets a copy.
         self._shared = self._kept - graph.producers.keys()
         self._running = 0
-        self._changed = Condition()
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
 
     def run(
         self,
@@ -160,11 +161,18 @@ class Model:
             feeds = aligned.feeds
         self._check(feeds)
         names = self._default if fetches is None else self._fetches(fetches)
-        plan = self._enter()
+        with self._lock:
+            plan = self._plan
+            if plan is None:
+                raise ModelClosed(f"model {self.name!r} is closed")
+            self._running += 1
         try:
             results = plan.run(feeds, names, control)
         finally:
-            self._leave()
+            with self._lock:
+                self._running -= 1
+                if self._plan is None and not self._running:
+                    self._changed.notify_all()
         if self._shared:
             for name in self._shared.intersection(results):
                 results[name] = copy_value(results[name])
@@ -267,20 +275,6 @@ class Model:
                 "values are kept when named in engine.load(..., outputs=...)"
             )
         return names
-
-    def _enter(self) -> Plan:
-        with self._changed:
-            plan = self._plan
-            if plan is None:
-                raise ModelClosed(f"model {self.name!r} is closed")
-            self._running += 1
-            return plan
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._running -= 1
-            if self._running == 0 and self._plan is None:
-                self._changed.notify_all()
 
 
 def tensor_spec(value: Value) -> TensorSpec:

@@ -56,8 +56,9 @@ class CpuPlan:
         control: RunControl | None = None,
     ) -> dict[str, Array]:
         """Compute `fetches` from a value for every input."""
-        if control is None and self._whole is not None and tuple(fetches) == self._whole.outputs:
-            return self._whole.run(feeds)
+        whole = self._whole
+        if control is None and whole is not None and tuple(fetches) == whole.outputs:
+            return whole.run(feeds)
         if control is None:
             return self._plan.run(feeds, fetches)
         flag = self._watched.cancel = CancelFlag()
@@ -173,6 +174,7 @@ class _WholeGraph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     places: tuple[int, ...]  # of the outputs among the region's results
+    in_order: bool  # whether the region gives these and no others
 
     @classmethod
     def of(cls, graph: Graph, regions: Sequence[CompiledRegion]) -> _WholeGraph | None:
@@ -183,7 +185,8 @@ class _WholeGraph:
         if not set(graph.output_names) <= set(node.outputs):
             return None
         places = tuple(regions[0].outputs.index(name) for name in graph.output_names)
-        return cls(regions[0], node.inputs, graph.output_names, places)
+        in_order = places == tuple(range(len(regions[0].outputs)))
+        return cls(regions[0], node.inputs, graph.output_names, places, in_order)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output."""
@@ -192,6 +195,8 @@ class _WholeGraph:
         except MemoryError as error:
             where = f"outputs {list(self.outputs)}"
             raise ResourceLimit(where, error, "the memory there is") from error
+        if self.in_order:
+            return dict(zip(self.outputs, results, strict=True))
         return {name: results[i] for name, i in zip(self.outputs, self.places, strict=True)}
 
 

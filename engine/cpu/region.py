@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
 from threading import Lock
 from typing import Any
 
@@ -18,12 +19,23 @@ from engine.errors import RunCancelled, RunFailed
 from engine.ir.graph import Node
 
 _empty = np.empty  # looked up once: every call of a small model feels it
+_array = np.ndarray
 REMEMBERED_BINDINGS = 64
 
 Array = Any
 # Told after a watched run: a node, the seconds that its steps took, what symbols stood for, and
 # the names of its kernels.
 Watcher = Callable[[Node, float, Mapping[str, int], str], None]
+
+
+def _dense(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a dense array of this type; portable nodes may give numpy's scalars, which are none.
+
+    The types of native code are single objects, by and large, so that looking is enough.
+    """
+    if type(x) is _array and x.dtype is dtype and x.flags.c_contiguous:
+        return x
+    return np.asarray(x, dtype, order="C")
 
 
 class CompiledRegion:
@@ -50,16 +62,12 @@ class CompiledRegion:
 
         Raises `RunCancelled` soon after `cancel` was set.
         """
-        arrays = [
-            # Portable nodes may give numpy's scalars, which are no arrays.
-            x
-            if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype == dtype
-            else np.asarray(x, dtype, order="C")
-            for x, dtype in zip(inputs, self._dtypes, strict=True)
-        ]
+        if len(inputs) != len(self._dtypes):
+            raise ValueError(f"expected {len(self._dtypes)} inputs, got {len(inputs)}")
+        arrays = [*map(_dense, inputs, self._dtypes)]
         key = tuple([x.shape for x in arrays])
         bound = self._bound.get(key) or self._bind(key)
-        outputs = [_empty(shape, dtype) for shape, dtype in bound.outputs]
+        outputs = [*starmap(_empty, bound.outputs)]
         faults = np.zeros(self._fault_count, np.int64) if self._fault_count else None
         lane = self._lanes.take(bound.arena_bytes)
         try:

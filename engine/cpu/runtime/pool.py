@@ -10,8 +10,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from bisect import insort
 from collections import deque
+from operator import attrgetter
 from typing import ClassVar
 
 from engine.cpu.runtime.cores import allowed_cores
@@ -23,6 +23,7 @@ from engine.cpu.runtime.walker import DISMISS, SERVE
 
 SPIN_US = 100  # how long a worker looks for the next job before it sleeps
 CANCEL_LOOK_S = 0.02  # how often a run that waits for cores looks whether it was cancelled
+_NUMBER = attrgetter("number")
 JOIN_S = 2.0  # how long the end of the process waits for a worker in the midst of a run
 
 
@@ -32,9 +33,21 @@ class Slot:
     Attributes:
         number: Which one.
         address: Where its shared words lie.
+        scratch_bytes: How much scratch memory it has; with `local_bytes`, what `reserve` was asked
+            for at the most.
+        local_bytes: How much local memory it has.
     """
 
-    __slots__ = ("_local", "_scratch", "_words", "address", "number", "worker")
+    __slots__ = (
+        "_local",
+        "_scratch",
+        "_words",
+        "address",
+        "local_bytes",
+        "number",
+        "scratch_bytes",
+        "worker",
+    )
 
     def __init__(self, number: int, spin_us: int) -> None:
         self.number = number
@@ -44,18 +57,18 @@ class Slot:
         self.worker: threading.Thread | None = None
         self._scratch: Block | None = None
         self._local: Block | None = None
-
-    def __lt__(self, other: Slot) -> bool:
-        return self.number < other.number
+        self.scratch_bytes = self.local_bytes = -1
 
     def reserve(self, scratch_bytes: int, local_bytes: int) -> None:
         """Have at least so much memory; only for who holds the slot."""
-        if self._scratch is None or self._scratch.size_bytes < scratch_bytes:
+        if self.scratch_bytes < scratch_bytes:
             self._scratch = Block(scratch_bytes)
             self._words[SlotWord.SCRATCH] = self._scratch.address
-        if self._local is None or self._local.size_bytes < local_bytes:
+            self.scratch_bytes = scratch_bytes
+        if self.local_bytes < local_bytes:
             self._local = Block(local_bytes)
             self._words[SlotWord.LOCAL] = self._local.address
+            self.local_bytes = local_bytes
 
     def set_crowded(self, crowded: bool) -> None:
         """Tell the worker whether runs wait for cores: then it does not spin."""
@@ -119,7 +132,8 @@ class Pool:
             slots = self._wait(waiter, cancel)
         try:
             for slot in slots:
-                slot.reserve(scratch_bytes, local_bytes)
+                if slot.scratch_bytes < scratch_bytes or slot.local_bytes < local_bytes:
+                    slot.reserve(scratch_bytes, local_bytes)
                 if slot.worker is None and slot is not slots[0]:
                     self._start_worker(slot)
         except BaseException:
@@ -130,8 +144,12 @@ class Pool:
     def release(self, slots: list[Slot]) -> None:
         """Take slots back and hand them to who waits."""
         with self._lock:
-            for slot in slots:
-                insort(self._free, slot)
+            free = self._free
+            if free and slots[-1].number < free[0].number:  # as a rule: the first ones come back
+                free[:0] = slots
+            else:
+                free += slots
+                free.sort(key=_NUMBER)
             if self._queue:
                 self._hand_out()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from struct import Struct
 from time import perf_counter_ns
@@ -110,7 +111,13 @@ class _Context:
 _GANG_STAMPS_CANCEL: Final = Struct("=3q").pack_into
 _AT: Final = int(ContextWord.GANG) * WORD
 _SLOTS_AT: Final = int(ContextWord.SLOTS) * WORD
-_SLOT_PACKS: Final = [Struct(f"={count}q").pack_into for count in range(9)]
+_SLOT: Final = Struct("=q").pack_into
+
+
+@cache
+def _slots(count: int) -> Callable[..., None]:
+    """Return what writes so many slots' addresses."""
+    return Struct(f"={count}q").pack_into
 
 
 class NativeProgram:
@@ -174,7 +181,9 @@ class NativeProgram:
         context.pack_bases(context.base_buffer, 0, *bases[: self._base_count])
         if stamps is not None:
             return self._run_stamped(context, threads, stamps, cancel)
-        return self._run(context, threads, 0, cancel)
+        status = self.walk(context, threads, 0, cancel)
+        self._idle.append(context)
+        return status
 
     def scratch_bytes(self, threads: int) -> int:
         """Return the cores' own memory that a run on up to `threads` of them takes."""
@@ -193,11 +202,6 @@ class NativeProgram:
         """Whether other runs compute at this moment."""
         return self._pool.lent > 0
 
-    def _run(self, context: _Context, threads: int, stamps: int, cancel: CancelFlag | None) -> int:
-        status = self.walk(context, threads, stamps, cancel)
-        self._idle.append(context)
-        return status
-
     def walk(
         self, context: _Context, threads: int, stamps: int = 0, cancel: CancelFlag | None = None
     ) -> int:
@@ -213,9 +217,12 @@ class NativeProgram:
             return int(Status.CANCELLED)
         try:
             flag = 0 if cancel is None else cancel.address
-            _GANG_STAMPS_CANCEL(context.buffer, _AT, len(slots), stamps, flag)
-            for place, slot in enumerate(slots):
-                context.words[_FIRST_SLOT + place] = slot.address
+            gang = len(slots)
+            _GANG_STAMPS_CANCEL(context.buffer, _AT, gang, stamps, flag)
+            if gang == 1:
+                _SLOT(context.buffer, _SLOTS_AT, slots[0].address)
+            else:
+                _slots(gang)(context.buffer, _SLOTS_AT, *[slot.address for slot in slots])
             return self._entry(context.address, WALK)
         finally:
             pool.release(slots)
@@ -229,7 +236,8 @@ class NativeProgram:
     ) -> int:
         table = np.zeros((self._steps, STAMPS), np.int64)
         table[:, 0] = _NEVER
-        status = self._run(context, threads, int(table.ctypes.data), cancel)
+        status = self.walk(context, threads, int(table.ctypes.data), cancel)
+        self._idle.append(context)
         never = table[:, 0] == _NEVER  # steps without tasks: as if they took no time at the start
         table[never, :2] = table[:, 0].min(initial=_NEVER) if not never.all() else 0
         for group in self._groups:
@@ -292,9 +300,6 @@ def _lay_apart(rows: Words) -> None:
     ends = np.cumsum(rows[:, 2]) * ((end - begin) / max(1, rows[:, 2].sum()))
     rows[:, 1] = begin + ends.astype(np.int64)
     rows[0, 0], rows[1:, 0] = begin, rows[:-1, 1]
-
-
-_FIRST_SLOT: Final = int(ContextWord.SLOTS)
 
 
 def _check(steps: Sequence[ResolvedStep], groups: Sequence[Group]) -> None:
