@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from engine.artifact import Artifact, write_artifact, write_plan
 from engine.compiler import CompileRequest, Source, compile_model
 from engine.device import CompileOptions, StoringDevice, get_device
+from engine.limits import Deadline
 from engine.passes.pipeline import Watcher
 
 
@@ -32,10 +34,11 @@ def compile_to_file(
     Returns:
         The artifact as it was before the device took it up.
     """
-    artifact = compile_model(source, request, watch=watch)
+    deadline = Deadline(request.limits.load_s)
+    artifact = compile_model(source, request, watch=watch, deadline=deadline)
     target = get_device(device) if device else None
     if isinstance(target, StoringDevice):
-        write_plan(artifact, target, options, path)
+        write_plan(artifact, target, replace(options, deadline=deadline), path)
     else:
         write_artifact(artifact, path)
     return artifact

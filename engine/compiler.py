@@ -83,12 +83,14 @@ def compile_model(
     *,
     base_dir: Path | None = None,
     watch: Watcher | None = None,
+    deadline: Deadline | None = None,
 ) -> Artifact:
     """Compile a model in this process.
 
-    `watch` is shown the graph after the import and each pass.
+    `watch` is shown the graph after the import and each pass. `deadline` is when it must be over,
+    by default `load_s` from now.
     """
-    deadline = Deadline(request.limits.load_s)
+    deadline = deadline or Deadline(request.limits.load_s)
     read_model: Callable[..., tuple[Graph, Facts]] = importlib.import_module(IMPORTER).read_model
     imported, external = read_model(
         source,

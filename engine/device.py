@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from engine.container import ContainerWriter
 from engine.errors import DeviceUnavailable
 from engine.ir.graph import Array, Graph, Node
-from engine.limits import Limits
+from engine.limits import Deadline, Limits
 
 PORTABLE = "portable"  # what computes a node from its portable definition
 
@@ -43,6 +43,7 @@ class CompileOptions:
         precision: "fp32", "bf16", "fp16", "int8" or "auto".
         threads: Cores that one run may use; None leaves it to the device.
         progress: Is told how many pieces of code are compiled, and how many there are in all.
+        deadline: When loading must be over; None is `limits.load_s` from when compiling begins.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -50,6 +51,7 @@ class CompileOptions:
     precision: str = "fp32"
     threads: int | None = None
     progress: Callable[[int, int], None] | None = None
+    deadline: Deadline | None = None
 
 
 class Observer(Protocol):

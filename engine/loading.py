@@ -28,7 +28,7 @@ from engine.device import CompileOptions, Device, Plan, StoringDevice, get_devic
 from engine.errors import InvalidModel
 from engine.ir.graph import Array
 from engine.isolate import ChildBudget, run_child
-from engine.limits import Limits
+from engine.limits import Deadline, Limits
 from engine.ops.registry import REGISTRY, Operator
 from engine.request_json import write_request
 from engine.session import Model
@@ -165,7 +165,9 @@ class _Task:
 
     def in_memory(self) -> tuple[Artifact, Plan]:
         """Compile in this process; nothing is written."""
-        return _made_ready(compile_model(self.source, self.request), self.target, self.options)
+        deadline = Deadline(self.request.limits.load_s)
+        artifact = compile_model(self.source, self.request, deadline=deadline)
+        return _made_ready(artifact, self.target, replace(self.options, deadline=deadline))
 
     def write(self, path: Path) -> None:
         """Compile into a new file, in a child if asked."""

@@ -48,19 +48,21 @@ class GraphCompiler:
         registry: The operators.
         limits: Bounds on the plan.
         precision: How contractions may compute.
+        deadline: When compiling must be over.
     """
 
     target: Target
     registry: Registry
     limits: Limits
     precision: str = "fp32"
+    deadline: Deadline = field(default_factory=lambda: Deadline(Limits().load_s))
     lowered: list[Lowered] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
 
     def rewrite(self, graph: Graph) -> Graph:
         """Return the graph with region nodes in place of native ones."""
         evaluation = evaluate_graph(
-            graph, self.registry, limits=self.limits, deadline=Deadline(self.limits.load_s)
+            graph, self.registry, limits=self.limits, deadline=self.deadline
         )
         return self._rewrite(graph, graph, evaluation.scope, "")
 
@@ -75,6 +77,7 @@ class GraphCompiler:
                 symbolic=scope.symbolic,
                 precision=self.precision,
                 excluded=reasons,
+                deadline=self.deadline,
             )
             items = partition(graph, found)
             begin = len(self.lowered)
@@ -114,6 +117,7 @@ class GraphCompiler:
             fills=pictures.fills,
         )
         for node in region.nodes:
+            self.deadline.check(f"node {node.label!r}")
             try:
                 lowering.lower(node)
             except NoKernel as reason:  # alone it had been possible
@@ -200,16 +204,21 @@ def compile_graph(
     precision: str = "fp32",
     store: CodeStore | None = None,
     progress: Progress | None = None,
+    deadline: Deadline | None = None,
 ) -> CompiledGraph:
     """Compile a graph; kernels come from `store` where they are known already."""
-    compiler = GraphCompiler(target, registry, limits, precision)
+    deadline = deadline or Deadline(limits.load_s)
+    compiler = GraphCompiler(target, registry, limits, precision, deadline)
     rewritten = compiler.rewrite(graph)
     weights, lanes = WeightStore(), Lanes()
     with ThreadPoolExecutor(1) as beside:  # LLVM and numpy both let go of the GIL
         compiling = beside.submit(
-            (store or CodeStore()).get, kernels_of(compiler.lowered), target, progress
+            (store or CodeStore()).get,
+            kernels_of(compiler.lowered),
+            target,
+            in_time(deadline, progress),
         )
-        packed = [_packed(each, weights) for each in compiler.lowered]
+        packed = [_packed(each, weights, deadline) for each in compiler.lowered]
         handles = compiling.result()
     regions = []
     for each, found in zip(compiler.lowered, packed, strict=True):
@@ -235,11 +244,27 @@ def compile_graph(
     )
 
 
-def _packed(lowered: Lowered, weights: WeightStore) -> list[tuple[int, int]]:
+def _packed(lowered: Lowered, weights: WeightStore, deadline: Deadline) -> list[tuple[int, int]]:
     """Pack the fixed values of a program; what they were packed from may go then."""
-    found = [weights.find(each, lowered.scope) for each in lowered.program.weights]
+    found = []
+    for each in lowered.program.weights:
+        deadline.check(f"packing {each.key.partition('|')[0]!r}")
+        found.append(weights.find(each, lowered.scope))
     lowered.program.weights.clear()
     return found
+
+
+def in_time(deadline: Deadline, progress: Progress | None) -> Progress:
+    """Return a progress that ends the compilation of kernels with `ResourceLimit` when it is time,
+    after the kernel in hand.
+    """
+
+    def told(done: int, total: int) -> None:
+        deadline.check(f"kernel {done} of {total}")
+        if progress is not None:
+            progress(done, total)
+
+    return told
 
 
 def kernels_of(lowered: Sequence[Lowered]) -> list[Kernel]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from engine.container import ContainerWriter
@@ -80,6 +81,7 @@ def _specializing(
 ) -> Plan:
     """Return a plan that serves with `plan`, and compiles the graph for sizes that come."""
     registry, limits = registry_of(options.operators), options.limits
+    options = replace(options, deadline=None)  # sizes come long after loading
 
     def compile_sizes(sizes: Mapping[str, int]) -> Plan:
         return _compile(specialized(graph, sizes, registry, limits), options)
@@ -112,6 +114,7 @@ def _how(options: CompileOptions) -> dict[str, Any]:
         "limits": options.limits,
         "precision": _precision(options),
         "progress": options.progress,
+        "deadline": options.deadline,
     }
 
 

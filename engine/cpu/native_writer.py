@@ -10,7 +10,7 @@ import numpy as np
 from engine.container import ContainerWriter
 from engine.cpu.buffers import Weights
 from engine.cpu.code_store import CodeStore, Progress, kernel_key
-from engine.cpu.compiling import GraphCompiler, Lowered, kernels_of
+from engine.cpu.compiling import GraphCompiler, Lowered, in_time, kernels_of
 from engine.cpu.hosted import hosted_kernels
 from engine.cpu.program_json import ProgramWriter
 from engine.cpu.runtime.walker import Walker
@@ -19,7 +19,7 @@ from engine.cpu.tails import tail_kernels
 from engine.cpu.target import Target
 from engine.graph_json import GraphWriter
 from engine.ir.graph import Graph, Node
-from engine.limits import Limits
+from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
 
 Json = Any
@@ -35,12 +35,14 @@ def write_native(
     precision: str = "fp32",
     store: CodeStore | None = None,
     progress: Progress | None = None,
+    deadline: Deadline | None = None,
 ) -> Json:
     """Compile a graph; write its weights and its code, and return all else as JSON.
 
     Weights are packed one after the other, each written before the next is packed.
     """
-    compiler = GraphCompiler(target, registry, limits, precision)
+    deadline = deadline or Deadline(limits.load_s)
+    compiler = GraphCompiler(target, registry, limits, precision, deadline)
     rewritten = compiler.rewrite(graph)
     kernels = kernels_of(compiler.lowered)
     others = [*hosted_kernels(rewritten), *tail_kernels(kernels), Walker()]
@@ -49,8 +51,9 @@ def write_native(
     programs = ProgramWriter({k: number for number, k in enumerate(kernels)}, nodes.number)
     open_sizes = open_symbols(graph, compiler.coverage)
     with ThreadPoolExecutor(1) as beside:  # LLVM and numpy both let go of the GIL
-        compiling = beside.submit((store or CodeStore()).codes, list(needed), target, progress)
-        regions = [_region(each, programs, packed) for each in compiler.lowered]
+        watched = in_time(deadline, progress)
+        compiling = beside.submit((store or CodeStore()).codes, list(needed), target, watched)
+        regions = [_region(each, programs, packed, deadline) for each in compiler.lowered]
         codes = compiling.result()
     return {
         "regions": regions,
@@ -65,8 +68,13 @@ def write_native(
     }
 
 
-def _region(each: Lowered, programs: ProgramWriter, packed: _PackedWeights) -> Json:
-    blobs = [packed.find(weights, each.scope) for weights in each.program.weights]
+def _region(
+    each: Lowered, programs: ProgramWriter, packed: _PackedWeights, deadline: Deadline
+) -> Json:
+    blobs = []
+    for weights in each.program.weights:
+        deadline.check(f"packing {weights.key.partition('|')[0]!r}")
+        blobs.append(packed.find(weights, each.scope))
     each.program.weights.clear()  # what they were packed from may go
     return {"label": each.label, "program": programs.program(each.program, blobs)}
 

@@ -20,6 +20,7 @@ from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.graph import Graph, Node
 from engine.ir.types import Dim, TensorType, symbols_of
+from engine.limits import Deadline
 from engine.ops.registry import Registry
 
 
@@ -52,6 +53,7 @@ def survey(
     symbolic: Mapping[str, np.ndarray],
     precision: str = "fp32",
     excluded: Mapping[int, str] | None = None,
+    deadline: Deadline | None = None,
 ) -> Survey:
     """Try every node; `excluded` ones are portable for the reason given."""
     reads: dict[int, tuple[str, ...]] = {}
@@ -60,6 +62,8 @@ def survey(
     for value in graph.inputs:
         _add_witnesses(witnesses, graph, value.name)
     for node in graph.nodes:
+        if deadline is not None:
+            deadline.check(f"node {node.label!r}")
         if id(node) not in reasons:
             try:
                 reads[id(node)] = _lower_alone(

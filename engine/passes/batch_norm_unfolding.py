@@ -23,7 +23,7 @@ def unfold_batch_norm(graph: Graph, ctx: PassContext) -> Graph:
     nodes: list[Node] = []
     constants: dict[str, Array] = {}
     types: dict[str, TensorType] = {}
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         factors = _factors(graph, node, ctx)
         if factors is None:
             nodes.append(node)

@@ -22,7 +22,7 @@ def eliminate_casts(graph: Graph, ctx: PassContext) -> Graph:
     """Let casts read what was there before a cast that loses nothing."""
     sources: dict[str, str] = {}
     changes: dict[int, Node | None] = {}
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if node.op != "Cast" or node.domain:
             continue
         name = node.inputs[0]

@@ -25,7 +25,7 @@ def eliminate_common_subexpressions(graph: Graph, ctx: PassContext) -> Graph:
     names = _equal_constants(graph)
     seen: dict[Hashable, Node] = {}
     removed: set[int] = set()
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if any(True for _ in node.bodies) or not ctx.registry.find(node).deterministic:
             continue
         first = seen.setdefault(_key(node, names), node)

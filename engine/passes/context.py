@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from engine.ir.graph import Graph
+from engine.ir.graph import Graph, Node
 from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
 
@@ -21,6 +21,12 @@ class PassContext:
     limits: Limits = field(default_factory=Limits)
     deadline: Deadline = field(default_factory=lambda: Deadline(Limits().load_s))
     precision: str = "fp32"
+
+    def each(self, nodes: Iterable[Node]) -> Iterator[Node]:
+        """Yield nodes while there is time; `ResourceLimit` names the one at which it was over."""
+        for node in nodes:
+            self.deadline.check(f"node {node.label!r}")
+            yield node
 
 
 Pass = Callable[[Graph, PassContext], Graph]

@@ -10,7 +10,7 @@ def eliminate_dead_code(graph: Graph, ctx: PassContext) -> Graph:
     """Keep the nodes that an output needs and the fixed values that those nodes read."""
     needed = set(graph.output_names)
     kept: list[Node] = []
-    for node in reversed(graph.nodes):
+    for node in ctx.each(reversed(graph.nodes)):
         if needed.isdisjoint(node.outputs):
             continue
         kept.append(_without_unused_outputs(node, needed))

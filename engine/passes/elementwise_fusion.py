@@ -24,7 +24,7 @@ QUANTIZED: Final = (DType.INT8, DType.UINT8)
 def fuse_elementwise(graph: Graph, ctx: PassContext) -> Graph:
     """Replace each chain of two nodes or more by one."""
     changes: dict[int, Node | None] = {}
-    for node in reversed(graph.nodes):
+    for node in ctx.each(reversed(graph.nodes)):
         if id(node) in changes or _is_arithmetic_on_shapes(graph, node):
             continue
         if not is_elementwise(graph, node, ctx):

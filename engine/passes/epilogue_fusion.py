@@ -21,7 +21,7 @@ from engine.passes.rewriting import is_single_use, replace_nodes, shape_of, tens
 def fuse_epilogues(graph: Graph, ctx: PassContext) -> Graph:
     """Replace contraction and elementwise node by one; of two that meet, the later one takes it."""
     changes: dict[int, Node | None] = {}
-    for node in reversed(graph.nodes):
+    for node in ctx.each(reversed(graph.nodes)):
         follower = _follower(graph, node, ctx)
         if follower is None or id(follower) in changes:
             continue

@@ -27,7 +27,7 @@ SWAPPED, SWAPPED_APART = (0, 2, 1), (0, 1, 3, 2)
 def split_heads(graph: Graph, ctx: PassContext) -> Graph:
     """Let products on merged axes work on separate ones."""
     walk = _Walk(graph, GraphDraft(graph, ctx))
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         walk.visit(node)
     for name in graph.output_names:
         walk.merge(name)

@@ -23,7 +23,7 @@ def eliminate_identity(graph: Graph, ctx: PassContext) -> Graph:
     """
     names: dict[str, str] = {}
     removed: set[int] = set()
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         source = _source(graph, node, ctx)
         if source is not None and node.outputs[0] not in graph.output_set:
             names[node.outputs[0]] = source
@@ -37,7 +37,7 @@ def _rename_producers(graph: Graph, ctx: PassContext) -> Graph:
     """
     names: dict[str, str] = {}
     removed: set[int] = set()
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         source = _source(graph, node, ctx)
         if (
             source is not None

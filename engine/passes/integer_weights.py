@@ -49,7 +49,7 @@ def quantize_weights(graph: Graph, ctx: PassContext) -> Graph:
 
 def _rewritten(graph: Graph, ctx: PassContext, *, stored: bool) -> Graph:
     work = _Rewrite(graph, ctx, stored=stored)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if not work.replace(node):
             work.nodes.append(node)
     # What dequantized the weights would else be computed, when compiling, for nobody.

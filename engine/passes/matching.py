@@ -205,7 +205,7 @@ def rewrite_matches(graph: Graph, ctx: PassContext, recognise: Recogniser) -> Gr
     read: set[str] = set()  # by the new nodes, which may look further up than those they replace
     roots: dict[int, Node] = {}
     constants: dict[str, Array] = {}
-    for node in reversed(graph.nodes):
+    for node in ctx.each(reversed(graph.nodes)):
         match = None if id(node) in claimed or node.domain else recognise(view, node)
         if match is None:
             continue

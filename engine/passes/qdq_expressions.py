@@ -42,7 +42,7 @@ NARROW = (DType.INT8, DType.UINT8, DType.INT16, DType.UINT16)
 def expressions_of_quantization(graph: Graph, ctx: PassContext) -> Graph:
     """Replace the nodes."""
     work = _Rewrite(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         work.add(node)
     return eliminate_dead_code(work.result(), ctx) if work.changed else graph
 

@@ -32,7 +32,7 @@ def move_quantization(graph: Graph, ctx: PassContext) -> Graph:
 def _without_pairs(graph: Graph, ctx: PassContext) -> Graph:
     names: dict[str, str] = {}
     removed: set[int] = set()
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if node.domain or node.op != "QuantizeLinear" or node.outputs[0] in graph.output_set:
             continue
         own = quantization_of(graph, node, ctx)
@@ -47,7 +47,7 @@ def _moved_up(graph: Graph, ctx: PassContext) -> Graph:
     replaced: dict[int, list[Node]] = {}
     types = dict(graph.types)
     taken: set[str] = set()
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if node.domain or node.op != "QuantizeLinear":
             continue
         mover = onnx_node(graph, node.inputs[0], *MOVES, "MaxPool", "Concat")

@@ -34,7 +34,7 @@ MICROSOFT = "com.microsoft"
 def integer_operators(graph: Graph, ctx: PassContext) -> Graph:
     """Replace what can be."""
     work = _Rewrite(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         write = work.rule(node)
         if write is None or not write(node):
             work.nodes.append(node)

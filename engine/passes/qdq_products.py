@@ -42,7 +42,7 @@ CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "st
 def integer_products(graph: Graph, ctx: PassContext) -> Graph:
     """Replace what can be."""
     work = _Rewrite(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         work.add(node)
     return work.result()
 

@@ -63,7 +63,7 @@ def unfold_quantized_operators(graph: Graph, ctx: PassContext) -> Graph:
     if not any(node.domain == MICROSOFT for node in graph.nodes):
         return graph
     work = _Rewrite(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         write = work.rule(node)
         if write is None or not write(node):
             work.nodes.append(node)

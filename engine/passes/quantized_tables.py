@@ -36,7 +36,7 @@ from engine.passes.rewriting import fixed, tensor_type, with_constants, with_nod
 def pick_from_bytes(graph: Graph, ctx: PassContext) -> Graph:
     """Dequantize what a Gather picks, not what it picks from."""
     work = _Tables(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if not work.replace(node):
             work.nodes.append(node)
     return eliminate_dead_code(work.result(), ctx) if work.types else graph
@@ -47,7 +47,7 @@ def unpack_weights(graph: Graph, ctx: PassContext) -> Graph:
     unpacked: dict[str, np.ndarray] = {}
     nodes: list[Node] = []
     total = 0
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         found = None if node.op != "DequantizeLinear" else _fixed_bytes(graph, node, ctx)
         if found is None:
             nodes.append(node)

@@ -36,7 +36,7 @@ def eliminate_reshapes(graph: Graph, ctx: PassContext) -> Graph:
     graph = reshape_consecutive_gathers(graph)
     changes: dict[int, Node | None] = {}
     targets: dict[str, Array] = {}
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         if node.op not in RESHAPES or node.domain:
             continue
         changed = _back(graph, node) or _around_transpose(graph, node) or _direct(graph, node)

@@ -33,14 +33,14 @@ def eliminate_sequences(graph: Graph, ctx: PassContext) -> Graph:
     """
     if not any(node.op in READERS and node.domain == "" for node in graph.nodes):
         return graph
-    return _Rewriter(graph).rewrite()
+    return _Rewriter(graph, ctx).rewrite()
 
 
 class _Rewriter:
     """One walk over a graph."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, ctx: PassContext) -> None:
+        self._graph, self._ctx = graph, ctx
         self._types = dict(graph.types)
         self._constants: dict[str, Array] = {}
         self._known: dict[str, Elements] = {}
@@ -48,7 +48,7 @@ class _Rewriter:
         self._room = MOST_NAMES
 
     def rewrite(self) -> Graph:
-        for node in self._graph.nodes:
+        for node in self._ctx.each(self._graph.nodes):
             rule = RULES.get(node.op) if node.domain == "" else None
             if rule is None or not rule(self, node):
                 self._nodes.append(node)

@@ -76,7 +76,7 @@ class _Walk:
 
     def run(self) -> Graph:
         """Return the graph with its transpositions put off."""
-        for node in self.graph.nodes:
+        for node in self.ctx.each(self.graph.nodes):
             if not self._owes(node):
                 self._emit(self._with_flags(node))
         for name in self.graph.output_names:

@@ -32,7 +32,7 @@ PLANES_FIRST: Final = (0, 2, 1, 3, 4)  # channels and planes change places; its 
 def split_volumes(graph: Graph, ctx: PassContext) -> Graph:
     """Rewrite every convolution of volumes that can be."""
     draft = GraphDraft(graph, ctx)
-    for node in graph.nodes:
+    for node in ctx.each(graph.nodes):
         volume = _volume(graph, node)
         if volume is None:
             draft.nodes.append(node)
