@@ -212,7 +212,7 @@ class _Reader:
                 return
             pictures = io.BytesIO(self._member((names[1],))[1])
             vectors = io.BytesIO(self._member((names[2],))[1])
-            for line in data.splitlines():
+            for line in io.BytesIO(data):  # one after the other: there may be very many
                 yield _read_item(_object(line, names[0]), pictures, vectors, list(spaces.items()))
                 count += 1
             if pictures.read(1) or vectors.read(1):
@@ -309,7 +309,8 @@ def _blob(source: IO[bytes], length: Any, id: str) -> bytes | None:
 
 
 def _exactly(source: IO[bytes], count: int, id: str) -> bytes:
-    data = source.read(count)
+    # No member is longer, so that no number is too large to be read.
+    data = source.read(min(count, MOST_MEMBER_BYTES + 1))
     if len(data) != count:
         _refuse(f"bytes of item {id[:80]!r} are missing")
     return data

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from server.index.filters import Filter
 
 Metric = Literal["cosine", "dot", "l2"]
+Vector = NDArray[np.float32]  # (dim,)
 Vectors = NDArray[np.float32]  # (n, dim)
 Metadata = Mapping[str, Any]  # a JSON object
 
@@ -54,7 +55,7 @@ class StoredItem:
 
     id: str
     metadata: Metadata
-    revision: int  # grows with every change of this item
+    revision: int  # grows each time it is put in; its metadata alone may change without
     has_picture: bool
     has_thumbnail: bool
     updated_s: float  # Unix time
@@ -149,7 +150,7 @@ class Space(Protocol):
         Returns how many were stored.
         """
 
-    def vectors(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
+    def vectors(self, ids: Sequence[str]) -> list[Vector | None]:
         """Return the vectors (dim,) of items, as they were given; None where there is none."""
 
     def sample(self, count: int, seed: int = 0) -> tuple[list[str], Vectors]:

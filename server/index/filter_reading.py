@@ -20,10 +20,12 @@ from server.index.filters import (
 )
 
 MAX_DEPTH = 16  # objects inside each other
-MAX_CONDITIONS = 256  # comparisons, groups and negations in one filter
+MAX_CONDITIONS = 256  # parts of one filter; SQLite takes fewer than 1,000
 MAX_VALUES = 4096  # scalars in one filter
 MAX_PATH = 16  # steps of one path
 MAX_TEXT = 4096  # characters of one string or of one field's name
+
+ESCAPE, ESCAPED = "\\", (".", "$", "\\")  # in the name of a field
 
 ORDERS = ("gt", "gte", "lt", "lte")
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$not")
@@ -58,7 +60,7 @@ class _Reader:
     def filter(self, value: Any, where: str, depth: int) -> Filter:
         if not isinstance(value, dict):
             _refuse(where, "an object such as {'label': 'cat'}", value)
-        self._enter(where, depth)
+        self._enter(where, depth, len(value))
         return _all([self._part(key, part, where, depth) for key, part in value.items()])
 
     def _part(self, key: Any, value: Any, where: str, depth: int) -> Filter:
@@ -141,8 +143,8 @@ class _Reader:
             return value
         return _refuse(where, "a string, a finite number, true, false or null", value)
 
-    def _enter(self, where: str, depth: int) -> None:
-        self._conditions += 1
+    def _enter(self, where: str, depth: int, parts: int = 1) -> None:
+        self._conditions += max(1, parts)
         if depth > MAX_DEPTH or self._conditions > MAX_CONDITIONS:
             raise InvalidInput(
                 f"{where}: a filter may nest {MAX_DEPTH} deep and have {MAX_CONDITIONS} "
@@ -156,11 +158,20 @@ def _all(parts: list[Filter]) -> Filter:
 
 
 def _path(name: str, where: str) -> tuple[str, ...]:
-    steps = tuple(name.split("."))
-    if len(name) > MAX_TEXT or len(steps) > MAX_PATH:
-        _refuse(where, f"a path of at most {MAX_PATH} steps and {MAX_TEXT} characters", name)
-    for step in steps:
-        # Quotes and backslashes cannot be written in the JSON paths of every store.
-        if not step or not is_clean(step) or any(c in '"\\' or ord(c) < 0x20 for c in step):
-            _refuse(where, "names between dots, without quotes, backslashes or controls", name)
-    return steps
+    if len(name) > MAX_TEXT or not is_clean(name):
+        _refuse(where, f"a path of at most {MAX_TEXT} characters of valid text, none NUL", name)
+    steps = [""]
+    characters = iter(name)
+    for character in characters:
+        if character == ".":
+            steps.append("")
+        elif character == ESCAPE:
+            escaped = next(characters, "")
+            if escaped not in ESCAPED:
+                _refuse(where, "a backslash only before one of . $ and another backslash", name)
+            steps[-1] += escaped
+        else:
+            steps[-1] += character
+    if len(steps) > MAX_PATH or not all(steps):
+        _refuse(where, f"1 to {MAX_PATH} names with dots between them", name)
+    return tuple(steps)

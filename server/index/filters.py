@@ -9,7 +9,9 @@
 Several fields in one object must all hold. The stores turn the tree into their own language, and
 mean the same by it:
 
-- A path steps through objects only, never into an array. What it does not reach is missing.
+- A path steps through objects only, never into an array. What it does not reach is missing. A
+  name that has a dot in it, or begins with a dollar sign, is written with a backslash before that
+  (`a\\.b`), and a backslash as two.
 - Equality looks at the type first: `true` is not 1, "1" is not 1, but 1 is 1.0. `null` equals a
   null that is there, not a missing value. An array or an object equals no scalar.
 - Order is between two numbers by value, or two strings by code points. Whatever else stands at

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +30,18 @@ from server.index.contract import (
     StoredItem,
     Vectors,
 )
-from server.index.embedded import compaction, loading, statements
+from server.index.embedded import loading, statements
+from server.index.embedded.compaction import Compaction, Stopped, look
+from server.index.embedded.compactor import Compactor
 from server.index.embedded.freezing import FrozenRows, frozen_items
 from server.index.embedded.held import HeldSpace
 from server.index.embedded.space import EmbeddedSpace
+from server.index.embedded.waiting import Waiting
 from server.index.filters import Filter
 
 COMPACT_FROM = 4096  # slots of removed items, and more of them than of items
-log = logging.getLogger(__name__)
+MOST_ROUNDS = 8  # of a compaction that follows its writers, before it makes them wait
+FEW_CHANGES = 64  # rows for which nobody waits long
 
 
 class EmbeddedCollection:
@@ -51,7 +54,6 @@ class EmbeddedCollection:
             ServerError: a file cannot be opened, or is damaged.
         """
         self._folder = folder
-        self._compact_from = compact_from
         self._lock = threading.RLock()  # of whatever changes the collection
         self._inside: dict[str, threading.Lock] = {}
         self._database = loading.database_of(folder)
@@ -65,6 +67,8 @@ class EmbeddedCollection:
             self._database.close()
             raise
         self._spaces = {each.row.key: EmbeddedSpace(self, each) for each in held}
+        self._waiting = Waiting()
+        self._compactor = Compactor(folder.name, compact_from, self._compact)
 
     @property
     def spec(self) -> CollectionSpec:
@@ -105,24 +109,27 @@ class EmbeddedCollection:
     def _put(
         self, items: list[NewItem], texts: list[bytes], rows: Mapping[EmbeddedSpace, Vectors]
     ) -> int:
-        table, ids = self._table, [item.id for item in items]
+        table, waiting, ids = self._table, self._waiting, [item.id for item in items]
         slots = table.next_slots(len(items))
+        numbers = table.numbers.of(slots)
+        held = {space.held(): matrix for space, matrix in rows.items()}
+        self._database.settle_doubts()
         with self._database.explained():
-            for space, matrix in rows.items():
-                space.held().write(slots, matrix)
+            copied = waiting.write(held, slots, self._all_held())
         old = [id for id in ids if id in table.slots]
-        old_slots = [table.slots[id] for id in old]
+        old_slots = np.array([table.slots[id] for id in old], np.int64)
         with table.turn.of(replacing=bool(old)):
             with self._database.write() as writer:
-                statements.put_items(writer, items, texts, int(slots[0]), old_slots, time.time())
-                for space in rows:
-                    statements.claim_vectors(writer, space.held().row.number, slots.tolist())
+                gone = table.numbers.of(old_slots).tolist()
+                statements.put_items(writer, items, texts, int(numbers[0]), gone, time.time())
+                waiting.claim(writer, held, numbers, copied)
+            waiting.claimed(held, copied)
             with table.turn.of_memory():
                 table.remove(old)
                 table.add(ids)
-                for space in rows:
-                    space.held().count(slots)
-                self._forget(old_slots)
+                for each in held:
+                    each.count(slots)
+                self._forget(old_slots.tolist())
         return len(old)
 
     def _forget(self, slots: list[int]) -> None:
@@ -148,36 +155,62 @@ class EmbeddedCollection:
             known = [id for id in dict.fromkeys(ids) if id in table.slots]
             if not known:
                 return 0
-            slots = [table.slots[id] for id in known]
+            slots = np.array([table.slots[id] for id in known], np.int64)
             with self._database.write() as writer:
-                statements.delete_items(writer, known, slots)
+                statements.delete_items(writer, known, table.numbers.of(slots).tolist())
             table.remove(known)
-            self._forget(slots)
+            self._forget(slots.tolist())
             self._compact_if_worth_it()
         return len(known)
 
     def _compact_if_worth_it(self) -> None:
-        dead = self._table.dead
-        if dead < self._compact_from or dead <= len(self._table.slots):
-            return
-        try:
-            self._compact()
-        except ServerError as error:  # what called for it is done, and the next one tries again
-            log.warning("collection %s could not be compacted: %s", self._spec.name, error)
+        self._compactor.consider(self._table.dead, len(self._table.slots))
 
-    def _compact(self) -> None:
-        old = self._all_held()
-        moved = compaction.prepare(
-            self._folder, self._database, self._spec.metric, self._table, old
-        )
-        with self._table.turn.of(replacing=True):
-            compaction.switch(self._database, moved)
-            self._table, self._selections = moved.table, moved.selections
-            for held in moved.spaces:
-                self._spaces[held.row.key].hold(held)
+    def _compact(self, go_on: Callable[[], bool]) -> None:
+        """Move what is left into new files, beside everything else; `go_on` may stop it."""
+        moved = Compaction(self._folder, self._database, self._spec.metric, self._table, go_on)
+        try:
+            for _ in range(MOST_ROUNDS):
+                with self._lock:
+                    seen = look(self._table, self._all_held())
+                if moved.follow(seen) <= FEW_CHANGES:
+                    break
+                moved.settle()
+            with self._lock:
+                if not go_on():
+                    raise Stopped
+                old = self._all_held()
+                moved.follow(look(self._table, old))
+                moved.switch(self._selections)
+                self._waiting.forget()
+                self._table, self._selections = moved.table, moved.selections
+                for held in moved.spaces.values():
+                    self._spaces[held.row.key].hold(held)
+        except BaseException:
+            self._discard(moved)
+            raise
         for held in old:
             held.close(remove=True)
-        self._database.shrink()
+        self._shrink(go_on)
+
+    def _discard(self, moved: Compaction) -> None:
+        try:
+            with self._lock:
+                self._database.settle_doubts()
+        except ServerError:  # the switch may yet be found in the log, and would need its files
+            moved.close(remove=False)
+        else:
+            moved.close(remove=True)
+
+    def _shrink(self, go_on: Callable[[], bool]) -> None:
+        more = True
+        while more and go_on():
+            with self._lock:
+                more = self._database.shrink()
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait for a compaction that is under way; False if it takes longer."""
+        return self._compactor.settle(timeout_s)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -275,7 +308,7 @@ class EmbeddedCollection:
         """Return the oldest items that have no vector in a space."""
         with self._lock, self._database.read() as reader:
             slots = held_now().empty_slots(max(limit, 0))
-            return statements.missing_of(reader, slots.tolist())
+            return statements.missing_of(reader, self._table.numbers.of(slots).tolist())
 
     def fill(
         self, held_now: Callable[[], HeldSpace], made_of: Sequence[Missing], vectors: Vectors
@@ -285,9 +318,10 @@ class EmbeddedCollection:
             held = held_now()
             rows = check_vectors(vectors, len(made_of), held.row.dim, self._spec.metric)
             with self._database.read() as reader:
-                now = statements.slots_and_revisions(reader, self._known([m.id for m in made_of]))
+                known = self._known([made.id for made in made_of])
+                now = statements.numbers_and_revisions(reader, known)
             fresh = {
-                now[made.id][0]: i
+                self._table.slots[made.id]: i
                 for i, made in enumerate(made_of)
                 if made.id in now and now[made.id][1] == made.revision
             }
@@ -295,10 +329,12 @@ class EmbeddedCollection:
             slots = empty[np.isin(empty, list(fresh))]
             if not len(slots):
                 return 0
+            self._database.settle_doubts()
             with self._database.explained():
                 held.write(slots, rows[[fresh[slot] for slot in slots.tolist()]])
             with self._database.write() as writer:
-                statements.claim_vectors(writer, held.row.number, slots.tolist())
+                numbers = self._table.numbers.of(slots)
+                statements.claim_vectors(writer, held.row.number, numbers.tolist())
             held.count(slots)
             return len(slots)
 
@@ -312,7 +348,7 @@ class EmbeddedCollection:
         """Give all it holds as it is at this moment, while changes go on."""
         with ExitStack() as stack:
             with self._lock:
-                reader = stack.enter_context(self._database.read())
+                reader = stack.enter_context(self._database.read_apart())
                 # The first statement decides which state of the database is seen.
                 facts = dict(reader.execute("SELECT name, value FROM facts").fetchall())
                 rows = [
@@ -320,8 +356,10 @@ class EmbeddedCollection:
                     for key, space in self._spaces.items()
                     for held in (space.held(),)
                 ]
+                numbers = self._table.numbers
                 dims = {key: space.dim for key, space in self._spaces.items()}
-            yield Contents(self._spec, facts, dims, frozen_items(reader, rows))
+            # Its items end with an error once this is left: half of them must not seem to be all.
+            yield Contents(self._spec, facts, dims, frozen_items(reader, numbers, rows))
 
     # -- facts, and being alone -----------------------------------------------------------------
 
@@ -352,11 +390,27 @@ class EmbeddedCollection:
 
     def close(self) -> None:
         """Save what is derived and let go of the files; what is called later fails clearly."""
+        self._compactor.close()
         with self._lock:
-            held = [space.held() for space in self._spaces.values()]
+            held = self._all_held()
             for space in self._spaces.values():
                 space.hold(None)
             self._spaces = {}
+            self._force(held)
             self._database.close()
         for each in held:
             each.close()
+
+    def _force(self, held: Sequence[HeldSpace]) -> None:
+        with suppress(ServerError):  # what is not forced to the disk now is written again
+            with self._database.explained():
+                for each in held:
+                    each.file.sync()
+            with self._database.write() as writer:
+                statements.forget_waiting(writer)
+
+    def retire(self) -> None:
+        """Let nobody begin to read or write, as the folder is about to get another name."""
+        self._compactor.stop()
+        with self._lock:
+            self._database.retire()

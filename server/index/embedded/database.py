@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.errors import InternalFault, NotFound, ServerError, StoreUnavailable
-from server.index.embedded.schema import APPLICATION_ID, SCHEMA, VERSION
+from server.index.embedded.schema import APPLICATION_ID, SCHEMA, UPGRADES, VERSION
 
 IDLE_CONNECTIONS = 8  # of readers, kept open for the next ones
-SHRINK_PAGES = 25_000  # of 4 KiB: moved in about a second
+SHRINK_PAGES = 256  # of 4 KiB at a time: writers wait for as long as these take
 MOST_LOG_BYTES = 64 << 20  # that the log keeps when a long reader has let it grow
 BUSY_MS = 10_000  # for another program that looks into the file; this process has one writer
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -31,6 +31,7 @@ class Database:
         self._guard = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
+        self._doubtful = False  # whether the last commit failed
         with self.explained():
             self._writer = self._connect()
             try:
@@ -50,11 +51,30 @@ class Database:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
-                self._writer.execute("COMMIT")
+                self._commit()
             except BaseException:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _commit(self) -> None:
+        self._doubtful = True
+        self._writer.execute("COMMIT")
+        self._doubtful = False
+
+    def settle_doubts(self) -> None:
+        """Make sure that a commit that failed can never come to count; the one writer may ask.
+
+        It may have reached the log, if not surely the disk, and would be found there after a
+        crash: until the next commit takes its place. So before anything is written anew that it
+        has claimed, that is done.
+
+        Raises:
+            ServerError: the disk is still full or failed.
+        """
+        if self._doubtful:
+            with self.write() as writer:
+                writer.execute("UPDATE counters SET value = value WHERE name = 'revision'")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -69,18 +89,42 @@ class Database:
                     connection.execute("ROLLBACK")
                 self._give_back(connection)
 
-    def shrink(self) -> None:
-        """Give room that was freed back to the disk, some of it a call; the one writer may ask."""
+    @contextmanager
+    def read_apart(self) -> Iterator[sqlite3.Connection]:
+        """Enter such a transaction on a connection of its own, for what is read in pieces.
+
+        A statement of it that somebody has left half read would go on to hold the state that it
+        saw, so the connection is not one for the next reader.
+        """
+        with self.explained():
+            self._check_open()
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                connection.close()
+
+    def shrink(self) -> bool:
+        """Give room that was freed back to the disk, some of it; the one writer may ask.
+
+        Returns whether there is more.
+        """
         with self.explained():
             self._check_open()
             # As a script: `execute` takes one step of it, which frees one page.
             self._writer.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+            (left,) = self._writer.execute("PRAGMA freelist_count").fetchone()
+            return bool(left)
+
+    def retire(self) -> None:
+        """Let nobody in any more; the file may get another place now."""
+        with self._guard:
+            self._closed = True
 
     def close(self) -> None:
         """Close the file; blocks that are in `read` still end well."""
         with self._guard:
-            if self._closed:
-                return
             self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -133,11 +177,16 @@ class Database:
                 ask(f"PRAGMA user_version = {VERSION}")
         elif application != APPLICATION_ID:
             raise InternalFault(f"{self._path} is an SQLite file, but no collection's")
-        elif version != VERSION:
+        elif not 1 <= version <= VERSION:
             raise InternalFault(
-                f"{self._path} has format {version}, this release reads {VERSION}: "
+                f"{self._path} has format {version}, this release reads 1 to {VERSION}: "
                 "use the release that wrote it, or restore a snapshot"
             )
+        for earlier in range(version, VERSION) if application == APPLICATION_ID else ():
+            with self.write():
+                for statement in UPGRADES[earlier]:
+                    ask(statement)
+                ask(f"PRAGMA user_version = {earlier + 1}")
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from server.index.archive import ArchivedItem
 from server.index.contract import NewItem
+from server.index.embedded.numbers import Numbers
 from server.index.embedded.table import Mask
 
 
@@ -32,14 +33,15 @@ class FrozenRows(NamedTuple):
 
 
 def frozen_items(
-    reader: sqlite3.Connection, spaces: Sequence[FrozenRows]
+    reader: sqlite3.Connection, numbers: Numbers, spaces: Sequence[FrozenRows]
 ) -> Iterator[ArchivedItem]:
     """Read all items in the transaction of `reader`, in the order they came."""
     found = reader.execute(
         "SELECT id, slot, metadata, pictures.data, thumbnails.data FROM items"
         " LEFT JOIN pictures USING (key) LEFT JOIN thumbnails USING (key) ORDER BY items.key"
     )
-    for id, slot, metadata, picture, thumbnail in found:
+    for id, number, metadata, picture, thumbnail in found:
+        slot = numbers.slot_of(number)
         item = NewItem(id, orjson.loads(metadata), picture, thumbnail)
         rows = {space.key: space.matrix[slot] for space in spaces if space.has(slot)}
         yield ArchivedItem(item, rows)

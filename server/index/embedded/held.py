@@ -25,32 +25,50 @@ class HeldSpace:
     ) -> None:
         """Open the files, without any row that counts yet."""
         self.row, self.table, self.selections = row, table, selections
-        stem = f"{row.number}-{table.generation}"
-        self.file = RowFile(folder / f"{stem}{ROWS}", row.dim)
+        self.file = RowFile(_path(folder, row, table.generation, ROWS), row.dim)
         self.filled = np.zeros(max(len(table.ids), 1024), np.bool_)  # by slot
-        self.index = SlotIndex(row.dim, metric, folder / f"{stem}{INDEX}")
+        self.index = SlotIndex(row.dim, metric, self.index_path(folder, row, table.generation))
         self._matrix = self.file.matrix
+        self.index.grow(self._matrix)
 
     def attach(self, slots: Slots) -> None:
         """Begin with rows that are in the file already."""
         self.filled = longer(self.filled, len(self.table.ids))
         self.filled[slots] = True
-        self.index.attach(self.file.matrix, slots)
+        self.index.add(slots)
 
     @staticmethod
     def rows_in(folder: Path, row: SpaceRow, generation: int) -> int:
         """Count the rows that are in the file of a space; none if there is no file."""
-        path = folder / f"{row.number}-{generation}{ROWS}"
+        path = _path(folder, row, generation, ROWS)
         return path.stat().st_size // (4 * row.dim) if path.exists() else 0
 
-    def write(self, slots: Slots, rows: Vectors) -> None:
-        """Put rows on the disk that do not count yet.
+    @staticmethod
+    def index_path(folder: Path, row: SpaceRow, generation: int) -> Path:
+        """Return where the index over a space is kept."""
+        return _path(folder, row, generation, INDEX)
+
+    def write(self, slots: Slots, rows: Vectors, *, force: bool = True) -> None:
+        """Write rows that do not count yet, and force them to the disk.
 
         Raises:
             OSError: the disk is full or failed.
         """
         self.file.write(slots, rows)
-        self.file.sync()
+        if force:
+            self.file.sync()
+        self._follow_file()
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many rows.
+
+        Raises:
+            OSError: the file cannot grow, or be mapped.
+        """
+        self.file.reserve(count)
+        self._follow_file()
+
+    def _follow_file(self) -> None:
         if self.file.matrix is not self._matrix:
             self._matrix = self.file.matrix
             self.index.grow(self._matrix)
@@ -82,8 +100,12 @@ class HeldSpace:
 
     def close(self, *, remove: bool = False) -> None:
         """Stop work on the index and let go of the files, or remove them."""
-        self.index.close()
+        self.index.close(keep=not remove)
         self.file.close()
         if remove:
             for suffix in (ROWS, INDEX):
                 self.file.path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _path(folder: Path, row: SpaceRow, generation: int, suffix: str) -> Path:
+    return folder / f"{row.number}-{generation}{suffix}"

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from server.errors import InternalFault
-from server.index.contract import CollectionSpec, Metric
+from server.index.contract import CollectionSpec, Metric, Vectors
 from server.index.embedded import statements
 from server.index.embedded.database import Database
 from server.index.embedded.held import INDEX, ROWS, HeldSpace
@@ -21,6 +21,7 @@ from server.index.embedded.statements import SpaceRow
 from server.index.embedded.table import Table
 
 DATABASE = "items.sqlite"
+ROWS_AT_ONCE = 4096
 UNFINISHED = ".new"  # of an index that was being saved
 log = logging.getLogger(__name__)
 
@@ -68,11 +69,15 @@ def read_spec(database: Database, folder: Path) -> CollectionSpec:
 def read_table(database: Database) -> tuple[Table, Selections]:
     """Read which item is in which slot."""
     with database.read() as reader:
-        table = Table(
-            statements.counter(reader, "generation"), statements.counter(reader, "next_slot")
-        )
-        for slot, id in reader.execute("SELECT slot, id FROM items"):
-            table.place(slot, id)
+        generation = statements.counter(reader, "generation")
+        numbers = statements.read_numbers(reader, generation)
+        behind = statements.counter(reader, "next_slot") - numbers.first
+        table = Table(generation, numbers.kept.size + behind, numbers)
+        found = reader.execute("SELECT slot, id FROM items")
+        while rows := found.fetchmany(ROWS_AT_ONCE):
+            slots = numbers.slots_of(np.array([number for number, _ in rows], np.int64))
+            for slot, (_, id) in zip(slots.tolist(), rows, strict=True):
+                table.place(slot, id)
     return table, Selections(database, table)
 
 
@@ -83,34 +88,51 @@ def read_spaces(
     with database.read() as reader:
         rows = statements.all_spaces(reader)
     for row in rows:
-        _forget_lost(folder, database, row, table.generation)
+        _forget_lost(folder, database, row, table)
     with database.read() as reader, database.explained():
-        slots: dict[int, list[int]] = {row.number: [] for row in rows}
-        for slot, space in reader.execute("SELECT slot, space FROM vectors ORDER BY slot"):
-            slots[space].append(slot)
+        claimed: dict[int, list[int]] = {row.number: [] for row in rows}
+        for number, space in reader.execute("SELECT slot, space FROM vectors ORDER BY slot"):
+            claimed[space].append(number)
         _remove_strays(folder, {f"{row.number}-{table.generation}" for row in rows})
         opened: list[HeldSpace] = []
+        copied = False
         try:
             for row in rows:
-                opened.append(HeldSpace(folder, row, metric, table, selections))
-                opened[-1].attach(np.array(slots[row.number], np.int64))
+                held = HeldSpace(folder, row, metric, table, selections)
+                opened.append(held)
+                copied |= _write_waiting(held, statements.waiting_of(reader, row))
+                numbers = np.array(claimed.pop(row.number), np.int64)
+                held.attach(table.numbers.slots_of(numbers))
         except BaseException:
             for held in opened:
                 held.close()
             raise
         sync_folder(folder)  # SQLite has made its log by now
+    if copied:
+        with database.write() as writer:
+            statements.forget_waiting(writer)
     return opened
 
 
-def _forget_lost(folder: Path, database: Database, row: SpaceRow, generation: int) -> None:
+def _write_waiting(held: HeldSpace, copies: list[tuple[int, Vectors]]) -> bool:
+    """Write rows whose file may have lost them when the machine went down; whether there are."""
+    for first, rows in copies:
+        numbers = np.arange(first, first + len(rows), dtype=np.int64)
+        held.write(held.table.numbers.slots_of(numbers), rows, force=False)
+    if copies:
+        held.file.sync()
+    return bool(copies)
+
+
+def _forget_lost(folder: Path, database: Database, row: SpaceRow, table: Table) -> None:
     """Let vectors count no more whose file is gone or cut, where they can be made again.
 
     Raises:
         InternalFault: some of them came without a picture.
     """
-    there = HeldSpace.rows_in(folder, row, generation)
+    there = table.numbers.of_one(HeldSpace.rows_in(folder, row, table.generation))
     with database.read() as reader:
-        lost, pictured = statements.claimed_from(reader, row.number, there)
+        lost, pictured = statements.lost_from(reader, row.number, there)
     if not lost:
         return
     what = f"{lost} vectors of the space {row.key!r} are missing in {folder}"
@@ -121,7 +143,7 @@ def _forget_lost(folder: Path, database: Database, row: SpaceRow, generation: in
         )
     log.error("%s: they have to be made again from the pictures", what)
     with database.write() as writer:
-        statements.forget_from(writer, row.number, there)
+        statements.forget_lost(writer, row.number, there)
 
 
 def _remove_strays(folder: Path, stems: set[str]) -> None:

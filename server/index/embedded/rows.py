@@ -63,13 +63,18 @@ class RowFile:
         """
         if not len(slots):
             return
-        self._reach(int(slots[-1]) + 1)
+        self.reserve(int(slots[-1]) + 1)
         breaks = np.flatnonzero(np.diff(slots) != 1) + 1
         edges = [0, *breaks.tolist(), len(slots)]
         for start, stop in itertools.pairwise(edges):
             self._write_at(int(slots[start]) * self._row_bytes, rows[start:stop])
 
-    def _reach(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
+        """Make room for so many rows; `matrix` may be a longer one after it.
+
+        Raises:
+            OSError: the file cannot grow, or be mapped.
+        """
         if count > len(self.matrix):
             wanted = max(count, int(len(self.matrix) * GROWTH))
             os.ftruncate(self._fd, wanted * self._row_bytes)

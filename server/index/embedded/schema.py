@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 APPLICATION_ID = 0x4D4C5243  # "MLRC", what `file` shows of it
-VERSION = 1
+VERSION = 2
+
+SECOND = (
+    # What the slots that the last compaction kept are called in the other tables; see `numbers`.
+    """CREATE TABLE kept (
+        generation INTEGER PRIMARY KEY,
+        first INTEGER NOT NULL,
+        numbers BLOB NOT NULL
+    )""",
+    # Rows that count and are not forced to the disk in their file; see `waiting`.
+    """CREATE TABLE waiting (
+        key INTEGER PRIMARY KEY,
+        space INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        data BLOB NOT NULL
+    )""",
+)
 
 # Pictures stand apart from the items: whoever filters or lists reads past none of them. An item
-# keeps its key for life; its slot is another one after each change of its vectors.
+# keeps its key for life; its slot is another one each time it is put in again.
 SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('generation', 0), ('next_slot', 0), ('revision', 0)",
@@ -32,4 +49,8 @@ SCHEMA = (
         dim INTEGER NOT NULL
     )""",
     "CREATE TABLE vectors (slot INTEGER, space INTEGER, PRIMARY KEY (slot, space)) WITHOUT ROWID",
+    *SECOND,
 )
+
+# What is to be done with a file of an earlier format.
+UPGRADES: dict[int, tuple[str, ...]] = {1: SECOND}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,16 +11,14 @@ import orjson
 
 from server.index.embedded.database import Database
 from server.index.embedded.filter_sql import Condition, condition
-from server.index.embedded.table import Mask, Table
+from server.index.embedded.table import Mask, Slots, Table
 from server.index.filters import Filter
 from server.index.search import Selection
 
-MOST_BYTES = 64 << 20  # of remembered masks
+MOST_BYTES = 64 << 20  # of remembered masks, and of the filters they are remembered by
+ENTRY_BYTES = 512  # of one, beside its mask and its texts
+MOST_TAKEN = 16  # that are kept when slots are numbered anew
 MOST_TOUCHED = 512  # changed items that are looked at one by one; beyond, all are
-
-
-class MovedError(Exception):
-    """The database is a generation ahead of the table: take the new one and ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,11 @@ class _Known:
     selection: Selection
     upto: int  # slots below are decided
     position: int  # in `table.touched`
+
+
+def _size(asked: Condition, known: _Known) -> int:
+    texts = len(asked.sql) + sum(map(len, asked.values))
+    return known.upto + texts + ENTRY_BYTES
 
 
 class Selections:
@@ -48,11 +50,7 @@ class Selections:
         self._bytes = 0
 
     def of(self, filter: Filter) -> Selection:
-        """Return the slots of items that pass; slots of removed items may be among them.
-
-        Raises:
-            MovedError: files of another generation count by now.
-        """
+        """Return the slots of items that pass; slots of removed items may be among them."""
         asked = condition(filter)
         with self._guard:
             known = self._known.get(asked)
@@ -75,35 +73,45 @@ class Selections:
             start = known.upto
         else:
             touched = []
+        numbers = self._table.numbers
+        again_at = numbers.of(np.array(touched, np.int64)).tolist()
         with self._database.read() as reader:
-            self._check_generation(reader)
             column = "slot" if start else "+slot"  # without the index where all are looked at
             fresh = reader.execute(
                 f"SELECT slot FROM items WHERE {column} >= ? AND ({asked.sql})",
-                (start, *asked.values),
+                (numbers.of_one(start) if start else -1, *asked.values),
             ).fetchall()
             if touched:
                 again = reader.execute(
                     "SELECT slot FROM items WHERE slot IN (SELECT value FROM json_each(?))"
                     f" AND ({asked.sql})",
-                    (orjson.dumps(touched).decode(), *asked.values),
+                    (orjson.dumps(again_at).decode(), *asked.values),
                 ).fetchall()
                 mask[[slot for slot in touched if slot < upto]] = False
                 fresh += again
-        slots = np.fromiter((slot for (slot,) in fresh), np.int64, len(fresh))
-        mask[slots[slots < upto]] = True
+        # Numbers that came after the last compaction are beyond what this table knows.
+        slots = numbers.slots_of(np.fromiter((one for (one,) in fresh), np.int64, len(fresh)))
+        mask[slots[(slots >= 0) & (slots < upto)]] = True
         return mask
 
-    def _check_generation(self, reader: sqlite3.Connection) -> None:
-        found = reader.execute("SELECT value FROM counters WHERE name = 'generation'").fetchone()
-        if found != (self._table.generation,):
-            raise MovedError
+    def take_over(self, other: Selections, old: Slots) -> None:
+        """Remember what `other` does, whose slots `old` (n,) have become 0 to n - 1.
+
+        Nothing may change the items meanwhile.
+        """
+        with other._guard:
+            latest = list(other._known.items())[-MOST_TAKEN:]
+        position = other._table.touched.position
+        for asked, known in latest:
+            if known.position == position:
+                mask = known.selection.mask[old[: np.searchsorted(old, known.upto)]]
+                now = _Known(Selection(mask), mask.size, self._table.touched.position)
+                self._remember(asked, now)
 
     def _remember(self, asked: Condition, known: _Known) -> None:
         with self._guard:
             old = self._known.pop(asked, None)
-            self._bytes += known.upto - (old.upto if old is not None else 0)
+            self._bytes += _size(asked, known) - (_size(asked, old) if old is not None else 0)
             self._known[asked] = known
             while self._bytes > MOST_BYTES and len(self._known) > 1:
-                _, dropped = self._known.popitem(last=False)
-                self._bytes -= dropped.upto
+                self._bytes -= _size(*self._known.popitem(last=False))

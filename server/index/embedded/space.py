@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import NotFound
-from server.index.contract import Hit, IndexState, Missing, Query, Vectors
+from server.index.contract import Hit, IndexState, Missing, Query, Vector, Vectors
 from server.index.embedded.held import HeldSpace
-from server.index.embedded.selections import MovedError
 from server.index.embedded.table import Names, Slots
 from server.index.search import Selection
 
 if TYPE_CHECKING:
     from server.index.embedded.collection import EmbeddedCollection
+
+T = TypeVar("T")
 
 TRIES = 2  # of a search beside writers, before it makes them wait
 _as_hit: Callable[[tuple[str, float]], Hit] = partial(tuple.__new__, Hit)
@@ -65,26 +66,28 @@ class EmbeddedSpace:
 
     def search(self, queries: Vectors, query: Query) -> list[list[Hit]]:
         """Return the nearest items; see `Space.search`."""
+        return self._steady(lambda held: _search(held, queries, query), query.filter is not None)
+
+    def _steady(self, read: Callable[[HeldSpace], T], asks_sqlite: bool = False) -> T:
+        """Return what is read while no item is being replaced, and no file is exchanged."""
         for _ in range(TRIES):
             held = self.held()
             turn = held.table.turn
-            before = turn.updating if query.filter is None else turn.committing
+            before = turn.committing if asks_sqlite else turn.updating
             if not before & 1:
-                try:
-                    found = _search(held, queries, query)
-                except MovedError:
-                    continue
-                if before == (turn.updating if query.filter is None else turn.committing):
+                found = read(held)
+                after = turn.committing if asks_sqlite else turn.updating
+                if before == after and self._held in (held, None):
                     return found
-        return self._search_alone(queries, query)
+        return self._alone(read)
 
-    def _search_alone(self, queries: Vectors, query: Query) -> list[list[Hit]]:
+    def _alone(self, read: Callable[[HeldSpace], T]) -> T:
         while True:
             held = self.held()
             with held.table.turn.lock:
-                if self._held is not held:
-                    continue
-                return _search(held, queries, query)
+                found = read(held)
+                if self._held in (held, None):
+                    return found
 
     def missing(self, limit: int) -> list[Missing]:
         """Return items whose vector is still to be made, oldest first."""
@@ -94,31 +97,20 @@ class EmbeddedSpace:
         """Store vectors of items that are still what they were made of; returns how many."""
         return self._collection.fill(self.held, made_of, vectors)
 
-    def vectors(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
+    def vectors(self, ids: Sequence[str]) -> list[Vector | None]:
         """Return the vectors of items as they were given; None where there is none."""
-        held = self.held()
-        matrix, filled, slots = held.file.matrix, held.filled, held.table.slots
-        found: list[NDArray[np.float32] | None] = []
-        for id in ids:
-            slot = slots.get(id, -1)
-            has_row = 0 <= slot < min(filled.size, len(matrix)) and filled[slot]
-            found.append(matrix[slot].copy() if has_row else None)
-        return found
+        return self._steady(lambda held: _vectors(held, ids))
 
     def sample(self, count: int, seed: int = 0) -> tuple[list[str], Vectors]:
         """Return at most `count` items and their vectors, the same for the same seed."""
-        held = self.held()
-        slots = held.filled_slots()
-        if len(slots) > count:
-            chosen = np.random.default_rng(seed).choice(len(slots), max(count, 0), replace=False)
-            slots = slots[np.sort(chosen)]
-        return [held.table.ids[slot] for slot in slots.tolist()], held.file.matrix[slots]
+        return self._steady(lambda held: _sample(held, count, seed))
 
     def state(self) -> IndexState:
         """Tell how it is searched."""
         held = self.held()
+        missing = self._steady(lambda held: len(held.empty_slots()))
         state = held.index.state()
-        return replace(state, missing=len(held.empty_slots()), bytes=state.bytes + held.file.bytes)
+        return replace(state, missing=missing, bytes=state.bytes + held.file.bytes)
 
     def measure_recall(self, queries: Vectors, k: int = 10) -> float:
         """Compare an automatic search with an exact one."""
@@ -149,6 +141,24 @@ def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[list[Hit]]:
         _part(ids, row, of_row, query, skipped)
         for row, of_row in zip(slots.tolist(), scores.tolist(), strict=True)
     ]
+
+
+def _vectors(held: HeldSpace, ids: Sequence[str]) -> list[Vector | None]:
+    matrix, filled, slots = held.file.matrix, held.filled, held.table.slots
+    found: list[Vector | None] = []
+    for id in ids:
+        slot = slots.get(id, -1)
+        has_row = 0 <= slot < min(filled.size, len(matrix)) and filled[slot]
+        found.append(matrix[slot].copy() if has_row else None)
+    return found
+
+
+def _sample(held: HeldSpace, count: int, seed: int) -> tuple[list[str], Vectors]:
+    slots = held.filled_slots()
+    if len(slots) > count:
+        chosen = np.random.default_rng(seed).choice(len(slots), max(count, 0), replace=False)
+        slots = slots[np.sort(chosen)]
+    return [held.table.ids[slot] for slot in slots.tolist()], held.file.matrix[slots]
 
 
 def _is_full(slots: Slots) -> bool:

@@ -1,4 +1,7 @@
-"""What is asked of SQLite. Lists of values go in as one JSON text, however long they are."""
+"""What is asked of SQLite. Lists of values go in as one JSON text, however long they are.
+
+The columns `slot` have what `numbers` calls the numbers of slots.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
-from server.index.contract import Missing, NewItem, StoredItem
+from server.index.contract import Missing, NewItem, StoredItem, Vectors
 from server.index.embedded.filter_sql import condition
+from server.index.embedded.numbers import Numbers
 from server.index.filters import Filter
 
 COLUMNS = "id, metadata, revision, has_picture, has_thumbnail, updated_s"
+ROW_ELEMENT = np.dtype("<f4")
 PUT_ITEM = """
     INSERT INTO items (id, slot, revision, updated_s, has_picture, has_thumbnail, metadata)
     VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -48,6 +54,23 @@ def set_counter(connection: sqlite3.Connection, name: str, value: int) -> None:
     connection.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
 
 
+def set_kept(connection: sqlite3.Connection, generation: int, numbers: Numbers) -> None:
+    """Let the files of another generation count, with the slots that it has."""
+    connection.execute("DELETE FROM kept")
+    connection.execute(
+        "INSERT INTO kept VALUES (?, ?, ?)", (generation, numbers.first, numbers.to_store())
+    )
+    set_counter(connection, "generation", generation)
+
+
+def read_numbers(connection: sqlite3.Connection, generation: int) -> Numbers:
+    """Return the numbers of the slots of the generation that counts."""
+    found = connection.execute(
+        "SELECT numbers, first FROM kept WHERE generation = ?", (generation,)
+    ).fetchone()
+    return Numbers.plain() if found is None else Numbers.stored(*found)
+
+
 def next_revision(connection: sqlite3.Connection) -> int:
     """Count one change of the collection. An id that was deleted and comes again goes on above."""
     connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'revision'")
@@ -58,21 +81,24 @@ def put_items(
     connection: sqlite3.Connection,
     items: Sequence[NewItem],
     texts: Sequence[bytes],
-    first_slot: int,
-    old_slots: Sequence[int],
+    first: int,
+    old: Sequence[int],
     now_s: float,
 ) -> None:
-    """Add or replace items of different ids; they take the slots from `first_slot` on."""
+    """Add or replace items of different ids; their slots get the numbers from `first` on.
+
+    `old` are the numbers of those that are replaced.
+    """
     revision = next_revision(connection)
-    if old_slots:
-        forget_vectors(connection, old_slots)
+    if old:
+        forget_vectors(connection, old)
         forget_bytes(connection, [item.id for item in items])
     connection.executemany(
         PUT_ITEM,
         [
             (
                 item.id,
-                first_slot + i,
+                first + i,
                 revision,
                 now_s,
                 item.picture is not None,
@@ -89,36 +115,69 @@ def put_items(
         connection.executemany(
             f"INSERT INTO {table} (key, data) SELECT key, ? FROM items WHERE id = ?", data
         )
-    set_counter(connection, "next_slot", first_slot + len(items))
+    set_counter(connection, "next_slot", first + len(items))
 
 
-def claim_vectors(connection: sqlite3.Connection, space: int, slots: Iterable[int]) -> None:
-    """Let vectors count whose rows are on the disk."""
+def claim_vectors(connection: sqlite3.Connection, space: int, numbers: Iterable[int]) -> None:
+    """Let vectors of slots count: their rows are on the disk, or copied with the claim."""
     connection.executemany(
-        "INSERT INTO vectors (slot, space) VALUES (?, ?)", [(slot, space) for slot in slots]
+        "INSERT INTO vectors (slot, space) VALUES (?, ?)", [(number, space) for number in numbers]
     )
 
 
-def forget_vectors(connection: sqlite3.Connection, slots: Iterable[int]) -> None:
+def forget_vectors(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """Let the vectors of slots count no more, in all spaces."""
     connection.execute(
-        "DELETE FROM vectors WHERE slot IN (SELECT value FROM json_each(?))", (listed(slots),)
+        "DELETE FROM vectors WHERE slot IN (SELECT value FROM json_each(?))", (listed(numbers),)
     )
 
 
-def claimed_from(connection: sqlite3.Connection, space: int, slot: int) -> tuple[int, int]:
-    """Count the vectors of a space from a slot on, and those of them that have a picture."""
+NOT_COPIED = (
+    "space = ?1 AND slot >= ?2 AND NOT EXISTS (SELECT 1 FROM waiting AS w WHERE w.space = ?1"
+    " AND slot >= w.first AND slot < w.first + w.count)"
+)
+
+
+def lost_from(connection: sqlite3.Connection, space: int, number: int) -> tuple[int, int]:
+    """Count vectors of a space from a slot's number on that have no copy waiting.
+
+    Returns how many, and how many of them have a picture.
+    """
     found = connection.execute(
         "SELECT count(*), coalesce(sum(has_picture), 0) FROM vectors JOIN items USING (slot)"
-        " WHERE space = ? AND slot >= ?",
-        (space, slot),
+        f" WHERE {NOT_COPIED}",
+        (space, number),
     ).fetchone()
     return int(found[0]), int(found[1])
 
 
-def forget_from(connection: sqlite3.Connection, space: int, slot: int) -> None:
-    """Let the vectors of a space from a slot on count no more."""
-    connection.execute("DELETE FROM vectors WHERE space = ? AND slot >= ?", (space, slot))
+def forget_lost(connection: sqlite3.Connection, space: int, number: int) -> None:
+    """Let the vectors that `lost_from` counts count no more."""
+    connection.execute(f"DELETE FROM vectors WHERE {NOT_COPIED}", (space, number))
+
+
+def add_waiting(connection: sqlite3.Connection, space: int, first: int, rows: Vectors) -> None:
+    """Keep a copy of the rows (n, dim) of slots with the numbers from `first` on."""
+    connection.execute(
+        "INSERT INTO waiting (space, first, count, data) VALUES (?, ?, ?, ?)",
+        (space, first, len(rows), rows.astype(ROW_ELEMENT).tobytes()),
+    )
+
+
+def waiting_of(connection: sqlite3.Connection, row: SpaceRow) -> list[tuple[int, Vectors]]:
+    """Return the copies of a space, oldest first: the first number, and rows (n, dim)."""
+    found = connection.execute(
+        "SELECT first, data FROM waiting WHERE space = ? ORDER BY key", (row.number,)
+    )
+    return [
+        (first, np.frombuffer(data, ROW_ELEMENT).astype(np.float32).reshape(-1, row.dim))
+        for first, data in found
+    ]
+
+
+def forget_waiting(connection: sqlite3.Connection) -> None:
+    """Remove all copies: their files have been forced to the disk."""
+    connection.execute("DELETE FROM waiting")
 
 
 def forget_bytes(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
@@ -132,10 +191,12 @@ def forget_bytes(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
         )
 
 
-def delete_items(connection: sqlite3.Connection, ids: Sequence[str], slots: Sequence[int]) -> None:
-    """Remove items with all that belongs to them."""
+def delete_items(
+    connection: sqlite3.Connection, ids: Sequence[str], numbers: Sequence[int]
+) -> None:
+    """Remove items with all that belongs to them; `numbers` are those of their slots."""
     next_revision(connection)
-    forget_vectors(connection, slots)
+    forget_vectors(connection, numbers)
     forget_bytes(connection, ids)
     connection.execute(
         "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?))", (listed(ids),)
@@ -145,8 +206,8 @@ def delete_items(connection: sqlite3.Connection, ids: Sequence[str], slots: Sequ
 def update_metadata(connection: sqlite3.Connection, id: str, text: bytes, now_s: float) -> None:
     """Replace the metadata of an item."""
     connection.execute(
-        "UPDATE items SET metadata = ?, revision = ?, updated_s = ? WHERE id = ?",
-        (text.decode(), next_revision(connection), now_s, id),
+        "UPDATE items SET metadata = ?, updated_s = ? WHERE id = ?",
+        (text.decode(), now_s, id),
     )
 
 
@@ -188,25 +249,25 @@ def bytes_of(connection: sqlite3.Connection, table: str, ids: Sequence[str]) -> 
     return dict(found.fetchall())
 
 
-def missing_of(connection: sqlite3.Connection, slots: Iterable[int]) -> list[Missing]:
+def missing_of(connection: sqlite3.Connection, numbers: Iterable[int]) -> list[Missing]:
     """Return the items of slots, oldest first."""
     found = connection.execute(
         "SELECT id, revision, has_picture FROM items"
         " WHERE slot IN (SELECT value FROM json_each(?)) ORDER BY slot",
-        (listed(slots),),
+        (listed(numbers),),
     )
     return [Missing(id, revision, bool(pictured)) for id, revision, pictured in found]
 
 
-def slots_and_revisions(
+def numbers_and_revisions(
     connection: sqlite3.Connection, ids: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
-    """Return (slot, revision) of the items there are."""
+    """Return (number of the slot, revision) of the items there are."""
     found = connection.execute(
         "SELECT id, slot, revision FROM items WHERE id IN (SELECT value FROM json_each(?))",
         (listed(ids),),
     )
-    return {id: (slot, revision) for id, slot, revision in found}
+    return {id: (number, revision) for id, number, revision in found}
 
 
 def all_spaces(connection: sqlite3.Connection) -> list[SpaceRow]:
@@ -224,6 +285,7 @@ def add_space(connection: sqlite3.Connection, key: str, dim: int) -> SpaceRow:
 
 def drop_space(connection: sqlite3.Connection, number: int) -> None:
     """Forget a space and which vectors it has."""
+    connection.execute("DELETE FROM waiting WHERE space = ?", (number,))
     connection.execute("DELETE FROM vectors WHERE space = ?", (number,))
     connection.execute("DELETE FROM spaces WHERE number = ?", (number,))
 

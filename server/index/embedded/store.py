@@ -8,7 +8,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +59,9 @@ class EmbeddedStore:
 
     def open(self, name: str) -> EmbeddedCollection:
         """Return a collection; the same object each time."""
+        found = self._open.get(name)
+        if found is not None:  # without waiting for another one that is being read
+            return found
         with self._guard:
             self._check_open()
             found = self._open.get(name)
@@ -80,17 +83,18 @@ class EmbeddedStore:
         Raises:
             NotFound: there is none of that name.
         """
-        with self._guard:
+        with ExitStack() as stack, self._guard:
             self._check_open()
             if not self._exists(name):
                 raise NotFound(self._no_such(name), collection=str(name)[:80])
             trash = self._root / f"{DROPPED}{uuid.uuid4().hex}"
+            found = self._open.pop(name, None)
+            if found is not None:  # before another one can come to be where its files are sought
+                stack.callback(found.close)
+                found.retire()
             with self._explained():
                 (self._root / name).rename(trash)
                 sync_folder(self._root)
-            found = self._open.pop(name, None)
-        if found is not None:
-            found.close()
         shutil.rmtree(trash, ignore_errors=True)  # what is left goes at the next start
 
     @contextmanager

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from server.index.embedded.numbers import Numbers, Slots
+
 Mask = NDArray[np.bool_]
 Names = NDArray[np.object_]
-Slots = NDArray[np.int64]
+
+__all__ = ["Mask", "Names", "Slots", "Table", "TouchedSlots", "Turn", "longer"]
 
 
 @dataclass(eq=False)
@@ -23,7 +26,7 @@ class Turn:
     nothing of it; else it does the work again, in the end with the lock in its hand.
     """
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     committing: int = 0  # from before a transaction that replaces items, until memory agrees
     updating: int = 0  # the last and much shorter part of it
 
@@ -43,19 +46,21 @@ class Turn:
     @contextmanager
     def of_memory(self) -> Iterator[None]:
         """Enter the change of memory."""
-        self.updating += 1
-        try:
-            yield
-        finally:
+        with self.lock:
             self.updating += 1
+            try:
+                yield
+            finally:
+                self.updating += 1
 
 
 class Table:
     """Slots of one generation of files. One thread changes it at a time, any number reads."""
 
-    def __init__(self, generation: int, next_slot: int = 0) -> None:
+    def __init__(self, generation: int, next_slot: int = 0, numbers: Numbers | None = None) -> None:
         """Begin with slots that belong to nobody."""
         self.generation = generation
+        self.numbers = Numbers.plain() if numbers is None else numbers
         self.ids: list[str] = [""] * next_slot  # by slot; those of removed items stay
         # The same ids where an answer's are fetched at once: they lie all over the memory, and an
         # array waits for several at a time where a list waits for one after the other.
@@ -78,6 +83,13 @@ class Table:
         self.names[first : first + len(ids)] = ids
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(first, first + len(ids)), strict=True))
+
+    def remove_slots(self, slots: Sequence[int]) -> None:
+        """Forget items by their slots, where they have not got others since."""
+        for slot in slots:
+            self.live[slot] = False
+            if self.slots.get(self.ids[slot]) == slot:
+                del self.slots[self.ids[slot]]
 
     def place(self, slot: int, id: str) -> None:
         """Give an item the slot it has in the database."""

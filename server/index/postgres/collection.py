@@ -105,7 +105,7 @@ class PostgresCollection:
             return False
         rows = self._runner.rows(
             sql.SQL(
-                "UPDATE {} SET metadata = %s::jsonb, revision = nextval('revisions'),"
+                "UPDATE {} SET metadata = %s::jsonb,"
                 " updated = clock_timestamp() WHERE id = %s RETURNING 1"
             ).format(self._items),
             (text, id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,6 +94,16 @@ def to_save(approximate: Approximate, rows: Rows) -> Derived:
         approximate.plan,
         approximate.centres_for,
     )
+
+
+def moved(saved: Derived, slots: Slots) -> Derived:
+    """Return what was derived for the rows of `slots` (n,), which have become 0 to n - 1."""
+    list_of = np.full(slots.size, -1, np.int32)
+    prints = np.zeros(slots.size, np.uint32)
+    known = slots < saved.list_of.size
+    list_of[known] = saved.list_of[slots[known]]
+    prints[known] = saved.fingerprints[slots[known]]
+    return replace(saved, list_of=list_of, fingerprints=prints)
 
 
 def planned(inverted: Inverted, rows: Rows, alive: Mask, progress: Progress) -> Plan | NoPlan:

@@ -8,8 +8,8 @@ it is made again.
 from __future__ import annotations
 
 import json
+import logging
 import os
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from server.index.contract import Metric, Vectors
 from server.index.search.plan import Plan
 
 _FORM = 1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def read(path: Path, dim: int, metric: Metric) -> Derived | None:
         probes = tuple((int(k), int(p)) for k, p in facts["probes"])
         plan = Plan(probes, len(centres), float(facts["recall"]), int(facts["rows"]))
         form, made_with, centres_for = facts["form"], facts["metric"], int(facts["centres_for"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception as error:  # what readers of archives raise of damaged ones has no end
+        _log.info("vector index: its file cannot be read and is made again (%r)", error)
         return None
     fits = (
         form == _FORM

@@ -8,6 +8,7 @@ goes to disk is a list's number per row instead of a copy of the rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from server.index.search.metrics import Floats
 from server.index.search.selection import Allowed, Slots
 
 _ROUNDS = 8  # of k-means: more do not change recall at the same number of rows read
+_numbers = itertools.count()
 _ADDED_AT_ONCE = 2048  # rows: searches wait for as long as these take
 
 
@@ -76,6 +78,7 @@ class Inverted:
         self._parameters: dict[int, Any] = {}  # number of lists to read -> faiss's object for it
         self._gate = Gate()
         self.list_of: NDArray[np.int32] = np.full(0, -1, np.int32)  # by slot; -1: not in here
+        self._number = next(_numbers)  # an address would be given to another one later
         self._changes = 0
 
     @property
@@ -191,7 +194,7 @@ class Inverted:
 
     def _allowed_by_list(self, allowed: Allowed) -> NDArray[np.int64]:
         """Return how many allowed rows each list (lists,) has."""
-        key = (id(self), self._changes)
+        key = (self._number, self._changes)
         counted = allowed.selection.counted
         if counted is None or counted[0] != key:
             chosen = allowed.selection.slots

@@ -203,9 +203,21 @@ class SlotIndex:
         """Wait for work in the background; False if it takes longer."""
         return self._worker.settle(timeout_s)
 
-    def close(self) -> None:
+    @property
+    def is_loading(self) -> bool:
+        """Whether what was derived is being read from its file, or is about to be."""
+        return self._worker.is_loading
+
+    def save_for(self, path: Path, slots: Slots) -> None:
+        """Write what was derived for another index, which has the rows of `slots` (n,), as 0..n-1.
+
+        Lists that there are not, and a disk that is full, are no error: it makes them itself.
+        """
+        self._worker.save_for(path, slots)
+
+    def close(self, *, keep: bool = True) -> None:
         """Stop work in the background, and keep what was derived."""
-        self._worker.close()
+        self._worker.close(keep=keep)
 
 
 def _longer(values: NDArray[Scalar], size: int) -> NDArray[Scalar]:

@@ -19,6 +19,7 @@ from server.index.search.builder import (
     Stopped,
     apply,
     built,
+    moved,
     planned,
     restored,
     to_save,
@@ -59,6 +60,7 @@ class Worker:
         self._path = path
         self._on_publish = on_publish
         self._saved = path is not None and path.exists()
+        self._loading = False
         self._unsaved_changes = 0
         self._journal: list[tuple[Change, Slots]] | None = None
         self._thread: threading.Thread | None = None
@@ -119,7 +121,8 @@ class Worker:
                     return
                 self.progress = 0.0
                 self._journal = []
-                if job == "load":
+                self._loading = job == "load"
+                if self._loading:
                     self._saved = False
             try:
                 self._perform(job)
@@ -133,6 +136,7 @@ class Worker:
             finally:
                 with self._changing:
                     self._journal = None
+                    self._loading = False
 
     def _keep_going(self, share: float) -> bool:
         self.progress = share
@@ -237,12 +241,29 @@ class Worker:
             thread.join(timeout_s)
         return self._thread is None
 
-    def close(self) -> None:
+    @property
+    def is_loading(self) -> bool:
+        """Whether a file waits to be read, or is being read."""
+        with self._changing:
+            return self._saved or self._loading
+
+    def save_for(self, path: Path, slots: Slots) -> None:
+        """Write the lists for an index that has the rows of `slots` (n,) in another order."""
+        made = self.approximate
+        if made is None:
+            return
+        rows, _, _ = self._now()
+        try:
+            derived.write(path, moved(to_save(made, rows), slots))
+        except OSError:
+            _log.warning("vector index: its file could not be written", exc_info=True)
+
+    def close(self, *, keep: bool = True) -> None:
         """Stop, and keep what changed."""
         with self._changing:
             self._stop.set()
             thread = self._thread
         if thread is not None:
             thread.join()
-        if self._unsaved_changes > _SAVE_CHANGED * self._now()[2]:
+        if keep and self._unsaved_changes > _SAVE_CHANGED * self._now()[2]:
             self._save()

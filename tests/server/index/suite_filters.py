@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.index.contract import Collection, NewItem, Query, Store
-from server.index.filter_reading import read_filter
+from server.index.filter_reading import MAX_CONDITIONS, read_filter
 from server.index.filters import All, Compare, Exists, Filter, Not, OneOf, Some
 from tests.server.index.evaluator import matches
 from tests.server.index.suite_base import DIM, SPACE, BaseSuite, filled, new_collection, vectors
@@ -22,6 +22,22 @@ QUICK = settings(
 )
 
 KEYS = ("a", "b", "ü", "1", "a b", "$x", "x'y")
+# That JSON has to escape, or that mean something in a path.
+NASTY_KEYS = (
+    '"',
+    'a"b',
+    "\\",
+    "a\\",
+    '\\"',
+    "\\n",
+    "\n",
+    "\x1f",
+    "a.b",
+    ".",
+    "[0]",
+    "$",
+    "u\\u0041",
+)
 TEXTS = (
     "",
     "a",
@@ -60,15 +76,14 @@ NUMBERS = (
 SCALARS: tuple[Any, ...] = (None, True, False, *TEXTS, *NUMBERS)
 
 scalars = st.sampled_from(SCALARS)
+keys = st.sampled_from(KEYS + NASTY_KEYS)
 values = st.recursive(
     scalars,
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=6,
 )
-metadata = st.dictionaries(st.sampled_from(KEYS), values, max_size=4)
-paths = st.lists(st.sampled_from(KEYS), min_size=1, max_size=2).map(tuple)
+metadata = st.dictionaries(keys, values, max_size=4)
+paths = st.lists(keys, min_size=1, max_size=2).map(tuple)
 ordinals = st.sampled_from(TEXTS + NUMBERS)
 leaves: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Compare, paths, st.just("eq"), scalars),
@@ -100,6 +115,9 @@ TRICKY: list[dict[str, Any]] = [
     {"a.b": 1},
     {"b": True, "ü": {"a b": "ab"}},
     {"x'y": 1, "$x": 2, "a b": "ü"},
+    *({key: 1} for key in NASTY_KEYS),
+    *({key: {key: "a"}} for key in NASTY_KEYS),
+    {NASTY_KEYS[0]: '{"\\"": 1}', NASTY_KEYS[2]: [1, {"\\": "a"}]},
 ]
 
 
@@ -152,6 +170,35 @@ class FilterSuite(BaseSuite):
             for each in (filter, Not(filter)):
                 expected = {str(i) for i, one in enumerate(TRICKY) if matches(each, one)}
                 assert ids_of(tricky, each) == expected
+
+    @pytest.mark.parametrize("key", NASTY_KEYS)
+    def test_any_name_of_a_field_can_be_asked_for(self, store: Store, key: str) -> None:
+        collection = new_collection(store)
+        collection.put([NewItem(str(i), each) for i, each in enumerate(TRICKY)])
+        written = "".join("\\" + each if each in ".$\\" else each for each in key)
+        asked: list[dict[str, Any]] = [
+            {written: 1},
+            {written: {"$gte": 0}},
+            {f"{written}.{written}": "a"},
+            {f"{written}.{written}": {"$in": ["a", "b", 1, None]}},
+            {written: {"$exists": True}},
+            {written: {"$ne": 1}},
+            {f"{written}.{written}": {"$exists": False}},
+            {f"a.{written}": {"$not": {"$lt": "b"}}},
+        ]
+        for each in asked:
+            filter = read_filter(each)
+            expected = {str(i) for i, one in enumerate(TRICKY) if matches(filter, one)}
+            assert ids_of(collection, filter) == expected
+        assert ids_of(collection, read_filter(asked[0])) and ids_of(
+            collection, read_filter(asked[2])
+        )
+
+    def test_the_largest_filters_are_answered(self, tricky: Collection) -> None:
+        wide = read_filter({f"f{i}": i for i in range(MAX_CONDITIONS)})
+        every = read_filter({"$or": [{"a": {"$ne": "no such"}}] * 80})
+        assert ids_of(tricky, wide) == set()
+        assert len(ids_of(tricky, every)) == len(TRICKY)
 
     def test_a_filter_never_shortens_an_answer(self, store: Store) -> None:
         collection = new_collection(store)

@@ -30,6 +30,10 @@ A = ("a",)
         ({"a": "x"}, Compare(A, "eq", "x")),
         ({"a": None}, Compare(A, "eq", None)),
         ({"a.b.c": 1.5}, Compare(("a", "b", "c"), "eq", 1.5)),
+        ({r"a\.b.c": 1}, Compare(("a.b", "c"), "eq", 1)),
+        ({r"\$x": 1}, Compare(("$x",), "eq", 1)),
+        ({"a\\\\.b": 1}, Compare(("a\\", "b"), "eq", 1)),
+        ({'a"\n': {"$exists": True}}, Exists(('a"\n',))),
         ({"a": {"$eq": True}}, Compare(A, "eq", True)),
         ({"a": {"$ne": 1}}, Not(Compare(A, "eq", 1))),
         ({"a": {"$gte": 1, "$lt": 2}}, All((Compare(A, "gte", 1), Compare(A, "lt", 2)))),
@@ -73,9 +77,11 @@ def nested(depth: int) -> dict[str, Any]:
         ({"$not": [1]}, "filter.$not"),
         ({"": 1}, "filter."),
         ({"a..b": 1}, "filter.a..b"),
-        ({'a"b': 1}, 'filter.a"b'),
         ({"a\\b": 1}, "filter.a\\b"),
-        ({"a\nb": 1}, "filter.a\nb"),
+        ({"a\\": 1}, "filter.a\\"),
+        ({"a.": 1}, "filter.a."),
+        ({"a" * (MAX_TEXT + 1): 1}, "filter." + "a" * 100),
+        ({f"f{i}": i for i in range(MAX_CONDITIONS + 1)}, "filter"),
         ({"a\0": 1}, "filter.a\0"),
         ({"\ud800": 1}, "filter.\ud800"),
         ({".".join("a" * (MAX_PATH + 1)): 1}, "filter." + ".".join("a" * (MAX_PATH + 1))),
@@ -104,7 +110,7 @@ def nested(depth: int) -> dict[str, Any]:
         (nested(MAX_DEPTH), "filter" + ".$not" * MAX_DEPTH),
         (nested(3000), "filter" + ".$not" * MAX_DEPTH),
     ],
-    ids=range(41),
+    ids=range(43),
 )
 def test_what_is_no_filter_is_refused(value: Any, where: str) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -125,6 +131,7 @@ def test_the_largest_filters_are_read() -> None:
     read_filter({"a": {"$in": list(range(MAX_VALUES))}})
     read_filter(nested(MAX_DEPTH - 1))
     read_filter({"$or": [{"a": 1}] * (MAX_CONDITIONS - 1)})
+    read_filter({f"f{i}": i for i in range(MAX_CONDITIONS)})
     read_filter({".".join("a" * MAX_PATH): 1})
 
 

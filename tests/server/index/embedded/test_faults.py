@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sqlite3
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from server.errors import Conflict, InternalFault, NotFound, ServerError, StoreUnavailable
 from server.index.contract import CollectionSpec, NewItem, Query
-from server.index.embedded import EmbeddedStore, open_store, statements
+from server.index.embedded import EmbeddedStore, open_store, statements, waiting
 from server.index.embedded.collection import EmbeddedCollection
 from server.index.embedded.rows import RowFile
 from tests.server.index.suite_base import DIM, SPACE, filled, items, vectors
@@ -97,6 +96,7 @@ def test_a_full_disk_changes_nothing(
             collection.put(items(9), {SPACE: vectors(9, seed=1)})
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", full)
+        patch.setattr(waiting, "MOST_COPIED", 0)
         with pytest.raises(StoreUnavailable, match="No space left"):
             collection.put(items(9), {SPACE: vectors(9, seed=1)})
     for failing in ("ftruncate", "fsync"):
@@ -157,6 +157,7 @@ def test_a_transaction_that_fails_late_is_undone(
 def test_vectors_are_on_the_disk_before_they_count(
     collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting, "MOST_COPIED", 0)
     steps: list[str] = []
 
     def noted(step: str, call: Callable[..., object]) -> Callable[..., object]:
@@ -178,29 +179,6 @@ def test_vectors_are_on_the_disk_before_they_count(
         for name in ("journal_mode", "synchronous")
     )
     assert (mode, level) == ("wal", 2)  # 2: FULL
-
-
-def test_compaction_that_fails_changes_nothing(
-    collection: EmbeddedCollection,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    filled(collection, 20)
-    folder = collection._folder
-    before = {path.name for path in folder.iterdir()}
-    gone = [f"i{i:04}" for i in range(7, 20)]
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(os, "pwrite", full)
-        assert collection.delete(gone[:-1]) == 12
-    assert "could not be compacted" in caplog.text
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(statements, "set_counter", full)
-        assert collection.delete(gone[-1:]) == 1
-    assert {path.name for path in folder.iterdir()} == before
-    whole(collection, 7)
-    assert collection.delete(["i0006"]) == 1  # it is tried again
-    whole(collection, 6)
-    assert "1-1.f32" in {path.name for path in folder.iterdir()}
 
 
 def test_a_damaged_database_is_named(store: EmbeddedStore, root: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from server.index.contract import CollectionSpec, Hit, NewItem, Query
 from server.index.embedded import EmbeddedStore, selections
 from server.index.embedded.collection import EmbeddedCollection
 from server.index.embedded.database import Database
+from server.index.embedded.held import HeldSpace
 from server.index.embedded.rows import RowFile
-from server.index.embedded.selections import Selections
 from server.index.embedded.table import TouchedSlots
 from server.index.filter_reading import read_filter
 from server.index.filters import Filter
@@ -70,7 +72,7 @@ def test_selections_are_forgotten_when_they_take_too_much(
     collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(collection, 20)
-    monkeypatch.setattr(selections, "MOST_BYTES", 100)
+    monkeypatch.setattr(selections, "MOST_BYTES", 5 * (selections.ENTRY_BYTES + 200))
     selected = collection._selections
     first = read_filter({"n": 0})
     kept = selected.of(first)
@@ -80,24 +82,6 @@ def test_selections_are_forgotten_when_they_take_too_much(
     for n in range(10, 20):
         found(collection, read_filter({"n": n}))
     assert len(selected._known) <= 5 and selected.of(first) is not kept
-
-
-def test_a_search_follows_a_compaction_under_it(
-    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled(collection, 20)
-    ask = Selections._mask
-    moved: list[bool] = []
-
-    def move_first(self: Selections, *args: object) -> object:
-        if not moved:
-            moved.append(True)
-            collection.delete([f"i{i:04}" for i in range(0, 20, 2)] + ["i0001"])
-        return ask(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Selections, "_mask", move_first)
-    assert found(collection, read_filter({"n": {"$lt": 7}})) == {"i0003", "i0005"}
-    assert collection._table.generation == 1
 
 
 def test_a_search_beside_replacements_waits_in_the_end(collection: EmbeddedCollection) -> None:
@@ -196,8 +180,66 @@ def test_room_of_deleted_pictures_is_given_back(collection: EmbeddedCollection) 
     collection.put([NewItem(str(i), picture=bytes(50_000)) for i in range(30)])
     pages = collection._database._writer.execute("PRAGMA page_count").fetchone()[0]
     collection.delete([str(i) for i in range(28)])
+    assert collection.settle(60)
     assert collection.pictures(["27", "28"]) == [None, bytes(50_000)]
     assert collection._database._writer.execute("PRAGMA page_count").fetchone()[0] < pages / 4
+
+
+def test_filters_are_not_remembered_without_end(collection: EmbeddedCollection) -> None:
+    filled(collection, 4)
+    for n in range(20):
+        values = [f"{n} {i} " + "x" * 4000 for i in range(1000)]
+        assert found(collection, read_filter({"a": {"$in": values}})) == set()
+    assert sum(len(text) for asked in collection._selections._known for text in asked.values) < (
+        selections.MOST_BYTES
+    )
+
+
+def test_a_snapshot_that_was_left_does_not_hold_readers_back(tmp_path: Path) -> None:
+    with closing(EmbeddedStore(tmp_path / "collections")) as store:
+        collection = store.create(CollectionSpec("photos", "l2"))
+        collection.put([NewItem(f"i{i}", {}, bytes(1000)) for i in range(1000)])
+        with store.snapshot("photos") as pieces:
+            first = next(pieces)
+        collection.put([NewItem("new", {"n": 1}, b"picture")])
+        assert [item and item.id for item in collection.get(["new"])] == ["new"]
+        assert collection.pictures(["new"]) == [b"picture"]
+        assert first and collection.page(filter=read_filter({"n": 1}))[0].id == "new"
+        with pytest.raises(sqlite3.ProgrammingError):  # never the end of an archive
+            list(pieces)
+
+
+def test_reads_beside_replacements_see_each_item_once(collection: EmbeddedCollection) -> None:
+    """A vector is there before and after its item is replaced, so it is there in between."""
+    rows = filled(collection, 10)
+    space = collection.space(SPACE, DIM)
+    held, done = space.held(), threading.Event()
+    count = type(held).count
+
+    def look(self: HeldSpace, slots: np.ndarray) -> None:
+        halfway.set()
+        done.wait(0.3)  # time for a reader, if it does not wait
+        count(self, slots)
+
+    halfway = threading.Event()
+    answers: list[Any] = []
+
+    def read() -> None:
+        halfway.wait(60)
+        answers.append(space.vectors(["i0003"]))
+        answers.append(space.sample(100)[0])
+        answers.append(space.state().missing)
+        done.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeldSpace, "count", look)
+        collection.put(items(5), {SPACE: rows[:5]})
+    reader.join()
+    vector, ids, missing = answers
+    assert vector[0] is not None and sorted(ids) == [f"i{i:04}" for i in range(10)]
+    assert missing == 0
 
 
 def test_a_remembered_mask_is_a_selection(collection: EmbeddedCollection) -> None:
