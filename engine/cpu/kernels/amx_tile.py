@@ -12,7 +12,7 @@ few: its specification alone decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import llvmlite.ir as ir
@@ -20,11 +20,12 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I64, Builder, Number, Value
 from engine.cpu.kernels.amx import (
     BF16_PAIRS,
-    FULL,
     GROUPS,
     QUAD_BYTES,
     ROW_BYTES,
+    SIGNED_BYTES,
     TILE_ROWS,
+    UNSIGNED_BYTES,
     configure,
     configure_last,
     left_tile,
@@ -34,6 +35,7 @@ from engine.cpu.kernels.amx import (
     store_tile,
     sum_tile,
 )
+from engine.cpu.kernels.int8_tile import IntegerTile, finish_integer_rows
 from engine.cpu.kernels.tile import Sum, Tile, finish_rows, tile_arguments
 from engine.cpu.target import Target
 
@@ -172,95 +174,132 @@ def _add_step(f: Builder, block: Block, x: Value, w: Value) -> None:
             multiply_tiles(f, block.instruction, number, column)
 
 
-# ---------------------------------------------------------------------- blocks of floats
+# ---------------------------------------------------------------------- functions of blocks
 
 
-def emit_amx_tile(
-    module: ir.Module, name: str, target: Target, tile: Tile, plan: TilePlan
-) -> ir.Function:
-    """Write the function of a tile of bfloat16; its parameters are `tile_arguments`.
+@dataclass(frozen=True)
+class Work:
+    """A block with what its function takes, and what becomes of its sums.
 
-    Tiles have the plan's standing shapes before it and after it.
+    Attributes:
+        block: What is summed.
+        arguments: The parameters of its function: x, w, begin, next and others.
+        finish: Writes what follows the sums; it gets the number of rows.
+        has_begin_step: Whether rows begin at numbers of their own, parameter `begin_step` apart.
     """
-    arguments = tile_arguments(len(tile.extras))
-    f = Builder(module, name, arguments, target, inline=False, noalias=True)
-    block = _block(tile)
-    own = block.rows != plan.standing
+
+    block: Block
+    arguments: Sequence[tuple[str, ir.Type]]
+    finish: Callable[[Builder, Number], None]
+    has_begin_step: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return sum(self.block.rows)
+
+
+def emit_block(
+    module: ir.Module, name: str, target: Target, work: Work, plan: TilePlan
+) -> ir.Function:
+    """Write the function of a block; tiles have the plan's standing shapes before and after it."""
+    f = Builder(module, name, work.arguments, target, inline=False, noalias=True)
+    own = work.block.rows != plan.standing
     if own:
-        configure(f, block.rows, plan.step)
-    _emit_block(f, tile, block, plan, tile.height, restores=own)
+        configure(f, work.block.rows, plan.step)
+    _emit_work(f, work, plan, work.height)
+    if own:
+        configure(f, plan.standing, plan.step)
     return f.ret()
 
 
-def emit_amx_rest(
-    module: ir.Module, name: str, target: Target, tiles: Sequence[Tile], plan: TilePlan
+def emit_rest(
+    module: ir.Module, name: str, target: Target, works: tuple[Work, Work], plan: TilePlan
 ) -> ir.Function:
-    """Write a function for any number of rows up to that of the last of these tiles.
+    """Write a function for any number of rows up to those of the second block.
 
-    The tiles have one group of rows, two and so on; the function's first parameter is the number
-    of rows, `tile_arguments` follow.
+    The first block has one full group of rows, the second one two. The number of rows is the
+    function's first parameter, those of the blocks follow.
     """
-    arguments = [("height", I64), *tile_arguments(len(tiles[0].extras))]
-    parts = [
-        _emit_part(module, f"{name}.{tile.height}", target, tile, plan, arguments) for tile in tiles
-    ]
+    few, more = (_emit_part(module, f"{name}.{work.height}", target, work, plan) for work in works)
+    arguments = [("height", I64), *works[0].arguments]
     f = Builder(module, name, arguments, target, inline=False)
     passed = [f.parameter(each) for each, _ in arguments]
-    low, high = parts
-    with f.if_else(f.less(TILE_ROWS, f.parameter("height"))) as (more, few):
-        with more:
-            f.call(high, *passed)
-        with few:
-            f.call(low, *passed)
+    with f.if_else(f.less(TILE_ROWS, f.parameter("height"))) as (two_groups, one_group):
+        with two_groups:
+            f.call(more, *passed)
+        with one_group:
+            f.call(few, *passed)
     return f.ret()
 
 
 def _emit_part(
-    module: ir.Module,
-    name: str,
-    target: Target,
-    tile: Tile,
-    plan: TilePlan,
-    arguments: list[tuple[str, ir.Type]],
+    module: ir.Module, name: str, target: Target, work: Work, plan: TilePlan
 ) -> ir.Function:
-    """Write a function of some of a tile's rows: all but those of its last group are there."""
+    """Write the function of a block of which rows of the last group are missing."""
+    arguments = [("height", I64), *work.arguments]
     f = Builder(module, name, arguments, target, inline=False, noalias=True)
-    block, height = _block(tile), f.parameter("height")
-    configure_last(f, block.rows, plan.step, f.sub(height, block.groups[-1].first))
-    _emit_block(f, tile, block, plan, height, restores=True)
+    height, groups = f.parameter("height"), work.block.groups
+    configure_last(f, work.block.rows, plan.step, f.sub(height, groups[-1].first))
+    _emit_work(f, work, plan, height)
+    configure(f, plan.standing, plan.step)
     return f.ret()
 
 
-def _block(tile: Tile) -> Block:
-    size = tile.dtype.itemsize
-    groups = row_groups(tile.x_rows)
-    return Block(groups, tile.vectors, tile.sum, size, BF16_PAIRS, ahead=tile.ahead)
+def _emit_work(f: Builder, work: Work, plan: TilePlan, height: Number) -> None:
+    step = f.parameter("begin_step") if work.has_begin_step else 0
+    begin_sums(f, work.block, f.parameter("begin"), step)
+    add_products(f, work.block, plan.step)
+    work.finish(f, height)
 
 
-def _emit_block(
-    f: Builder, tile: Tile, block: Block, plan: TilePlan, height: Number, *, restores: bool
-) -> None:
-    begin_sums(f, block, f.parameter("begin"), f.parameter("begin_step") if tile.blocked else 0)
-    add_products(f, block, plan.step)
-    if not tile.blocked:
-        _finish(f, tile, block, height)
-    else:
-        with f.if_else(f.parameter("finish")) as (complete, partial):
-            with complete:
-                _finish(f, tile, block, height)
-            with partial:
+# ---------------------------------------------------------------------- bfloat16 and bytes
+
+
+def half_work(tile: Tile) -> Work:
+    """Return a tile of bfloat16 as work on tiles; its function takes `tile_arguments`."""
+    groups, size = row_groups(tile.x_rows), tile.dtype.itemsize
+    block = Block(groups, tile.vectors, tile.sum, size, BF16_PAIRS, ahead=tile.ahead)
+
+    def complete(f: Builder, height: Number) -> None:
+        finish_rows(f, tile, _on_stack(f, block), height)
+
+    def finish(f: Builder, height: Number) -> None:
+        if not tile.blocked:
+            complete(f, height)
+            return
+        with f.if_else(f.parameter("finish")) as (is_complete, is_partial):
+            with is_complete:
+                complete(f, height)
+            with is_partial:
                 store_sums(f, block, f.parameter("state"))
-    if restores:
-        configure(f, plan.standing, plan.step)
+
+    return Work(block, tile_arguments(len(tile.extras)), finish, tile.blocked)
 
 
-def _finish(f: Builder, tile: Tile, block: Block, height: Number) -> None:
-    """Apply the epilogue to the sums, by way of the stack, and store."""
-    memory = f.stack(tile.height * tile.vectors * ROW_BYTES)
+def integer_work(tile: IntegerTile) -> Work:
+    """Return a tile of bytes as work on tiles; its function takes `tile.pointers`.
+
+    A signed left side is taken as it is, not 128 higher.
+    """
+    block = Block(
+        row_groups(tile.x_rows),
+        tile.vectors,
+        tile.sum,
+        itemsize=1,
+        instruction=SIGNED_BYTES if tile.signed else UNSIGNED_BYTES,
+        parts=tile.parts,
+        ahead=tile.ahead * QUAD_BYTES,
+    )
+
+    def finish(f: Builder, height: Number) -> None:
+        finish_integer_rows(f, tile, _on_stack(f, block), height)
+
+    return Work(block, tile.pointers, finish)
+
+
+def _on_stack(f: Builder, block: Block) -> Value:
+    """Return a copy of the sums in memory."""
+    memory = f.stack(sum(block.rows) * block.vectors * ROW_BYTES)
     store_sums(f, block, memory)
-    finish_rows(f, tile, memory, height)
-
-
-def block_rows(most: int) -> int:
-    """Return the rows of whole blocks, as many as `most` rows have room for, at the least one."""
-    return max(1, most // FULL) * FULL
+    return memory

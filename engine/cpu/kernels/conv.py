@@ -17,6 +17,8 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I1, I64, Number, Value
 from engine.cpu.image_layout import ImageLayout
 from engine.cpu.kernel import Kernel, KernelBuilder
+from engine.cpu.kernels.amx import FULL, TILE_ROWS, begin_tiles, end_tiles, step_quads
+from engine.cpu.kernels.amx_tile import TilePlan, Work, emit_block, half_work
 from engine.cpu.kernels.border import clear_border
 from engine.cpu.kernels.panels import Panels
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile
@@ -111,6 +113,12 @@ class ImageConv(Kernel):
         """One function per tile shape, and the loops over blocks, panels and tiles."""
         ConvEmitter(self, module, name, target).emit()
 
+    def step(self, target: Target) -> int:
+        """Return the quads of bytes of one step on tiles (AMX); 0 where it does not take them."""
+        if self.x.dtype is not DType.BFLOAT16:
+            return 0
+        return step_quads(target, [self.sum.run * self.x.dtype.itemsize])
+
     def tasks(self, pictures: Dim, target: Target) -> Dim:
         """Return how many tasks there are for so many pictures."""
         groups = self.groups * -(-self.panels(target).count // self.schedule.group)
@@ -128,6 +136,8 @@ class ImageConv(Kernel):
 
     def cuts(self, target: Target) -> tuple[Cut, Cut]:
         """Return how the rows and columns of a result are cut into tiles."""
+        if self.step(target):
+            return cut_for_tiles(*self.extent)
         return cut_picture(*self.extent, target)
 
     @property
@@ -163,6 +173,16 @@ def cut_picture(height: int, width: int, target: Target) -> tuple[Cut, Cut]:
     return Cut(height, -(-height // tall)), columns
 
 
+def cut_for_tiles(height: int, width: int) -> tuple[Cut, Cut]:
+    """Return how rows and columns are cut for processors with tiles (AMX).
+
+    A block's pixels lie in two groups, each of them in one row: a long row is cut into blocks, and
+    of short ones two make a block.
+    """
+    columns = Cut(width, -(-width // FULL))
+    return Cut(height, -(-height // (2 if width <= TILE_ROWS else 1))), columns
+
+
 class ConvEmitter:
     """Writes one kernel. Kernels for other types of elements replace the tile and its operands."""
 
@@ -170,6 +190,7 @@ class ConvEmitter:
         self.spec, self.module, self.name, self.target = spec, module, name, target
         self.panels = spec.panels(target)
         self.rows, self.columns = spec.cuts(target)
+        self.plan: TilePlan | None = None  # of the first block on tiles, where they are taken
 
     @cached_property
     def pictures(self) -> list[ImageLayout | None]:
@@ -199,19 +220,28 @@ class ConvEmitter:
     ) -> ir.Function:
         """Write the function of a tile; `places`: of its rows in every picture."""
         assert places[0] is not None and places[1] is not None
+        spec = self.spec
         tile = Tile(
             x_rows=places[0],
             y_rows=places[1],
             extras=tuple(places[2:]),
             vectors=vectors,
             last_lanes=last_lanes,
-            sum=self.spec.sum,
-            epilogue=self.spec.epilogue,
-            ahead=self.spec.schedule.ahead,
-            dtype=self.spec.x.dtype,
-            y_dtype=self.spec.y.dtype,
+            sum=spec.sum,
+            epilogue=spec.epilogue,
+            ahead=spec.schedule.ahead,
+            dtype=spec.x.dtype,
+            y_dtype=spec.y.dtype,
         )
+        if spec.step(self.target):
+            return self.block(label, half_work(tile))
         return emit_tile(self.module, label, self.target, tile)
+
+    def block(self, label: str, work: Work) -> ir.Function:
+        """Write the function of a block on tiles; they stay in the shapes of the first one."""
+        if self.plan is None:
+            self.plan = TilePlan(self.spec.step(self.target), work.block.rows)
+        return emit_block(self.module, label, self.target, work, self.plan)
 
     @property
     def bytes_per_column(self) -> int:
@@ -260,6 +290,8 @@ class ConvEmitter:
         shares = -(-panels.count // plan.group)
         per_block = self.spec.groups * shares
         blocks = f.div(f.add(count, plan.block - 1), plan.block)
+        if self.plan is not None:
+            begin_tiles(f, self.plan.standing, self.plan.step)
         with f.loop(f.low, f.high) as task:
             self.clear_border(f, pointers[0], task.i, f.mul(blocks, per_block))
             if plan.weights_first:
@@ -278,6 +310,8 @@ class ConvEmitter:
                 with f.if_(f.equals(end, panels.count)):
                     last = (group, panels.whole)
                     self._sweep(f, pointers, tail, panels.tail_vectors, last, tiles)
+        if self.plan is not None:
+            end_tiles(f)
         f.ret()
 
     def clear_border(self, f: KernelBuilder, y: Value, task: Value, tasks: Value) -> None:

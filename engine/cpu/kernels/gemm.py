@@ -10,7 +10,7 @@ import llvmlite.ir as ir
 from engine.cpu.builder import I64, Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.amx import FULL, TILE_ROWS, begin_tiles, end_tiles, step_quads
-from engine.cpu.kernels.amx_tile import TilePlan, emit_amx_rest, emit_amx_tile
+from engine.cpu.kernels.amx_tile import TilePlan, Work, emit_block, emit_rest, half_work
 from engine.cpu.kernels.panels import Panels, whole_pairs
 from engine.cpu.kernels.row_cuts import cut_evenly, cut_rows, emit_chooser, tile_heights
 from engine.cpu.kernels.tile import Sum, Tile, emit_tile, load_lanes
@@ -351,26 +351,24 @@ class _AmxEmitter(_GemmEmitter):
         self, vectors: int, last_lanes: int, panels: int = 1
     ) -> dict[tuple[int, int], ir.Function]:
         """Return the functions of full blocks, and of those whose height only a run tells."""
-        found, schedule = {}, self.spec.schedule
+        schedule, found = self.spec.schedule, {}
         plan = TilePlan(self.spec.step(self.target))
 
-        def tile(height: int, length: int) -> Tile:
-            return self._tile(height, vectors, last_lanes, length)
+        def work(height: int, length: int, ahead: int = 0) -> Work:
+            tile = self._tile(height, vectors, last_lanes, length)
+            return half_work(replace(tile, ahead=ahead))
 
         for length in dict.fromkeys(self.lengths):
             label = f"{self.name}.{vectors}x{last_lanes}x{length}"
-            full = replace(tile(FULL, length), ahead=schedule.ahead)
-            found[FULL, length] = emit_amx_tile(self.module, label, self.target, full, plan)
-            found[FURTHER, length] = found[FULL, length]
+            asking, silent = work(FULL, length, schedule.ahead), work(FULL, length)
+            full = emit_block(self.module, label, self.target, asking, plan)
+            found[FULL, length] = found[FURTHER, length] = full
             if schedule.ahead_once:
-                further = tile(FULL, length)
-                found[FURTHER, length] = emit_amx_tile(
-                    self.module, f"{label}.further", self.target, further, plan
-                )
-            rest = tile(TILE_ROWS, length), tile(FULL, length)
-            found[ANY, length] = emit_amx_rest(
-                self.module, f"{label}.rest", self.target, rest, plan
-            )
+                further = emit_block(self.module, f"{label}.further", self.target, silent, plan)
+                found[FURTHER, length] = further
+            parts = work(TILE_ROWS, length), silent
+            rest = emit_rest(self.module, f"{label}.rest", self.target, parts, plan)
+            found[ANY, length] = rest
         return found
 
     def _work(self, f: KernelBuilder) -> None:

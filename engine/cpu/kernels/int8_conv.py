@@ -13,6 +13,8 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import I8, Value
 from engine.cpu.kernel import KernelBuilder
+from engine.cpu.kernels.amx import step_quads
+from engine.cpu.kernels.amx_tile import integer_work
 from engine.cpu.kernels.border import clear_border
 from engine.cpu.kernels.conv import ConvEmitter, ImageConv
 from engine.cpu.kernels.int8_products import QUAD, packed_row_bytes
@@ -32,7 +34,7 @@ class IntegerConv(ImageConv):
     Attributes:
         operands: What the epilogue takes after the sum: "column", "counts", "scalar", "number" or
             "picture". `extras` has an entry for each that is no scalar.
-        signed: Whether x is signed.
+        signed: Whether x is signed. `lift` tells what it is taken higher by.
         parts: How many matrices of weights are summed, one behind the other in each panel.
     """
 
@@ -43,6 +45,14 @@ class IntegerConv(ImageConv):
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Like convolutions of floats, with another tile."""
         _IntegerEmitter(self, module, name, target).emit()
+
+    def step(self, target: Target) -> int:
+        """Return the quads of one step on tiles (AMX); 0 where it does not take them."""
+        return step_quads(target, [self.sum.run])
+
+    def lift(self, target: Target) -> int:
+        """Return what x is taken higher by, which `begin` must follow."""
+        return 128 if self.signed and not self.step(target) else 0
 
     @property
     def sum(self) -> Sum:
@@ -100,6 +110,8 @@ class _IntegerEmitter(ConvEmitter):
             parts=spec.parts,
             ahead=spec.schedule.ahead,
         )
+        if spec.step(self.target):
+            return self.block(label, integer_work(tile))
         return emit_integer_tile(self.module, label, self.target, tile)
 
     @property

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
 from engine.cpu.builder import Number, Value
 from engine.cpu.kernel import Kernel, KernelBuilder
-from engine.cpu.kernels.gemm import FEW_ROWS
+from engine.cpu.kernels.amx import FULL, TILE_ROWS, begin_tiles, end_tiles, step_quads
+from engine.cpu.kernels.amx_tile import TilePlan, emit_block, emit_rest, integer_work
+from engine.cpu.kernels.gemm import ANY, FEW_ROWS
 from engine.cpu.kernels.int8_products import QUAD, packed_row_bytes
 from engine.cpu.kernels.int8_tile import IntegerTile, Rows, emit_integer_tile
 from engine.cpu.kernels.panels import Panels
-from engine.cpu.kernels.row_cuts import cut_rows, tile_heights
+from engine.cpu.kernels.row_cuts import cut_evenly, cut_rows, tile_heights
 from engine.cpu.kernels.tile import Sum
 from engine.cpu.target import Target
 from engine.dtypes import DType
@@ -37,7 +39,7 @@ class IntegerGemm(Kernel):
             every row of y takes, "row" for one number per row, or a word of
             `IntegerTile.operands`.
         y_dtype: Type of the result.
-        signed: Whether x is signed.
+        signed: Whether x is signed. `lift` tells what it is taken higher by.
         parts: How many matrices of weights are summed, one behind the other in each panel.
         ahead: Bytes of the next panel to ask for per term of the sum.
     """
@@ -56,22 +58,22 @@ class IntegerGemm(Kernel):
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """One function per tile shape, and the loops over blocks, panels and rows."""
-        panels, heights = Panels.of(self.n, target), tile_heights(target)
+        panels, plan = Panels.of(self.n, target), TilePlan(self.step(target))
         shapes = {}
         if panels.whole:
             shapes["whole"] = (target.tile_vectors, target.lanes)
         if panels.tail_vectors:
             shapes["tail"] = (panels.tail_vectors, panels.tail_lanes)
-        tiles = {
-            (kind, height): emit_integer_tile(
-                module, f"{name}.{kind}{height}", target, self._tile(height, *shape)
-            )
-            for kind, shape in shapes.items()
-            for height in heights
-        }
+        emit = self._emit_blocks if plan.step else self._emit_tiles
+        tiles: dict[tuple[str, int], ir.Function] = {}
+        for kind, shape in shapes.items():
+            found = emit(module, f"{name}.{kind}", target, shape)
+            tiles |= {(kind, height): function for height, function in found.items()}
         f = KernelBuilder(module, name, target)
         pointers = [f.operand(i) for i in range(5 + sum(o != "scalar" for o in self.operands))]
         rows, groups = f.number(0), -(-panels.count // self.group)
+        if plan.step:
+            begin_tiles(f, plan.standing, plan.step)
         with f.loop(f.low, f.high) as task:
             block, share = f.divmod(task.i, groups)
             first = f.mul(block, self.block_rows)
@@ -84,7 +86,43 @@ class IntegerGemm(Kernel):
             if panels.tail_vectors:
                 with f.if_(f.equals(end, panels.count)):
                     self._sweep(f, pointers, tiles, "tail", panels.whole, place)
+        if plan.step:
+            end_tiles(f)
         f.ret()
+
+    def step(self, target: Target) -> int:
+        """Return the quads of one step on tiles (AMX); 0 where it does not take them."""
+        return step_quads(target, [self.terms])
+
+    def lift(self, target: Target) -> int:
+        """Return what x is taken higher by, which `begin` must follow."""
+        return 128 if self.signed and not self.step(target) else 0
+
+    def height(self, target: Target) -> int:
+        """Return the rows of a full tile."""
+        return FULL if self.step(target) else target.tile_rows
+
+    def _emit_tiles(
+        self, module: ir.Module, name: str, target: Target, shape: tuple[int, int]
+    ) -> dict[int, ir.Function]:
+        """Write the functions of register tiles, by height."""
+        return {
+            height: emit_integer_tile(module, f"{name}{height}", target, self._tile(height, *shape))
+            for height in tile_heights(target)
+        }
+
+    def _emit_blocks(
+        self, module: ir.Module, name: str, target: Target, shape: tuple[int, int]
+    ) -> dict[int, ir.Function]:
+        """Write the functions of a full block on tiles, and of one of any height."""
+        plan = TilePlan(self.step(target))
+        full = integer_work(self._tile(FULL, *shape))
+        silent = [replace(self._tile(height, *shape), ahead=0) for height in (TILE_ROWS, FULL)]
+        rest = integer_work(silent[0]), integer_work(silent[1])
+        return {
+            FULL: emit_block(module, name, target, full, plan),
+            ANY: emit_rest(module, f"{name}.rest", target, rest, plan),
+        }
 
     @property
     def terms(self) -> int:
@@ -123,7 +161,7 @@ class IntegerGemm(Kernel):
         rows: tuple[Value, Value],
     ) -> None:
         """Call the tiles of one panel over a block of rows."""
-        panels = Panels.of(self.n, f.target)
+        panels, full = Panels.of(self.n, f.target), self.height(f.target)
         column = f.mul(panel, panels.width)
         panel_bytes = panels.width * self.parts * self.terms * packed_row_bytes(f.target)
         y, x, weights, begin, scalars, *others = pointers
@@ -132,17 +170,18 @@ class IntegerGemm(Kernel):
         moved = [o for o in self.operands if o != "scalar"]
         starts: dict[str, Number] = {"column": column, "counts": column, "line": column}
 
-        def call(height: int, row: Value) -> None:
+        def call(height: int, row: Value, *first: Value) -> None:
             place = f.add(f.mul(row, self.n), column)
             starts["row"] = row
             extras = [
                 f.at(pointer, place, o) if isinstance(o, DType) else f.at(pointer, starts.get(o, 0))
                 for pointer, o in zip(others, moved, strict=True)
             ]
-            done = f.div(f.sub(row, rows[0]), f.target.tile_rows)
+            done = f.div(f.sub(row, rows[0]), full)
             share = f.mul(done, self.ahead * self.parts * self.terms)
             f.call(
                 tiles[kind, height],
+                *first,
                 f.at_bytes(x, f.mul(row, self.x_pitch)),
                 f.at(y, place, self.y_dtype),
                 w,
@@ -152,4 +191,7 @@ class IntegerGemm(Kernel):
                 *extras,
             )
 
-        cut_rows(f, tile_heights(f.target), rows, call)
+        if self.step(f.target):
+            cut_evenly(f, full, rows, call, lambda height, row: call(ANY, row, height))
+        else:
+            cut_rows(f, tile_heights(f.target), rows, call)

@@ -22,6 +22,7 @@ from engine.cpu.builder import (
     PTR,
     VOID,
     Builder,
+    Number,
     Value,
     suffix,
     vector,
@@ -184,11 +185,17 @@ def _finish(f: Builder, tile: IntegerTile, sums: list[Value]) -> None:
     memory = f.stack(tile.height * n * vector_bytes)
     for i, value in enumerate(sums):
         f.b.store(value, f.at_bytes(memory, i * vector_bytes), align=vector_bytes)
+    finish_integer_rows(f, tile, memory, tile.height)
+
+
+def finish_integer_rows(f: Builder, tile: IntegerTile, memory: Value, height: Number) -> None:
+    """Apply the expression to the sums of `height` rows that lie in memory, and store."""
+    n, vector_bytes = tile.vectors, f.lanes * 4
     moving = _moving(tile)
     table = _table(
         f, [place for row in zip(*(e.places for e in moving), strict=True) for place in row]
     )
-    with f.loop(0, tile.height, unroll=False) as turn:
+    with f.loop(0, height, unroll=False) as turn:
         entry = f.at(table, f.mul(turn.i, len(moving)), DType.INT64)
         places = [
             f.b.load(f.at(entry, i, DType.INT64), typ=I64, align=8) for i in range(len(moving))

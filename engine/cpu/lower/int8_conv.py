@@ -229,7 +229,7 @@ def _dense(ctx: Lowering, whole: IntegerConvolution) -> None:
     )
     kernel = replace(kernel, schedule=integer_conv_schedule(kernel, target))
     packed = ctx.weights(f"{sides.key}|integer window|{label}", pack, sides.key)
-    started = started_at(ctx, whole, sides.lift, label, groups * panels.padded, sums)
+    started = started_at(ctx, whole, kernel.lift(target), label, groups * panels.padded, sums)
     pictures = ctx.shape(sides.x)[0]
     ctx.step(
         kernel,

@@ -71,7 +71,7 @@ def _lower(ctx: Lowering, node: Node, sides: Sides, operands: Operands) -> None:
         ahead,
     )
     packed = ctx.weights(f"{sides.key}|integer|{panels}", pack, sides.key)
-    started = _begin(ctx, node, sides, panels)
+    started = _begin(ctx, node, sides, kernel.lift(target), panels)
     ctx.step(
         kernel,
         [ctx.output(node.outputs[0])],
@@ -90,7 +90,7 @@ def _kind(ctx: Lowering, kind: str, names: Iterator[str]) -> str | DType:
     return ctx.dtype(name) if kind == "value" else kind
 
 
-def _begin(ctx: Lowering, node: Node, sides: Sides, panels: Panels) -> Buffer:
+def _begin(ctx: Lowering, node: Node, sides: Sides, lift: int, panels: Panels) -> Buffer:
     """Return what the sums begin at: minus the zero point of the left side times the columns."""
 
     def scaled(factor: int) -> np.ndarray:
@@ -99,12 +99,12 @@ def _begin(ctx: Lowering, node: Node, sides: Sides, panels: Panels) -> Buffer:
         return np.pad(sums * np.int32(factor), (0, panels.padded - sums.size))
 
     if sides.zero is not None:
-        factor = -(sides.zero + sides.lift)
+        factor = -(sides.zero + lift)
         key = f"{sides.key}|begin {factor}|{panels}"
         return ctx.weights(key, lambda: scaled(factor), sides.key)
     sums = ctx.weights(f"{sides.key}|sums|{panels}", lambda: scaled(1), sides.key)
     begin = ctx.temporary(f"{node.outputs[0]}.begin", 4 * panels.padded)
-    kernel = SumsTimesZero(sides.signed, sides.lift)
+    kernel = SumsTimesZero(sides.signed, lift)
     zero = ctx.plain(sides.zero_name, node)
     ctx.step(kernel, [begin], [sums, zero], tasks=1, numbers=[panels.padded], node=node)
     return begin

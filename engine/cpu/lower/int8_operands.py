@@ -37,11 +37,6 @@ class Sides:
     signed: bool
 
     @property
-    def lift(self) -> int:
-        """What kernels take the left side higher by, so that it is not negative."""
-        return 128 if self.signed else 0
-
-    @property
     def parts(self) -> list[np.ndarray]:
         """The weights as a sum of int8 arrays: mostly one, two where zero points widen them."""
         if self.weights.dtype == np.int8:

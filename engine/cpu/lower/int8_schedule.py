@@ -10,8 +10,10 @@ from typing import Final
 
 from engine.cpu.kernels.conv import ConvSchedule
 from engine.cpu.kernels.int8_conv import IntegerConv
+from engine.cpu.kernels.int8_gemm import IntegerGemm
 from engine.cpu.kernels.int8_products import packed_row_bytes
 from engine.cpu.kernels.panels import Panels
+from engine.cpu.kernels.schedule import TILES_SPEED
 from engine.cpu.target import Target
 
 TASKS: Final = 32  # of one picture, if the work is enough
@@ -27,11 +29,13 @@ def integer_gemm_schedule(k: int, n: int, target: Target) -> tuple[int, int, int
     """Return the rows and the panels of one task of a product with K x N weights, and the bytes of
     the next panel to ask for per term.
     """
-    rows, panels = target.tile_rows, Panels.of(n, target)
+    kernel, panels = IntegerGemm(k, n, k, 1, 1), Panels.of(n, target)
+    rows = kernel.height(target)
+    task_flops = TASK_FLOPS * (TILES_SPEED if kernel.step(target) else 1)
     tiles = max(1, min(target.l2_bytes // 2 // k // rows, 12))
     panel_bytes = k * panels.width * packed_row_bytes(target)
     group = max(
-        -(-WEIGHTS_PER_TASK // panel_bytes), TASK_FLOPS // (2 * tiles * rows * panels.width * k)
+        -(-WEIGHTS_PER_TASK // panel_bytes), task_flops // (2 * tiles * rows * panels.width * k)
     )
     width = panels.width * packed_row_bytes(target)
     ahead = -(-width // ASKING_TILES) if k * width * panels.count > target.l2_bytes // 2 else 0

@@ -152,7 +152,7 @@ def check_conv(
     sums = convolve(np, x.astype(np.float64) - zero, w.astype(np.float64), window, 1)
     matrix = np.pad(w, ((0, 0), (0, quads(channels) - channels), (0, 0), (0, 0)))
     matrix = matrix.transpose(2, 3, 1, 0).reshape(-1, filters)
-    begin = -(zero + 128 * signed) * w.astype(np.int32).sum(axis=(1, 2, 3))
+    begin = -(zero + spec.lift(target)) * w.astype(np.int32).sum(axis=(1, 2, 3))
     operands = [
         np.full((batch, rows + 2 * borders[1], columns + 2 * borders[1], held), 99, np.uint8),
         integer_picture(x, x_layout, zero),
