@@ -58,7 +58,7 @@ def _heads(ctx: Lowering, node: Node) -> tuple[StridedView, StridedView, Strided
     attributes = ctx.attributes(node)
     counts = ("q_num_heads", "kv_num_heads", "kv_num_heads")
     q, k, v = (
-        _with_heads(ctx.strided(name, node), attributes[count])
+        with_heads(ctx.strided(name, node), attributes[count])
         for name, count in zip(node.inputs[:3], counts, strict=True)
     )
     many, few = q.shape[1], k.shape[1]
@@ -70,12 +70,12 @@ def _heads(ctx: Lowering, node: Node) -> tuple[StridedView, StridedView, Strided
     if names[PAST[0]]:
         past = ctx.shape(names[PAST[0]])[2]
     results = [*node.outputs, "", ""]
-    k = _joined(ctx, node, names[PAST[0]], k, results[1])
-    v = _joined(ctx, node, names[PAST[1]], v, results[2])
+    k = joined(ctx, node, names[PAST[0]], k, results[1])
+    v = joined(ctx, node, names[PAST[1]], v, results[2])
     return _grouped(q, few), _grouped(k, few), _grouped(v, few), past
 
 
-def _joined(ctx: Lowering, node: Node, past: str, new: StridedView, result: str) -> StridedView:
+def joined(ctx: Lowering, node: Node, past: str, new: StridedView, result: str) -> StridedView:
     """Return what was there before and what is new in one array, which may be a result."""
     if not past and not result:
         return new
@@ -108,7 +108,7 @@ def _joined(ctx: Lowering, node: Node, past: str, new: StridedView, result: str)
     return StridedView(target, shape, tuple(strides_of(shape)))
 
 
-def _with_heads(view: StridedView, heads: int | None) -> StridedView:
+def with_heads(view: StridedView, heads: int | None) -> StridedView:
     """Return (batch, heads, length, size) of an array that may have its heads side by side."""
     if len(view.shape) == 4:
         return view
@@ -143,7 +143,7 @@ def _result(ctx: Lowering, node: Node, shape: Shape) -> View:
     for axis, (mine, right) in enumerate(zip(lying, wanted, strict=True)):
         ctx.require_equal(mine, right, node, f"axis {axis} of the result")
     dense = StridedView(ctx.output(name), lying, tuple(strides_of(lying)))
-    view = _grouped(_with_heads(dense, many), heads)
+    view = _grouped(with_heads(dense, many), heads)
     if not isinstance(view.strides[-2], int):
         raise NoKernel("its results do not lie in rows")
     return View(view.buffer, view.shape, view.strides)
