@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -74,15 +74,22 @@ class MapHandler:
         due = call.due(None, self._collections.settings.request_timeout_s)
         return await self._flights.wait(asyncio.ensure_future(work), call, due)
 
+    async def _drawn(self, work: Callable[[], T]) -> T:
+        """Do what takes long when it is its turn; the turn lasts until the thread is through.
+
+        That cannot be stopped: who asks and goes away, again and again, must not start many.
+        """
+        await self._turn.acquire()
+        drawing = asyncio.ensure_future(in_background(work, name="map"))
+        drawing.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(drawing)
+
     async def _picture(self, request: MapRequest) -> bytes:
         found = await self._points(request)
         collection = await self._collections.open(request.collection)
         thumbnails = await self._collections.run(thumbnails_of, collection, found.ids)
         title = f"{request.collection}, {request.method}"
-        async with self._turn:
-            return await in_background(
-                lambda: draw_map(found.points, thumbnails, request.size, title), name="map"
-            )
+        return await self._drawn(lambda: draw_map(found.points, thumbnails, request.size, title))
 
     async def _points(self, request: MapRequest) -> CollectionMap:
         _check(request)
@@ -92,10 +99,7 @@ class MapHandler:
         if space is None:
             return CollectionMap(None, size.items, [], project([[0.0]])[:0], {})
         ids, vectors = await self._collections.run(space.sample, request.limit, request.seed)
-        async with self._turn:
-            points = await in_background(
-                lambda: project(vectors, request.method, request.seed), name="map"
-            )
+        points = await self._drawn(lambda: project(vectors, request.method, request.seed))
         extras = await self._collections.run(extras_of, collection, space, ids, request.wants)
         return CollectionMap(space.key, size.items, ids, points, extras)
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from server.errors import InvalidInput, NotFound, PayloadTooLarge, VersionNotFound
+from server.errors import (
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    StoreUnavailable,
+    VersionNotFound,
+)
 from server.execution import WorkerPool
 from server.learning.examples import MAX_BYTES, Example
 from server.learning.orders import Order, Step, Taught
@@ -100,6 +106,10 @@ def _unpacked(upload: Path) -> tuple[list[Example], list[str]]:
         raise InvalidInput(f"the {kind} file cannot be used: {error}", field="body") from error
     except archive.ArchiveTooLarge as error:
         raise PayloadTooLarge(f"the {kind} file is too large: {error}") from error
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the {kind} file cannot be unpacked in {folder.parent}: {error.strerror or error}"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

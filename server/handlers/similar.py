@@ -97,7 +97,7 @@ class SimilarHandler:
         if collection.spec.model is None:
             return await self._given(collection, request, call)
         try:
-            lease = self._collections.lease(collection, request.version, request.label)
+            lease = await self._collections.lease(collection, request.version, request.label)
         except (ModelNotReady, Conflict):
             if request.version is None and request.label is None and not _pictures(request):
                 return await self._resting(collection, request, call)
@@ -121,7 +121,7 @@ class SimilarHandler:
     ) -> SimilarReply:
         bindings = self._collections.bindings
         try:
-            space = bindings.resolve(collection, deployment)
+            space = await self._collections.space_of(collection, deployment)
         except Conflict:
             if _pictures(request) or request.version is not None or request.label is not None:
                 raise

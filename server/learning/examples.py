@@ -163,8 +163,17 @@ def joined(kept: Sequence[Example], new: Sequence[Example]) -> tuple[list[Exampl
     """Add new examples to kept ones, and return also which pictures have got another label.
 
     A kept picture that comes again under another label has been corrected: the new one holds.
+
+    Raises:
+        InvalidInput: a new picture is in two classes, so that neither corrects anything.
     """
-    labels = {example.digest: example.label for example in new}
+    first: dict[str, Example] = {}
+    for example in new:
+        first.setdefault(example.digest, example)
+    torn = [(first[each.digest], each) for each in new if first[each.digest].label != each.label]
+    if torn:
+        raise _in_two_classes(torn)
+    labels = {digest: example.label for digest, example in first.items()}
     known = {example.digest for example in kept}
     result, relabelled = [], []
     for example in kept:
@@ -173,17 +182,19 @@ def joined(kept: Sequence[Example], new: Sequence[Example]) -> tuple[list[Exampl
             relabelled.append(example.name)
             example = replace(example, label=label)
         result.append(example)
-    taken = {example.name for example in kept}
+    taken = dict.fromkeys((example.name for example in kept), 2)
     result += [_renamed(each, taken) for each in new if each.digest not in known]
     return result, relabelled
 
 
-def _renamed(example: Example, taken: set[str]) -> Example:
-    """Keep names apart: two uploads often both have a `1.jpg`."""
-    name, number = example.name, 2
+def _renamed(example: Example, taken: dict[str, int]) -> Example:
+    """Keep names apart: two uploads often both have a `1.jpg`. `taken` has the next number."""
+    name = example.name
     while name in taken:
-        name, number = f"{example.name} ({number})", number + 1
-    taken.add(name)
+        number = taken[example.name]
+        taken[example.name] = number + 1
+        name = f"{example.name} ({number})"
+    taken[name] = 2
     return example if name == example.name else replace(example, name=name)
 
 

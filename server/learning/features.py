@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from server.errors import Conflict, InvalidInput, ServerError
+from server.errors import Conflict, InvalidInput, QueueFull, ServerError
 from server.execution import WorkerPool
 from server.learning.examples import Example, Lesson
 from server.learning.kept import Base
@@ -18,6 +19,7 @@ from server.similarity.embedding import embed, embedding_task
 from server.tasks import ImageItem
 
 PRIORITY: Final = -5  # behind requests
+WAIT_S: Final = 0.1
 
 
 async def with_features(
@@ -60,7 +62,11 @@ async def golden_rows(base: Deployment, lesson: Lesson, pool: WorkerPool) -> Gol
         inputs = {name: np.concatenate([p[name] for p in prepared]) for name in prepared[0]}
         return Golden(inputs, run(inputs, fetches=[output])[output])
 
-    return await pool.run(work)
+    while True:
+        try:
+            return await pool.run(work)
+        except QueueFull as error:  # what is learned can wait
+            await asyncio.sleep(float(error.extra.get("retry_after_s", WAIT_S)))
 
 
 def without_features(example: Example, base: Base) -> Example:

@@ -70,6 +70,7 @@ class _Run:
     notes: dict[str, Any] = field(default_factory=dict)  # for the report
     known: tuple[Example, ...] = ()  # that an earlier version kept
     known_base: Base | None = None
+    fitting: asyncio.Future[Any] | None = None
 
 
 class Teacher:
@@ -102,8 +103,10 @@ class Teacher:
         """
         if self._turn.locked():
             yield Step("waiting")
-        async with self._turn:
-            run = await self._begun(order)
+        await self._turn.acquire()
+        run = _Run(order)
+        try:
+            await self._begin(run)
             # Loaded while pictures are embedded: the first time it takes a second.
             library = asyncio.ensure_future(in_background(fitting.load_library, name="library"))
             try:
@@ -114,6 +117,15 @@ class Teacher:
                             yield told
             finally:
                 library.cancel()
+        finally:
+            self._end_turn(run)
+
+    def _end_turn(self, run: _Run) -> None:
+        """Let the next order begin: once a fit that nobody waits for any more is through."""
+        if run.fitting is None or run.fitting.done():
+            self._turn.release()
+        else:
+            run.fitting.add_done_callback(lambda _: self._turn.release())
 
     # What is asked for
 
@@ -138,18 +150,18 @@ class Teacher:
         if order.version is not None and order.publish:
             self._check_version(name, order.version)
 
-    async def _begun(self, order: Order) -> _Run:
+    async def _begin(self, run: _Run) -> None:
         """Find out what is to be made of what; nothing slow happens for an order that is wrong."""
+        order = run.order
         self.check(order)
         if not isinstance(order.pictures, FromCollection) and order.pictures:
             check_size(order.pictures)
-        run = _Run(order, self._name_of(order))
+        run.name = self._name_of(order)
         folder = self._learned_folder(order.base)
         if folder is not None and run.name == order.base:
             await self._continue(run, folder)
         else:
             self._anew(run)
-        return run
 
     async def _continue(self, run: _Run, folder: Path) -> None:
         """Add pictures to what a version was learned from."""
@@ -285,7 +297,8 @@ class Teacher:
             report["near_copies"] = near_copies(features, targets, names, lesson.labels)
             return features, classifier, report | run.notes | {"base": asdict(source)}
 
-        features, classifier, report = await in_background(work, name="fit")
+        fit = run.fitting = asyncio.ensure_future(in_background(work, name="fit"))
+        features, classifier, report = await asyncio.shield(fit)
         run.seconds["fit"] = time.monotonic() - began
         return Learned(
             run.name,

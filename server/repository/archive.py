@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -28,6 +30,13 @@ MAX_HEADER_BYTES = 4 << 20
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 GZIP_MAGIC = b"\x1f\x8b"
 TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
+
+# What Python's readers raise at files that are damaged, or made to do harm.
+DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(EOFError, struct.error, ValueError, OverflowError, IndexError),
+    *(NotImplementedError, RuntimeError),  # a compression that Python does not have; encryption
+)
 
 
 class ArchiveInvalid(ValueError):
@@ -81,14 +90,13 @@ def unpack(archive: Path, kind: str, target: Path, limit_bytes: int) -> None:
                 _unpack_zip(file, target, budget)
             else:
                 _unpack_tar(file, target, budget)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        gzip.BadGzipFile,
-        NotImplementedError,  # a compression that Python does not have
-    ) as error:
+    except (ArchiveInvalid, ArchiveTooLarge):
+        raise
+    except DAMAGED as error:
+        raise ArchiveInvalid(f"it is not a readable {kind} file: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk; bzip2's complaints are without a number
+            raise
         raise ArchiveInvalid(f"it is not a readable {kind} file: {error}") from error
     _take_off_top(target)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 from server.errors import (
     InvalidInput,
-    RequestCancelled,
     ServerError,
     UnsupportedMedia,
     status_of,
@@ -17,6 +16,7 @@ from server.errors import (
 from server.handlers.call import Call
 from server.handlers.collections import error_dict, progress_dict
 from server.routes.answers import JSON, Answer, Receive, Scope, error_headers, json_answer, to_json
+from server.routes.connected import while_connected
 from server.routes.endpoint import Headers, Runtime, read_priority
 from server.routes.event_stream import Event, event_answer, stream_wanted
 from server.routes.guard import guarded
@@ -65,7 +65,7 @@ class AddRoute:
             progress = await runtime.handlers.collections.add_all(name, entries, call)
             return _answer(name, progress, entries)
         source = runtime.handlers.collections.add(name, _once(entries), call, len(entries))
-        return await _streamed(_while_connected(source, call, asyncio.Event()), call, form)
+        return await _streamed(_counted(while_connected(source, call)), call, form)
 
     async def _entries(
         self, kind: bytes, options: dict[str, str], headers: Headers, receive: Receive
@@ -104,7 +104,7 @@ class AddRoute:
             here = asyncio.Event()
             source = line_items(_noting_its_end(body, here), handlers.pool, settings)
             told = handlers.collections.add(name, source, call)
-            async with aclosing(_while_connected(told, call, here)) as pieces:
+            async with aclosing(_counted(while_connected(told, call, here=here))) as pieces:
                 async for progress in pieces:
                     yield progress
             return
@@ -112,7 +112,7 @@ class AddRoute:
             unpacked = handlers.collections.unpacked(file, settings.max_upload_bytes)
             total, pictures = await unpacked
             told = handlers.collections.add(name, pictures, call, total)
-            async with aclosing(_while_connected(told, call, _already())) as pieces:
+            async with aclosing(_counted(while_connected(told, call))) as pieces:
                 async for progress in pieces:
                     yield progress
 
@@ -140,12 +140,6 @@ async def _once(entries: Incoming) -> AsyncGenerator[Incoming]:
     yield entries
 
 
-def _already() -> asyncio.Event:
-    event = asyncio.Event()
-    event.set()
-    return event
-
-
 async def _noting_its_end(
     chunks: AsyncIterator[bytes], here: asyncio.Event
 ) -> AsyncGenerator[bytes]:
@@ -154,62 +148,17 @@ async def _noting_its_end(
     here.set()
 
 
-async def _while_connected(
-    told: AsyncGenerator[Progress], call: Call, here: asyncio.Event
-) -> AsyncGenerator[Progress]:
-    """Pass progress on; stop the work when the client goes away.
-
-    Args:
-        told: the work.
-        call: the request.
-        here: set once the body has been read; until then its reader sees the client go.
-
-    Raises:
-        ServerError: of the work, with how far it had come.
-    """
-
-    async def gone() -> None:
-        await here.wait()
-        if call.disconnected is None:
-            await asyncio.Event().wait()
-        else:
-            await call.disconnected()
-
-    watch = asyncio.ensure_future(gone())
+async def _counted(told: AsyncGenerator[Progress]) -> AsyncGenerator[Progress]:
+    """Pass progress on; an error of the work says how far it had come."""
     last = Progress()
     try:
         async with aclosing(told):
-            while True:
-                step = asyncio.ensure_future(_next(told))
-                try:
-                    await asyncio.wait({step, watch}, return_when=asyncio.FIRST_COMPLETED)
-                except asyncio.CancelledError:
-                    await _stopped(step)
-                    raise
-                if not step.done():
-                    await _stopped(step)
-                    raise RequestCancelled("the client went away before all items were in")
-                progress = step.result()
-                if progress is None:
-                    return
-                last = progress
-                yield progress
+            async for last in told:
+                yield last
     except ServerError as error:
         counts = {"added": last.added, "replaced": last.replaced, "failed": last.failed}
         error.extra = {**counts, **error.extra}
         raise
-    finally:
-        watch.cancel()
-
-
-async def _next(told: AsyncGenerator[Progress]) -> Progress | None:
-    return await anext(told, None)
-
-
-async def _stopped(step: asyncio.Future[Any]) -> None:
-    step.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await step
 
 
 # Answers

@@ -11,6 +11,7 @@ from server.handlers.call import Call
 from server.handlers.heads import step_dict, taught_dict
 from server.learning.orders import Order, Step, Taught
 from server.routes.answers import JSON, Answer, Receive, Scope, json_answer
+from server.routes.connected import while_connected
 from server.routes.endpoint import Headers, Runtime
 from server.routes.event_stream import Event, event_answer, stream_wanted
 from server.routes.guard import guarded
@@ -38,7 +39,8 @@ class HeadRoutes:
         """Learn a classifier; the answer comes when it is served, or step by step."""
         guarded(scope, headers, self._runtime.settings)
         order = await self._order(scope, headers, receive)
-        told = self._runtime.handlers.heads.teach(order)
+        teaching = self._runtime.handlers.heads.teach(order)
+        told = while_connected(teaching, call, until=_is_published)
         form = stream_wanted(headers.get(b"accept", b""))
         if form is not None:
             return await event_answer(told, _describe, call, form)
@@ -79,6 +81,10 @@ class HeadRoutes:
             f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send a zip or tar "
             "with a folder per class, multipart/form-data, or application/json"
         )
+
+
+def _is_published(told: Step | Taught) -> bool:
+    return isinstance(told, Step) and told.stage == "publishing"
 
 
 async def _last(told: AsyncGenerator[Step | Taught]) -> Taught:

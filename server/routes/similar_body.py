@@ -60,9 +60,16 @@ def read_similar(body: bytes, content_type: bytes, query: bytes, call: Call) -> 
             f"Content-Type {kind.decode('latin-1')[:60]!r} is not read here; send application/json,"
             " multipart/form-data or image/*"
         )
-    if not queries and "id" in fields:
-        queries = [_by_id(fields["id"], "id")]
-    fields.pop("id", None)
+    id = fields.pop("id", None)
+    if id is not None and queries:
+        raise InvalidInput(
+            "an `id` in the query beside what the body looks for; send one of the two",
+            field="id",
+            expected="one of image, id, vector, queries",
+            got="several",
+        )
+    if id is not None:
+        queries = [_by_id(id, "id")]
     return _request(queries, fields, call)
 
 

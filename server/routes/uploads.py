@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar, TypeVarTuple
 
-from server.errors import PayloadTooLarge, UnsupportedMedia
+from server.errors import PayloadTooLarge, StoreUnavailable, UnsupportedMedia
 from server.routes.answers import Receive
 from server.routes.bodies import next_message
 from server.settings import Settings
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 WRITTEN_AT_ONCE = 1 << 20
 
@@ -56,17 +59,30 @@ async def spooled(chunks: AsyncIterator[bytes], folder: Path | None) -> AsyncIte
     Args:
         chunks: the body.
         folder: where to keep it; None: where temporary files are.
+
+    Raises:
+        StoreUnavailable: there is no room for it, or the folder cannot be written to.
     """
+
+    async def to_disk(fn: Callable[[*Ts], R], *args: *Ts) -> R:
+        try:
+            return await asyncio.to_thread(fn, *args)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the upload cannot be kept in {folder or tempfile.gettempdir()} while it is read: "
+                f"{error.strerror or error}"
+            ) from error
+
     # Without a name nothing is left behind by a process that is killed.
-    with await asyncio.to_thread(lambda: tempfile.TemporaryFile(dir=folder)) as file:
+    with await to_disk(lambda: tempfile.TemporaryFile(dir=folder)) as file:
         pending = bytearray()
         async for chunk in chunks:
             pending += chunk
             if len(pending) >= WRITTEN_AT_ONCE:
                 full, pending = pending, bytearray()
-                await asyncio.to_thread(file.write, full)
-        await asyncio.to_thread(file.write, pending)
-        await asyncio.to_thread(file.flush)
+                await to_disk(file.write, full)
+        await to_disk(file.write, pending)
+        await to_disk(file.flush)
         yield file
 
 

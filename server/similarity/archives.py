@@ -6,12 +6,10 @@ not believed: every read is bounded, and what was unpacked is counted.
 
 from __future__ import annotations
 
-import gzip
 import stat
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,7 +17,7 @@ from typing import IO, BinaryIO, Self
 
 from server.errors import InvalidInput, PayloadTooLarge, ServerError
 from server.index.checks import check_id, shown
-from server.repository.archive import ArchiveInvalid, kind_of, plain_tar
+from server.repository.archive import DAMAGED, ArchiveInvalid, kind_of, plain_tar
 from server.similarity.batches import Entry, Refused
 
 BATCH_ITEMS = 64
@@ -31,12 +29,7 @@ LINK_TYPES = (tarfile.SYMTYPE, tarfile.LNKTYPE)
 _LEFT_BEHIND = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_BYTES, _COMMENT_BYTES = 22, 65_535
-_DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile),
-    # A method that Python cannot unpack, an encrypted entry, offsets that make no sense.
-    *(NotImplementedError, RuntimeError, ValueError, struct.error, OverflowError),
-    *(IndexError, OSError),
-)
+_DAMAGED = (*DAMAGED, OSError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ async def prepare(
     kept = list({entry.id: entry for entry, error in checked if error is None}.values())
     if collection.spec.model is None:
         return await _given(collections, collection, kept, refused)
-    lease = collections.lease(collection)
+    lease = await collections.lease(collection)
     try:
         return await _embedded(collections, collection, kept, refused, lease, priority)
     except BaseException:
@@ -170,7 +170,7 @@ async def _embedded(
     lease: Lease,
     priority: int,
 ) -> Batch:
-    space = collections.bindings.resolve(collection, lease.deployment)
+    space = await collections.space_of(collection, lease.deployment)
     both = [entry for entry in entries if entry.picture is not None and entry.vector is not None]
     refused += [Refused(entry.id, _both(entry)) for entry in both]
     kept = [entry for entry in entries if entry not in both] if both else list(entries)

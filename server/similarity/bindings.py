@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -41,6 +42,7 @@ class Bindings:
         self.changes = 0  # of items, through this process
         self._backlogs: dict[tuple[str, str], Backlog] = {}
         self._spaces: dict[tuple[str, str], Space] = {}
+        self._pin_lock = threading.Lock()  # what is known of a pin never lags behind the store
         self._pins: dict[str, SpaceName | None] = {}
         self._pinned_s: dict[str, float] = {}  # when this process did it
         self._failures: dict[tuple[str, str], Failures] = {}
@@ -55,6 +57,17 @@ class Bindings:
         pin = self.pin_of(collection)
         maker = made_by(pin.key) if pin is not None else None
         return maker.version if maker is not None else None
+
+    def knows_pin_of(self, collection: Collection) -> bool:
+        """Say whether `version_for` needs nothing from the store."""
+        return collection.spec.name in self._pins
+
+    def knows_space_of(self, collection: Collection, deployment: Deployment) -> bool:
+        """Say whether `resolve` needs nothing from the store."""
+        name = embedding_space(deployment)
+        key = "" if name is None else name.key
+        known = name is None or (collection.spec.name, key) in self._spaces
+        return known and self.knows_pin_of(collection)
 
     def resolve(self, collection: Collection, deployment: Deployment) -> Space:
         """Return the space in which a deployment's vectors are searched and kept.
@@ -165,14 +178,15 @@ class Bindings:
         Raises:
             Conflict: it is bound to another one.
         """
-        pin = pin_of(collection)
-        if pin is not None and pin.key != name.key:
-            raise self.unavailable(collection, pin)
-        if to_come:
-            self._pinned_s[collection.spec.name] = time.monotonic()
-        if pin is None:
-            set_pin(collection, name)
-        self._pins[collection.spec.name] = name
+        with self._pin_lock:
+            pin = pin_of(collection)
+            if pin is not None and pin.key != name.key:
+                raise self.unavailable(collection, pin)
+            if to_come:
+                self._pinned_s[collection.spec.name] = time.monotonic()
+            if pin is None:
+                set_pin(collection, name)
+            self._pins[collection.spec.name] = name
 
     def may_unpin(self, collection: Collection) -> bool:
         """Say whether the item that a pin was set for has come and gone, not still to come."""
@@ -181,12 +195,14 @@ class Bindings:
 
     def unpin(self, collection: Collection) -> None:
         """Let a collection follow its model again. Blocking."""
-        set_pin(collection, None)
-        self._pins[collection.spec.name] = None
+        with self._pin_lock:
+            set_pin(collection, None)
+            self._pins[collection.spec.name] = None
 
     def forget(self, name: str) -> None:
         """Drop what is known of a collection that is gone, or was put in place anew."""
         self._pins.pop(name, None)
+        self._pinned_s.pop(name, None)
         for known in self._by_space():
             for pair in [pair for pair in list(known) if pair[0] == name]:
                 known.pop(pair, None)
@@ -251,9 +267,11 @@ class Bindings:
     def pin_of(self, collection: Collection, *, again: bool = False) -> SpaceName | None:
         """Return the space that a collection is pinned to; blocking at first, and when `again`."""
         name = collection.spec.name
-        if again or name not in self._pins:
-            self._pins[name] = pin_of(collection)
-        return self._pins[name]
+        if not again and name in self._pins:
+            return self._pins[name]
+        with self._pin_lock:
+            found = self._pins[name] = pin_of(collection)
+        return found
 
     def in_use(self, model: str) -> Iterable[str]:
         """Return the keys of a model's versions that answer, or are about to."""

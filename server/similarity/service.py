@@ -7,6 +7,7 @@ neither the event loop nor the decoding of pictures.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar, TypeVarTuple
@@ -17,7 +18,7 @@ from server.index.checks import check_name, check_vectors, shown
 from server.index.contract import Collection, CollectionSpec, Size, Space, Store
 from server.metrics import Metrics
 from server.preprocessing import ImageLimits
-from server.repository.deployment import Lease
+from server.repository.deployment import Deployment, Lease
 from server.repository.registry import Repository
 from server.settings import Settings
 from server.similarity.bindings import Bindings
@@ -30,6 +31,7 @@ Ts = TypeVarTuple("Ts")
 
 GIVEN = "given"  # the space of vectors that came ready-made
 DIM = "dim"  # the fact that remembers how long they are
+REOPEN_S = 1.0  # after which another process may have put a collection in one's place
 USUAL_MODEL = "objects"  # whose vectors a collection gets that names no model
 
 
@@ -55,7 +57,7 @@ class Collections:
         self.threads = StoreThreads()
         self.probe = Probe(metrics.collections, settings.recall_probe_share)
         self.image_limits = ImageLimits(settings.max_body_bytes, settings.max_image_pixels)
-        self._open: dict[str, Collection] = {}
+        self._open: dict[str, tuple[float, Collection]] = {}  # and when it was last opened
 
     async def run(self, fn: Callable[[*Ts], R], *args: *Ts) -> R:
         """Call what blocks in one of the stores' threads."""
@@ -70,9 +72,18 @@ class Collections:
         """
         if name is None:
             name = await self._only()
-        found = self._open.get(name)
-        if found is None:
-            found = self._open[name] = await self.run(self._opened, name)
+        opened_s, known = self._open.get(name, (0.0, None))
+        lasts_s = REOPEN_S if self.stores.is_database else float("inf")
+        if known is not None and time.monotonic() - opened_s < lasts_s:
+            return known
+        try:
+            found = await self.run(self._opened, name)
+        except NotFound:
+            self.forget(name)
+            raise
+        if known is not None and found is not known:  # what is remembered is of the other one
+            self.forget(name)
+        self._open[name] = time.monotonic(), found
         return found
 
     async def create(self, spec: CollectionSpec) -> Collection:
@@ -87,7 +98,8 @@ class Collections:
         if spec.model is not None:
             self._check_model(spec.model)
         made = await self.run(lambda: self.stores.for_writing().create(spec))
-        self._open[spec.name] = made
+        self.forget(spec.name)
+        self._open[spec.name] = time.monotonic(), made
         return made
 
     async def names(self) -> list[str]:
@@ -101,7 +113,7 @@ class Collections:
         self.forget(name)
         store = await self.store()
         await self.run(store.drop, name)
-        self.bindings.forget(name)
+        self.forget(name)  # again: a request may have opened it in between
         self.probe.forget(name)
         self.metrics.collections.drop(name)
 
@@ -110,7 +122,7 @@ class Collections:
         collection = await self.open(name)
         spec = collection.spec
         size, status, space = await self.run(self._looked_up, collection)
-        space = self._answering(collection) or space
+        space = await self._answering(collection) or space
         self.metrics.collections.of(name).holds(size.items, size.bytes)
         return {
             "name": spec.name,
@@ -128,7 +140,8 @@ class Collections:
         """Return the space to look at without a query of a certain version."""
         if collection.spec.model is None:
             return await self.run(given_space, collection)
-        return self._answering(collection) or await self.run(self.bindings.resting, collection)
+        answering = await self._answering(collection)
+        return answering or await self.run(self.bindings.resting, collection)
 
     def forget(self, name: str) -> None:
         """Open a collection anew the next time: another process may have removed it."""
@@ -154,10 +167,12 @@ class Collections:
 
     # Which model
 
-    def lease(
+    async def lease(
         self, collection: Collection, version: str | None = None, label: str | None = None
     ) -> Lease:
         """Take a lease on the version that embeds for a collection.
+
+        The last thing that it does, so that whoever is cancelled meanwhile holds none.
 
         Raises:
             ModelNotReady, VersionNotFound: it is not loaded.
@@ -165,6 +180,8 @@ class Collections:
         """
         if version is not None or label is not None:
             return self.repository.lease(collection.spec.model, version, label)
+        if not self.bindings.knows_pin_of(collection):
+            await self.run(self.bindings.pin_of, collection)
         pinned = self.bindings.version_for(collection)
         try:
             return self.repository.lease(collection.spec.model, pinned)
@@ -173,6 +190,17 @@ class Collections:
             if pin is None:
                 raise
             raise self.bindings.unavailable(collection, pin) from error
+
+    async def space_of(self, collection: Collection, deployment: Deployment) -> Space:
+        """Return the space of a deployment's vectors; the caller holds a lease on it.
+
+        Raises:
+            Conflict: as `Bindings.resolve`.
+        """
+        resolve = self.bindings.resolve
+        if self.bindings.knows_space_of(collection, deployment):
+            return resolve(collection, deployment)
+        return await self.run(resolve, collection, deployment)
 
     def usual_model(self) -> str:
         """Return the model of a collection that names none.
@@ -205,13 +233,13 @@ class Collections:
                     got=name,
                 )
 
-    def _answering(self, collection: Collection) -> Space | None:
+    async def _answering(self, collection: Collection) -> Space | None:
         """Return the space that pictures are searched in now."""
         if collection.spec.model is None:
             return None
         try:
-            with self.lease(collection) as lease:
-                return self.bindings.resolve(collection, lease.deployment)
+            with await self.lease(collection) as lease:
+                return await self.space_of(collection, lease.deployment)
         except ServerError:  # told by the status
             return None
 

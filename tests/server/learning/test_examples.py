@@ -75,3 +75,25 @@ def test_new_examples_join_kept_ones():
         *(("1", "b"), ("2", "a"), ("3", "b"), ("4", "b"), ("2 (2)", "a"), ("2 (3)", "b")),
     ]
     assert together[0].features is not None
+
+
+def test_a_correction_that_contradicts_itself_is_refused():
+    kept = [of("1", "a")]
+    with pytest.raises(InvalidInput, match=r"'x' \(b\) is 'y' \(c\)"):
+        joined(kept, [of("x", "b", "1"), of("y", "c", "1")])
+    with pytest.raises(InvalidInput, match="in two classes"):
+        joined([], [of("x", "b", "1"), of("y", "c", "1")])
+
+
+def test_many_pictures_of_one_name_are_numbered():
+    class Counting(dict[str, int]):
+        looks = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.looks += 1
+            return super().__contains__(name)
+
+    taken = Counting({"p (3)": 2})
+    names = [module._renamed(of("p", "a", str(n)), taken).name for n in range(500)]
+    assert names[:4] == ["p", "p (2)", "p (4)", "p (5)"]
+    assert len(set(names)) == 500 and taken.looks < 2000

@@ -238,3 +238,19 @@ def test_reports_that_are_not_there(client: httpx.Client):
     assert "not learned from pictures" in client.get("/models/eyes/versions/1/report.png").text
     assert client.get("/models/eyes/versions/9/report").json()["code"] == "version_not_found"
     assert client.get("/models/none/versions/1/report").json()["code"] == "model_not_found"
+
+
+def test_an_archive_that_does_not_fit_on_the_disk(client, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("server.handlers.heads.archive.unpack", full)
+    reply = post(client, content=zipped({"a/1.png": b"x"}), **ZIP)
+    assert (reply.status_code, reply.json()["code"]) == (503, "store_unavailable")
+    assert "cannot be unpacked in" in reply.json()["error"]
+    assert "No space left" in reply.json()["error"]
+
+
+def test_a_base_that_is_not_there_is_said_before_the_pictures_are_read(client):
+    reply = post(client, "nobody", content=b"no archive", **ZIP)
+    assert (reply.status_code, reply.json()["code"]) == (404, "model_not_found")

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
-from server.errors import Conflict, InvalidInput, LoadFailed, ModelNotFound
-from server.learning import kept
+from server.errors import Conflict, InvalidInput, LoadFailed, ModelNotFound, QueueFull
+from server.learning import features, kept
 from server.learning import teacher as teacher_module
-from server.learning.examples import Example
+from server.learning.examples import Example, make_lesson
 from server.learning.orders import Order
 from server.serving import serving_of
 from server.tasks import ImageItem
@@ -209,3 +212,52 @@ async def test_in_child_processes_on_the_processor(root: Path):
         _, end = await taught(teacher, Order("eyes", examples(3, 4), name="kinds"))
         assert end.loaded
         assert classify(repository, "kinds", picture(1, 77)) == "kind 1"
+
+
+async def test_the_next_lesson_waits_for_a_fit_that_nobody_waits_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun, may_end = threading.Semaphore(0), threading.Event()
+    fits: list[int] = []
+    fit = teacher_module.fitting.fit
+
+    def slow(*args):
+        fits.append(len(fits))
+        begun.release()
+        assert may_end.wait(60)
+        return fit(*args)
+
+    monkeypatch.setattr(teacher_module.fitting, "fit", slow)
+    async with teaching(root) as (teacher, repository):
+        order = Order("eyes", examples(2), name="kinds", publish=False)
+        first = asyncio.ensure_future(taught(teacher, order))
+        await asyncio.to_thread(begun.acquire)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert repository.models["eyes"].default.leases == 0
+        second = asyncio.ensure_future(taught(teacher, order))
+        await asyncio.sleep(0.05)
+        assert fits == [0]
+        may_end.set()
+        steps, end = await second
+        assert steps[0].stage == "waiting" and end.version is None and fits == [0, 1]
+
+
+async def test_golden_samples_wait_for_a_free_worker(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    class Busy:
+        async def run(self, work):
+            calls.append(work)
+            if len(calls) < 3:
+                raise QueueFull("full", retry_after_s=0.001)
+            return "golden"
+
+    task = SimpleNamespace(parameters=lambda _: {}, output="v")
+    model = SimpleNamespace(batch="N", run=None)
+    lesson = make_lesson(examples(2))
+    monkeypatch.setattr(features, "embedding_task", lambda _: task)
+    base = SimpleNamespace(engine_model=model)
+    assert await features.golden_rows(base, lesson, Busy()) == "golden"
+    assert len(calls) == 3

@@ -1,5 +1,6 @@
 """Archives from outside: unpacked into their folder, and nowhere else."""
 
+import errno
 import gzip
 import io
 import stat
@@ -192,3 +193,29 @@ def test_damaged_archives_are_errors_of_the_caller(
         unpacked(folder, bytes(content))
     assert {path.name for path in folder.iterdir()} == {"upload", "in"}
     assert [path.name for path in (folder / "in").iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_entries_of_rarer_methods(tmp_path: Path, method: int):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("model.onnx", b"graph" * 50)
+    content = bytearray(file.getvalue())
+    content[42:60] = bytes(18)
+    with pytest.raises(ArchiveInvalid, match="not a readable zip"):
+        unpacked(tmp_path, bytes(content))
+
+
+def test_a_name_that_is_not_in_its_encoding(tmp_path: Path):
+    content = zip_of(("é", b"graph")).replace("é".encode(), b"\xc3\xff")
+    with pytest.raises(ArchiveInvalid, match="not a readable zip"):
+        unpacked(tmp_path, content)
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("server.repository.archive._write", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpacked(tmp_path, zip_of(("model.onnx", b"graph")))

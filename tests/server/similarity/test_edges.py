@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import gzip
 import http.server
+import io
 import json
 import threading
 
@@ -16,7 +18,7 @@ from server.commands import client as client_module
 from server.commands.client import Client, Unreachable
 from server.errors import PayloadTooLarge, QueueFull, StoreUnavailable, UnsupportedMedia
 from server.preprocessing import ImageLimits
-from server.routes.uploads import upload
+from server.routes.uploads import spooled, upload
 from server.similarity import batches, together
 from server.similarity.batches import Entry
 from server.similarity.ingest import Ingest
@@ -233,3 +235,26 @@ def test_a_line_that_is_too_long(client):
     answer = client.post("/collections/long/items", content=body, headers={"content-type": LINES})
     assert answer.status_code == 413 and "line 1" in answer.json()["error"]
     assert client.get("/collections/long").json()["count"] == 0
+
+
+async def test_an_upload_that_does_not_fit_on_the_disk(tmp_path, monkeypatch):
+    async def chunks():
+        yield b"a" * 10
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreUnavailable, match=r"cannot be kept in .*none.*: No such file"):
+        async with spooled(chunks(), tmp_path / "none"):
+            pass
+    monkeypatch.setattr("server.routes.uploads.tempfile.TemporaryFile", lambda dir: Full())
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        async with spooled(chunks(), tmp_path):
+            pass
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="not of the disk"):  # what its reader raises is not ours
+        async with spooled(chunks(), tmp_path) as file:
+            assert file.seek(0) == 0 and file.read() == b"a" * 10
+            raise OSError("not of the disk")
+    assert list(tmp_path.iterdir()) == []

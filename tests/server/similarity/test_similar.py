@@ -113,6 +113,15 @@ def test_when_every_query_fails_the_request_has(client, pets):
     assert answer.status_code == 404 and answer.json()["code"] == "not_found"
 
 
+def test_an_id_in_the_query_is_for_requests_that_look_for_nothing_else(client, pets):
+    path = "/collections/pets/similar?id=p3"
+    assert client.post(path).json()["results"][0]["hits"][0]["id"] != "p3"
+    raw = {"content": png(1), "headers": {"content-type": "image/png"}}
+    for body in ({"json": {"vector": [1.0] * DIM}}, {"json": {"id": "p1"}}, raw):
+        answer = client.post(path, **body)
+        assert answer.status_code == 422 and answer.json()["field"] == "id", answer.text
+
+
 def test_filter_offset_and_least_score(client, pets):
     query = np.ones(DIM, np.float32)
     odd = [n for n in range(COUNT) if n % 2]
