@@ -86,6 +86,7 @@ class DynamicQuantizeMatMul:
     @staticmethod
     def infer(ctx: InferContext) -> Sequence[TensorType]:
         """Numpy's rules; the type of A."""
+        ctx.type(2)  # without a scale there is no result
         return _product(ctx, ctx.dtype(0))
 
     @staticmethod

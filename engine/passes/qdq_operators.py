@@ -119,7 +119,7 @@ class _Rewrite(GraphDraft):
     # -------------------------------------------------------------- left as floats
 
     def _dynamic_matmul(self, node: Node) -> bool:
-        a, b, b_scale, b_zero, bias = (*node.inputs, "", "")[:5]
+        a, b, b_scale, b_zero, bias = (*node.inputs, *[""] * 5)[:5]
         kind = tensor_type(self.graph, a)
         if kind is None or kind.dtype is not DType.FLOAT32 or kind.shape is None:
             return False
@@ -139,7 +139,7 @@ class _Rewrite(GraphDraft):
         return True
 
     def _matmul_to_float(self, node: Node) -> bool:
-        a, b, a_scale, b_scale, a_zero, b_zero, bias = (*node.inputs, "", "", "")[:7]
+        a, b, a_scale, b_scale, a_zero, b_zero, bias = (*node.inputs, *[""] * 7)[:7]
         if not self._is_product(node, (a, b), (a_scale, b_scale), bias):
             return False
         if any(shape_of(self.graph, name) != () for name in (a_scale, a_zero) if name):
@@ -154,8 +154,8 @@ class _Rewrite(GraphDraft):
         if result is None or result.dtype is not DType.FLOAT32 or result.shape is None:
             return False
         shapes = [shape_of(self.graph, name) for name in sides]
-        if any(s is None or len(s) < 2 for s in shapes):
-            return False
+        if "" in scales or any(s is None or len(s) < 2 for s in shapes):
+            return False  # without a scale the model is wrong, which is not for a pass to say
         kind = tensor_type(self.graph, sides[1])
         ranks = [len(shape_of(self.graph, n) or ()) for n in (*scales, bias) if n]
         return kind is not None and kind.dtype in BYTES and max(ranks) <= 1

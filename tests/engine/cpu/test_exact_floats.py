@@ -5,6 +5,8 @@ Without that one byte in some hundred thousand differs by a step, and a deep net
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -28,7 +30,7 @@ def both(data: bytes, feeds: Feeds) -> tuple[Feeds, Feeds]:
 
 
 def quantized(
-    op: str, inputs: list[str], shape: list[object], scale: float, **options: object
+    op: str, inputs: list[str], shape: Sequence[object], scale: float, **options: object
 ) -> bytes:
     """An operator whose result is rounded to bytes; both are outputs. `w` and `b` are fixed."""
     rng = np.random.default_rng(3)

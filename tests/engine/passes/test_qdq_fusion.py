@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.engine.onnx_models import model, normal
+from engine.errors import InvalidModel
+from tests.engine.onnx_models import model, node, normal
 from tests.engine.passes.comparing import compiled, ops, run
 from tests.engine.quantized_models import INT8, UINT8, Qdq, conv_net, transformer_block
 
@@ -137,3 +138,14 @@ def test_quantized_operators_are_unfolded() -> None:
     found = ops(compiled(data, 2))
     assert not any(op.startswith("Q") for op in found) and "MatMulInteger*" in found
     assert steps_apart(data, {"x": normal(3, 4, 5, 6) * 4}, 1.0).max() <= 1
+
+
+@pytest.mark.parametrize("op", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+@pytest.mark.parametrize("names", [["x"], ["x", "w"], ["x", "w", ""], ["x", "w", "", "s"]])
+def test_a_product_without_its_scale_is_the_models_fault(op: str, names: list[str]) -> None:
+    weights = {"w": np.ones((4, 2), np.uint8), "s": np.float32(1).reshape(())}
+    nodes = [node(op, names, ["y"], domain="com.microsoft")]
+    domains = {"com.microsoft": 1}
+    data = model(nodes, [("x", [3, 4])], [("y", [3, 2])], weights, domains=domains)
+    with pytest.raises(InvalidModel, match="is required"):
+        compiled(data, 2)
