@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,44 +56,99 @@ class Operand:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Where things lie in the scratch memory of a block of queries."""
+    """Where things lie in the scratch memory of a task: blocks of queries, one after the other, and
+    what they share.
+
+    Attributes:
+        heads: How operands lie.
+        operands: Those of the scores.
+        width: Queries of a block.
+        lanes: Of a vector.
+        blocks: Blocks of queries in a task.
+        in_pairs: Whether products take pairs of bfloat16: then keys and values are copied.
+    """
 
     heads: Heads
     operands: tuple[Operand, ...]
     width: int
     lanes: int
+    blocks: int = 1
+    in_pairs: bool = False
 
     @property
     def value_pitch(self) -> int:
         """Elements from one row of results to the next: whole vectors."""
-        return -(-self.heads.value_size // self.lanes) * self.lanes
+        return self._whole(self.heads.value_size)
 
     @property
-    def _sizes(self) -> list[int]:
-        """Bytes of: queries, scores, results, largest scores, sums, scales, operands."""
-        size, width = 4, self.width
-        sizes = [self.heads.size * width, KEYS * width, self.value_pitch * width, *[width] * 3]
-        full = [o for o in self.operands if o.kind == "both"]
-        return [*(n * size for n in sizes), *(KEYS * width * o.dtype.itemsize for o in full)]
+    def key_pitch(self) -> int:
+        """Elements from one copied key to the next: whole vectors."""
+        return self._whole(self.heads.size)
+
+    def _whole(self, count: int) -> int:
+        return -(-count // self.lanes) * self.lanes
 
     @property
-    def offsets(self) -> list[int]:
-        """The first byte of each."""
-        found, total = [], 0
-        for size in self._sizes:
-            found.append(total)
-            total += -(-size // LINE) * LINE
-        return found
+    def _block_sizes(self) -> list[int]:
+        """Bytes of a block's: queries, results, largest scores, sums, scales."""
+        size = self.heads.size + self.heads.size % 2
+        rows = [size // 2 if self.in_pairs else self.heads.size, self.value_pitch]
+        return [4 * self.width * n for n in (*rows, 1, 1, 1)]
+
+    @property
+    def _shared_sizes(self) -> list[int]:
+        """Bytes of: scores, operands with a number per query and key, keys, values."""
+        full = [o.dtype.itemsize for o in self.operands if o.kind == "both"]
+        sizes = [KEYS * self.width * size for size in (4, *full)]
+        if self.in_pairs:
+            sizes += [KEYS * 2 * self.key_pitch, KEYS * 2 * self.value_pitch]
+        return sizes
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes from one block's part to the next one's."""
+        return sum(map(_lines, self._block_sizes))
+
+    @property
+    def block_offsets(self) -> list[int]:
+        """The first byte of each of a block's parts, counted from where those begin."""
+        return _offsets(self._block_sizes, self.shared_bytes)
+
+    @property
+    def shared_offsets(self) -> list[int]:
+        """The first byte of what blocks share: first of all the scores."""
+        return _offsets(self._shared_sizes, 0)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of what blocks share."""
+        return sum(map(_lines, self._shared_sizes))
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all."""
-        return sum(-(-size // LINE) * LINE for size in self._sizes)
+        return self.shared_bytes + self.blocks * self.block_bytes
+
+
+def _lines(size: int) -> int:
+    return -(-size // LINE) * LINE
+
+
+def _offsets(sizes: Sequence[int], first: int) -> list[int]:
+    found = [first]
+    for size in sizes[:-1]:
+        found.append(found[-1] + _lines(size))
+    return found
 
 
 def width_of(target: Target) -> int:
     """Return the queries of one block: the columns of the register tile."""
     return target.tile_columns
+
+
+def blocks_of(products: DType) -> int:
+    """Return the blocks of queries of one task: those that keys and values are copied for."""
+    return 2 if products is DType.BFLOAT16 else 1
 
 
 def rows_of(target: Target) -> int:

@@ -9,9 +9,10 @@ from typing import Final
 from engine.cpu.buffers import Buffer, StridedView
 from engine.cpu.expressions import unsupported
 from engine.cpu.kernels.attention import Attention
-from engine.cpu.kernels.attention_parts import Heads, Operand, width_of
+from engine.cpu.kernels.attention_parts import Heads, Operand
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.half_rows import Half, output_as_half, wish
+from engine.cpu.lower.matmul import product_type
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.cpu.lower.strided import copy_view, strides_of
 from engine.dtypes import DType
@@ -111,7 +112,8 @@ def launch(
     q_row, k_row, v_row = (view.row for view in reads)
     result = parts.y.buffer.plain.dtype
     heads = Heads(rank, size, value_size, q_row, k_row, v_row, parts.y.row, y_dtype=result)
-    kernel = Attention(heads, write_expr(expr), tuple(e.operand for e in extras), zeros)
+    operands = tuple(e.operand for e in extras)
+    kernel = Attention(heads, write_expr(expr), operands, zeros, product_type(ctx))
     numbers: list[Dim] = [parts.queries, parts.keys, *parts.lead]
     for view in (parts.y, *reads):
         numbers += _aligned(view.shape[:-2], view.strides[:-2], rank)
@@ -122,7 +124,7 @@ def launch(
         kernel,
         (parts.y.buffer,),
         [*(v.buffer for v in reads), *(e.buffer for e in extras)],
-        tasks=element_count(parts.lead) * ceildiv(parts.queries, width_of(ctx.target)),
+        tasks=element_count(parts.lead) * ceildiv(parts.queries, kernel.queries(ctx.target)),
         numbers=numbers,
         node=node,
     )
