@@ -1,10 +1,10 @@
 """Compiles in a child process, so that a serving process never parses a model file.
 
 The child is niced, limits its own memory and CPU time before it opens the file, inherits no
-descriptors and no MILLRACE_* variables (tokens) but the folder of the cache, and is killed with its
-group when the wall clock runs out. It writes one artifact; errors come back as JSON naming a class
-of `engine.errors`. Nothing the child writes is trusted: the artifact is checked like any other, and
-of the error text only known classes are rebuilt.
+descriptors and no MILLRACE_* variables (tokens) but those that tell what to compile and where to
+keep it, and is killed with its group when the wall clock runs out. It writes one artifact; errors
+come back as JSON naming a class of `engine.errors`. Nothing the child writes is trusted: the
+artifact is checked like any other, and of the error text only known classes are rebuilt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from engine.limits import GIB, container_memory_bytes
 
 NICE = 10
 ADDRESS_SLACK_BYTES = 2 * GIB  # what the interpreter and its libraries reserve without using
-CODE_FOLDER = "MILLRACE_CACHE_DIR"  # where machine code is kept, for parent and child
+# Where machine code is kept, and whether it uses tiles: the same for parent and child.
+PASSED_ON = ("MILLRACE_CACHE_DIR", "MILLRACE_AMX")
 REPORT_BYTES = 1 << 20
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,7 +128,7 @@ def _environment() -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if key == CODE_FOLDER or not key.startswith("MILLRACE_")
+        if key in PASSED_ON or not key.startswith("MILLRACE_")
     }
     paths = [str(PACKAGE_ROOT), kept.get("PYTHONPATH", "")]
     # One thread: a BLAS pool would cost start-up time and address space and gain nothing here.

@@ -133,6 +133,8 @@ def winograd_of(kernel: ImageConv, target: Target, *, half: bool = False) -> Win
     window = kernel.kernel, kernel.strides, kernel.dilations, kernel.begins
     if not plain or window != ((3, 3), (1, 1), (1, 1), (1, 1)):
         return None
+    if half and replace(kernel, x=replace(x, dtype=DType.BFLOAT16)).step(target):
+        return None  # tiles multiply many times faster than the pairs that Winograd saves
     if (x.height, x.width) != (y.height, y.width) or x.held % target.lanes:
         return None
     if min(x.channels, y.channels) < 2 * target.lanes:  # the transforms would outweigh the products

@@ -8,8 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +24,8 @@ from engine.dtypes import DType
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.windows import Window, resolve_window
 from tests.engine.cpu import test_int8_kernels
-from tests.engine.cpu.amx_emulation import counted, is_configured, tile_target
+from tests.engine.cpu.amx_emulation import tile_target, used
+from tests.engine.cpu.amx_networks import NETWORK_CHECKS
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.cpu.pictures import empty_picture, from_picture, to_picture
 
@@ -41,21 +41,6 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
 def rounded(array: np.ndarray) -> np.ndarray:
     """Float32 rounded to bfloat16."""
     return (to_bfloat16(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-@contextmanager
-def used(**expected: int) -> Iterator[None]:
-    """Fail unless so many instructions run, and unless tiles are left as they were found."""
-    before = counted()
-    yield
-    after = counted()
-    assert not is_configured(), "a kernel left tiles in use"
-    if before is None or after is None:  # a processor that has them does not count
-        return
-    done = {kind: after[kind] - before[kind] for kind in after}
-    assert done["multiply"], "no tile was multiplied"
-    for kind, number in expected.items():
-        assert done[kind] == number, f"{kind}: {done[kind]} instead of {number}"
 
 
 # ---------------------------------------------------------------------- products of bfloat16
@@ -283,6 +268,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "gemm_counts": check_gemm_counts,
     "conv": check_conv,
     "bytes": check_bytes,
+    **NETWORK_CHECKS,
 }
 
 

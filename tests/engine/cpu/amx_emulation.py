@@ -6,6 +6,8 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -66,3 +68,18 @@ def counted() -> dict[str, int] | None:
 def is_configured() -> bool:
     """Whether this thread's tiles have shapes, which no kernel may leave behind."""
     return not host_target().has_amx and bool(_emulator().emulator_is_configured())
+
+
+@contextmanager
+def used(**expected: int) -> Iterator[None]:
+    """Fail unless so many instructions run, and unless tiles are left as they were found."""
+    before = counted()
+    yield
+    after = counted()
+    assert not is_configured(), "a kernel left tiles in use"
+    if before is None or after is None:  # a processor that has them does not count
+        return
+    done = {kind: after[kind] - before[kind] for kind in after}
+    assert done["multiply"], "no tile was multiplied"
+    for kind, number in expected.items():
+        assert done[kind] == number, f"{kind}: {done[kind]} instead of {number}"
