@@ -31,7 +31,7 @@ import orjson
 from numpy.typing import NDArray
 
 from server.errors import InvalidInput
-from server.index.checks import METRICS, check_dim, check_space_key
+from server.index.checks import METRICS, check_dim, check_space_key, is_clean
 from server.index.contract import Collection, CollectionSpec, NewItem
 
 FORMAT, VERSION = "millrace-collection", 1
@@ -262,7 +262,7 @@ def _read_spec(value: Any) -> CollectionSpec:
     if not isinstance(value, dict):
         _refuse("it does not say what the collection was made with")
     metric, model, dim = value.get("metric"), value.get("model"), value.get("dim")
-    if metric not in METRICS or not (model is None or isinstance(model, str)):
+    if metric not in METRICS or not (model is None or (isinstance(model, str) and is_clean(model))):
         _refuse("its metric or model is none")
     return CollectionSpec(
         str(value.get("name")), metric, model, None if dim is None else check_dim(dim)

@@ -27,6 +27,8 @@ MAX_METADATA_DEPTH = 32
 MAX_DIM = 65_536
 MAX_SPACE_KEY = 512  # characters
 MAX_MAGNITUDE = np.float32(1e15)  # of a vector's elements: sums of their squares stay finite
+# Of the largest element, where only the direction counts: below, squares have no digits left.
+MIN_MAGNITUDE = np.float32(1e-15)
 
 
 def is_clean(text: str) -> bool:
@@ -187,11 +189,11 @@ def check_vectors(vectors: Vectors, count: int, dim: int, metric: Metric) -> Vec
             field="vector",
             row=row,
         )
-    if metric == "cosine" and not largest.all():
-        row = int(np.argmin(largest != 0))
+    if metric == "cosine" and not (largest >= MIN_MAGNITUDE).all():
+        row = int(np.argmin(largest >= MIN_MAGNITUDE))
         raise InvalidInput(
-            f"vectors: row {row} is all zeros, which has no direction; "
-            "the metric 'cosine' cannot compare it",
+            f"vectors: row {row} is all zeros, or within {float(MIN_MAGNITUDE):.0e} of it, which "
+            "has no direction; the metric 'cosine' cannot compare it",
             field="vector",
             row=row,
         )

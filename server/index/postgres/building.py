@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from server.index.contract import Vectors
 from server.index.postgres.binary import decoded_rows
 from server.index.postgres.database import Connection, Database, close
+from server.index.postgres.failures import first_line
 from server.index.postgres.judging import (
     LADDER,
     Judgement,
@@ -111,6 +112,9 @@ class Builder:
                 done = False
                 if not self._closed:
                     log.warning("the index of space %r was given up: %s", place.key, error)
+            except Exception:  # the other spaces are not to suffer from it
+                done = False
+                log.exception("the index of space %r was given up", place.key)
             if not done:
                 self._look_again(place)
 
@@ -167,8 +171,8 @@ class Builder:
         with self._changed:
             self._watched.setdefault(place, _Watched(written=0)).vectors = vectors
         step = next_step(judgement, vectors, self._database.options.index_from)
-        if step == "build":
-            build(connection, place, vectors)
+        if step == "build" and not build(connection, place, vectors):
+            return
         if step != "nothing":
             tune(connection, place, vectors)
 
@@ -179,8 +183,8 @@ def count(connection: Connection, place: Place) -> int:
     return int(row[0]) if row else 0
 
 
-def build(connection: Connection, place: Place, vectors: int) -> None:
-    """Build the index while others read and write."""
+def build(connection: Connection, place: Place, vectors: int) -> bool:
+    """Build the index while others read and write; False if it cannot hold these vectors."""
     low, high = BUILD_MEMORY_KB
     memory = vectors * (4 * place.dim + BYTES_BESIDE_VECTOR) * 5 // 4 // 1024
     connection.execute(
@@ -188,15 +192,18 @@ def build(connection: Connection, place: Place, vectors: int) -> None:
     )
     # One that is there is broken: whoever built it was stopped.
     connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(place.index))
-    connection.execute(
-        sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} USING hnsw (({}) {})").format(
-            place.index,
-            place.vectors,
-            place.indexed(sql.SQL("embedding")),
-            place.operator_class,
-        )
+    create = sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} USING hnsw (({}) {})").format(
+        place.index, place.vectors, place.indexed(sql.SQL("embedding")), place.operator_class
     )
+    try:
+        connection.execute(create)
+    except errors.DataError as error:  # numbers beyond those of float16
+        connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(place.index))
+        verdict = f"an index cannot hold these vectors: {first_line(error)}"
+        store_verdict(connection, place, vectors, None, None, verdict)
+        return False
     connection.execute(sql.SQL("ANALYZE {}, {}").format(place.vectors, place.items))
+    return True
 
 
 def tune(connection: Connection, place: Place, vectors: int) -> None:
@@ -214,10 +221,22 @@ def tune(connection: Connection, place: Place, vectors: int) -> None:
     ef_search_found, recall, verdict = verdict_on(trials, exact_seconds, vectors)
     if ef_search_found is None:
         connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(place.index))
+    store_verdict(connection, place, vectors, ef_search_found, recall, verdict)
+
+
+def store_verdict(
+    connection: Connection,
+    place: Place,
+    vectors: int,
+    ef_search: int | None,
+    recall: float | None,
+    verdict: str,
+) -> None:
+    """Keep what was found out about a space's index for all servers to see."""
     connection.execute(
         "UPDATE spaces SET ef_search = %s, verdict = %s, judged_at = %s, recall = %s "
         "WHERE number = %s",
-        (ef_search_found, verdict, vectors, recall, place.number),
+        (ef_search, verdict, vectors, recall, place.number),
     )
     log.info("space %r: %s", place.key, verdict)
 

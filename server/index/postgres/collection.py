@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from psycopg import sql
 
-from server.errors import InvalidInput, NotFound
+from server.errors import InvalidInput, NotFound, StoreUnavailable
 from server.index.checks import (
     check_dim,
     check_items,
@@ -39,6 +39,7 @@ from server.index.postgres.filter_sql import TRUE, Parameters, condition
 from server.index.postgres.place import LARGEST_DIM, Place
 from server.index.postgres.space import PostgresSpace
 
+TRIES = 3  # of a put whose space is exchanged under it
 FRESH_S = 1.0  # for so long a space that was there is taken to be there
 
 COLUMNS = sql.SQL(
@@ -77,13 +78,22 @@ class PostgresCollection:
         texts = check_items(items)
         if not items:
             return PutOutcome(0, 0)
-        given = {self._space_for(key, rows): rows for key, rows in (vectors or {}).items()}
+        for _ in range(TRIES):
+            try:
+                return self._put(items, texts, vectors or {})
+            except writing.SpaceGoneError:  # another server removed it just now
+                with self._lock:
+                    self._spaces.clear()
+        raise StoreUnavailable("spaces of the collection are removed again and again; try later")
+
+    def _put(
+        self, items: Sequence[NewItem], texts: Sequence[bytes], vectors: Mapping[str, Vectors]
+    ) -> PutOutcome:
+        given = {self._space_for(key, rows): rows for key, rows in vectors.items()}
         checked = {
             space.number: check_vectors(rows, len(items), space.dim, self._spec.metric)
             for space, rows in given.items()
         }
-        if not items:
-            return PutOutcome(0, 0)
         batch = writing.Batch.of(items, texts, checked)
         outcome = self._runner.transaction(lambda c: writing.put(c, self.number, batch))
         for space in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
@@ -65,7 +66,7 @@ class PostgresSpace:
         self._runner, self._builder, self._vector_oid = runner, builder, vector_oid
         self._lock = threading.Lock()
         self._judgement: tuple[float, Judgement] | None = None
-        self._counts: dict[Filter, _Count] = {}
+        self._counts: dict[bytes, _Count] = {}  # by what tells one filter from another
         self._complete_to = 0  # no item of this revision or an older one is missing
         builder.consider(place)
 
@@ -158,8 +159,10 @@ class PostgresSpace:
     def _matches(self, filter: Filter) -> int:
         """Count what matches, as far as it decides anything; a moment old at most."""
         now = time.monotonic()
+        # Not by itself: 1 and True are equal, and some filters are megabytes.
+        name = hashlib.sha256(repr(filter).encode()).digest()
         with self._lock:
-            known = self._counts.get(filter)
+            known = self._counts.get(name)
         if known is not None and now - known.at < COUNT_FRESH_S:
             return known.matches
         parameters = Parameters()
@@ -173,7 +176,7 @@ class PostgresSpace:
         with self._lock:
             if len(self._counts) >= COUNTS_KEPT:
                 self._counts.clear()
-            self._counts[filter] = _Count(now, matches)
+            self._counts[name] = _Count(now, matches)
         return matches
 
     # --- filling

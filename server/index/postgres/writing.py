@@ -20,6 +20,10 @@ from server.index.postgres.binary import copy_rows, encoded_rows
 from server.index.postgres.database import Connection
 
 
+class SpaceGoneError(Exception):
+    """A space that vectors are meant for was removed, perhaps for another one of its key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Items in the order of their ids, each id once, with vectors by the number of their space."""
@@ -47,6 +51,7 @@ def put(connection: Connection, collection: int, batch: Batch) -> PutOutcome:
 
     Raises:
         NotFound: the collection was removed.
+        SpaceGoneError: a space was.
     """
     _stay(connection, collection)
     ids = [item.id for item in batch.items]
@@ -63,7 +68,10 @@ def put(connection: Connection, collection: int, batch: Batch) -> PutOutcome:
             ("id", "picture", "thumbnail"),
             ((item.id.encode(), item.picture, item.thumbnail) for item in with_bytes),
         )
-    for space in space_numbers(connection, collection):
+    spaces = space_numbers(connection, collection)
+    if not batch.vectors.keys() <= set(spaces):
+        raise SpaceGoneError
+    for space in spaces:
         _delete_from(connection, schema.vectors_table(space), ids)
         if space in batch.vectors:
             put_vectors(connection, space, ids, batch.vectors[space])

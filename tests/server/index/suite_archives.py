@@ -103,6 +103,10 @@ CHANGES: dict[str, Change] = {
     "a space of no text for a key": edited("manifest.json", spaces=[{"key": 7, "dim": 3}]),
     "a count that is wrong": edited("checksums.json", items=4),
     "a picture of no whole length": item(picture=9e9),
+    "a picture of more than 63 bits": item(picture=2**63),
+    "a model of no valid name": edited(
+        "manifest.json", spec={"metric": "l2", "model": "a\0", "dim": None}
+    ),
     "more picture than there is": item(picture=10**6),
     "bytes that are missing": replaced("bytes-000000.bin", b""),
     "bytes too many": replaced("vectors-000000.f32", b"more" * 1000),

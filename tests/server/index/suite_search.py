@@ -90,6 +90,30 @@ class SearchSuite(BaseSuite):
             with pytest.raises(InvalidInput):
                 space.search(wrong.astype(np.float32), Query())
 
+    @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+    @pytest.mark.parametrize("scale", [1e-14, 1e-10, 1e10, 1e14])
+    def test_very_short_and_long_vectors_are_compared(
+        self, store: Store, metric: Metric, scale: float
+    ) -> None:
+        collection = new_collection(store, metric)
+        rows = vectors(30, 7) * np.float32(scale)
+        collection.put([NewItem(str(i)) for i in range(30)], {SPACE: rows})
+        query = vectors(1, 7, seed=1) * np.float32(scale)
+        (hits,) = collection.space(SPACE, 7).search(query, Query(k=30))
+        found = np.array([hit.score for hit in hits])
+        expected = np.sort(scores_of(rows, query[0], metric))[::-1]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * abs(expected).max())
+        assert len(hits) == 30 and np.isfinite(found).all()
+
+    def test_what_has_no_direction_is_refused(self, store: Store) -> None:
+        collection = new_collection(store)
+        for size in (0.0, 1e-16, 1e-44):
+            rows = np.full((2, 3), size, np.float32)
+            rows[0] = 1
+            with pytest.raises(InvalidInput, match=r"row 1 .* direction"):
+                collection.put([NewItem("a"), NewItem("b")], {SPACE: rows})
+        assert collection.size().items == 0
+
     def test_equal_vectors_are_all_found(self, store: Store) -> None:
         collection = new_collection(store)
         rows = np.tile(vectors(1, 5), (20, 1))

@@ -260,3 +260,35 @@ def test_people_are_told_what_is_being_done() -> None:
     assert "being built" in Judgement(9, building=0.5).state(9, 0, 1, True).reason
     assert "one by one" in Judgement(9).state(9, 0, 1, True).reason
     assert "finds enough" in Judgement(9, "valid", 40, "finds enough").state(9, 0, 1, True).reason
+
+
+def test_what_an_index_cannot_hold_is_searched_without(eager: PostgresStore) -> None:
+    rows = random_rows(250, place.LARGEST_INDEXED_DIM + 1)
+    rows[7] *= 1e6  # float16 ends at 65,504
+    searched = filled(eager, rows)
+    wait_for(lambda: "cannot hold" in searched.state().reason)
+    assert searched.state().kind == "exact"
+    assert searched.search(rows[7:8], Query(k=1))[0][0].id == "0007"
+    assert not eager._database.rows(
+        sql.SQL("SELECT 1 WHERE to_regclass(%s) IS NOT NULL"), (searched.place.index_name,)
+    )
+    eager.close()
+
+
+def test_a_mistake_over_one_space_does_not_end_the_work_for_all(
+    eager: PostgresStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attend, failed = building.Builder.attend, []
+
+    def fail_first(self: building.Builder, place: object) -> bool:
+        if not failed:
+            failed.append(place)
+            raise IndexError("a mistake")
+        return attend(self, place)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(building.Builder, "attend", fail_first)
+    monkeypatch.setattr(building, "AGAIN_S", 0.0)
+    searched = filled(eager, random_rows(300, 4))
+    wait_for(lambda: searched.state().kind == "approximate")
+    assert failed and "a mistake" in caplog.text
+    eager.close()

@@ -12,7 +12,7 @@ from server.errors import Conflict, InvalidInput, NotFound
 from server.index.archive import restore_into
 from server.index.contract import Collection, CollectionSpec, NewItem, Query
 from server.index.embedded import open_store as open_folder
-from server.index.filters import OneOf
+from server.index.filters import Compare, OneOf
 from server.index.postgres import open_store, transfer
 from server.index.postgres.space import PostgresSpace
 from server.index.postgres.store import PostgresStore
@@ -153,3 +153,33 @@ def test_texts_that_no_database_keeps_are_refused(store: PostgresStore) -> None:
         with pytest.raises(InvalidInput, match="valid text"):
             call()
     assert not collection.update_metadata("\0", {})
+
+
+def test_vectors_follow_a_space_that_another_server_made_anew(
+    store: PostgresStore, url: str
+) -> None:
+    """What is known of a space may be a second old: its vectors must not go nowhere."""
+    other = open_store(url)
+    here = filled(store.create(CollectionSpec("cats", "l2")))
+    there = other.open("cats")
+    there.drop_space("s")
+    there.space("s", 3)
+    here.put([NewItem("00")], {"s": ROWS[:1] + 1})
+    (row,) = there.space("s", 3).vectors(["00"])
+    assert row is not None and row.tolist() == (ROWS[0] + 1).tolist()
+    there.drop_space("s")
+    here.put([NewItem("00")], {"s": ROWS[:1]})  # and comes to be again
+    (row,) = there.space("s", 3).vectors(["00"])
+    assert row is not None and row.tolist() == ROWS[0].tolist()
+    other.close()
+
+
+def test_filters_that_are_equal_in_python_are_counted_apart(store: PostgresStore) -> None:
+    collection = store.create(CollectionSpec("cats", "l2"))
+    metadata = [{"a": True}, {"a": 1}, {"a": 1.0}]
+    collection.put([NewItem(str(i), each) for i, each in enumerate(metadata)])
+    space = collection.space("s", 3)
+    assert isinstance(space, PostgresSpace)
+    counted = [space._matches(Compare(("a",), "eq", value)) for value in (1, True, 1.0)]
+    assert counted == [2, 1, 2]
+    assert all(len(name) == 32 for name in space._counts)
