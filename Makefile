@@ -86,6 +86,9 @@ bench-similarity: $(VENV)/.dev  ## vector search beside its peers, /similar over
 	$(BIN)/python -m benchmarks.similarity.swap
 	$(BIN)/python -m benchmarks.similarity.heads
 
+conformance: $(VENV)/.dev  ## ONNX's backend suite on ours, ONNX Runtime and onnx.reference; results as for bench
+	$(BIN)/python -W ignore -m benchmarks.conformance
+
 # --- checking it
 
 lint: $(VENV)/.dev  ## ruff and mypy

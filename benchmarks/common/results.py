@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,13 +40,25 @@ def targets_table(targets: Sequence[Target]) -> str:
     return markdown_table(["figure", "target", "measured", "reached"], rows)
 
 
+def origin(facts: Mapping[str, object], module: str | None = None) -> str:
+    """Return the last line of a page: which command made it, from which commit, on what.
+
+    `module` is what was run as `python -m module`; by default the one that runs now.
+    """
+    if module is None:
+        spec = sys.modules["__main__"].__spec__
+        module = spec.name.removesuffix(".__main__") if spec else "?"
+    machine = f"{facts['cores']} cores ({facts['cpu']})"
+    return f"Made by `python -m {module}` at commit {facts['commit']}, on {machine}.\n"
+
+
 def write_result(
-    name: str, facts: dict[str, object], targets: Sequence[Target], details: object, text: str
+    name: str, facts: Mapping[str, object], targets: Sequence[Target], details: object, text: str
 ) -> Path:
-    """Write `results/<name>.json` and `.md`; return the JSON's path."""
+    """Write `results/<name>.json` and `.md`, which ends in its origin; return the JSON's path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     document = {"machine": facts, "targets": [asdict(t) for t in targets], "details": details}
     path.write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".md").write_text(f"{text.rstrip()}\n\n{origin(facts)}")
     return path

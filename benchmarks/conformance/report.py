@@ -66,7 +66,8 @@ def write_report(results: Results, folder: Path = RESULTS) -> None:
 
 def report_text(results: Results) -> str:
     """Return the whole report as Markdown."""
-    parts = ["# Conformance: the ONNX backend suite\n", totals_table(results)]
+    parts = ["# Conformance: the ONNX backend suite\n", "`make conformance` makes this page.\n"]
+    parts.append(totals_table(results))
     if targets := _targets(results):
         parts.append(targets_table(targets))
     if failures := _failures(results.get(OURS, {})):

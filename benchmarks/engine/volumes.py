@@ -83,10 +83,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     least = at_least("ONNX Runtime's time over ours, least row", min(r["ratio"] for r in rows), 1.0)
     table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
-    text = (
-        "# Convolutions of volumes beside ONNX Runtime\n\n`python -m benchmarks.engine.volumes`\n\n"
-        f"{targets_table([least])}\n{table}"
-    )
+    text = f"# Convolutions of volumes beside ONNX Runtime\n\n{targets_table([least])}\n{table}"
     write_result("volumes", machine_facts("onnxruntime", "numpy"), [least], rows, text)
 
 

@@ -40,7 +40,7 @@ class Tally:
         head = (
             f"# Mutated model files\n\n{total:,} inputs, {faults} faults (any other exception than "
             f"the engine's own, a crash, a hang); most memory of a process "
-            f"{self.peak_bytes / 1e6:.0f} MB.\n"
+            f"{self.peak_bytes / 1e6:.0f} MB. Made by `python -m benchmarks.fuzz`.\n"
         )
         rows = [[o, f"{count:,}", f"{count / total:.1%}"] for o, count in self._ordered()]
         parts = [head, markdown_table(["outcome", "inputs", "share"], rows)]

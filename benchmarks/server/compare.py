@@ -240,7 +240,6 @@ def report(figures: Figures, facts: Mapping[str, object], checked: list[Target])
     )
     text += f"the same {facts['cores']} cores ({facts['cpu']}). CPU: of the server's process tree, "
     text += "per request. Other CPU: share of the machine used meanwhile by neither.\n\n"
-    text += "`python -m benchmarks.server.compare` makes this page.\n\n"
     text += targets_table(checked)
     header = ["server", "c", "req/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms", "other CPU"]
     for kind in BODIES:

@@ -202,7 +202,6 @@ def main() -> int:
     total = lag[float("inf")]
     rows = [[f"{bound * 1e3:g}", f"{count / total:.3%}"] for bound, count in sorted(lag.items())]
     text += markdown_table(["late by at most, ms", "share of the time"], rows)
-    text += "\n`python -m benchmarks.server.lag` makes this page.\n"
     print(text)
     if not arguments.dry:
         details = {"buckets_s": {str(k): v for k, v in lag.items()}, "load": point.as_dict()}

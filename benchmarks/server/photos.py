@@ -120,9 +120,8 @@ def report(taken: Taken, facts: Mapping[str, object], checked: list[Target]) -> 
     """Return the page."""
     text = "# `photos` over HTTP, beside a FastAPI wrapper around ONNX Runtime\n\n"
     text += "A 32 x 32 PNG in, the five best classes out; closed loop with wrk on the same "
-    text += f"{facts['cores']} cores ({facts['cpu']}), commit {facts['commit']}. The wrapper's "
-    text += "better style counts at each point.\n\n`python -m benchmarks.server.photos` makes this "
-    text += "page.\n\n" + targets_table(checked) + "\n"
+    text += f"{facts['cores']} cores ({facts['cpu']}). The wrapper's better style counts at each "
+    text += "point.\n\n" + targets_table(checked) + "\n"
     header = ["server", "c", "req/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "other CPU"]
     columns = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "cpu_ms", "other_cpu")
     values = [medians(taken, column) for column in columns]

@@ -77,7 +77,6 @@ def main() -> int:
     text += targets_table(targets) + "\n"
     rows = [[f"{bound * 1e3:g}", f"{count / total:.3%}"] for bound, count in sorted(lag.items())]
     text += markdown_table(["late by at most, ms", "share of the time"], rows)
-    text += "\n`python -m benchmarks.server.saturation` makes this page.\n"
     print(text)
     if not arguments.dry:
         details = {

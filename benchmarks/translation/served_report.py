@@ -16,7 +16,7 @@ ABOUT = f"""# Served translation: Millrace beside a wrapper of CTranslate2
 
 {CLIENTS} clients, each sending one sentence of 3 to 60 tokens at a time, closed loop on the cores
 that serve; same weights and, in each comparison, the same precision in both servers; at most
-{LONGEST} tokens, sentence cache off. `python -m benchmarks.translation.served` makes this page.
+{LONGEST} tokens, sentence cache off.
 
 """
 
