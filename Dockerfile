@@ -2,8 +2,8 @@
 # run time but the artifact cache and collections, so the root file system may be read-only.
 #
 #   docker build -t millrace .
-#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --tmpfs /var/cache/millrace \
-#       -v millrace:/var/lib/millrace millrace
+#   docker run --rm -p 8000:8000 --read-only --tmpfs /tmp \
+#       -v millrace-cache:/var/cache/millrace -v millrace:/var/lib/millrace millrace
 #
 # core.txt in place of serve.txt leaves out the libraries of vector search, PostgreSQL and learning:
 #   docker build -t millrace --build-arg LOCK=core.txt .

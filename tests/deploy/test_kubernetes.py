@@ -9,6 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from engine.artifact_cache import CACHE_BYTES
+from engine.cpu.code_files import MAX_BYTES
 from server.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -53,6 +55,12 @@ def test_everything_selects_the_pods():
     assert KINDS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels
     target = KINDS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", "millrace")
+
+
+def test_a_full_cache_does_not_evict_the_pod():
+    [cache] = [volume for volume in POD["spec"]["volumes"] if volume["name"] == "cache"]
+    gib = int(cache["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+    assert gib << 30 > CACHE_BYTES + MAX_BYTES
 
 
 def test_a_pod_has_time_to_drain():
