@@ -60,7 +60,12 @@ class CodeStore:
         self._files = CodeFiles(folder) if keep and folder is not None else None
 
     def get(
-        self, kernels: Sequence[Kernel], target: Target, progress: Progress | None = None
+        self,
+        kernels: Sequence[Kernel],
+        target: Target,
+        progress: Progress | None = None,
+        *,
+        aside: bool = False,
     ) -> dict[Kernel, Handle]:
         """Return the code of kernels, loaded.
 
@@ -68,6 +73,8 @@ class CodeStore:
             kernels: Specifications; equal ones count once.
             target: The processor, which must be this machine's.
             progress: Is told how many of the missing kernels are compiled, after each.
+            aside: Whether children compile all that they can, so that this process goes on with
+                what it serves.
         """
         keys = {kernel: kernel_key(kernel, target) for kernel in kernels}
         found = self._known(keys)
@@ -75,7 +82,7 @@ class CodeStore:
             with self._lock:  # LLVM works for one thread at a time anyway
                 found = self._known(keys)
                 missing = {kernel: key for kernel, key in keys.items() if kernel not in found}
-                found.update(self._load(missing, target, progress))
+                found.update(self._load(missing, target, progress, aside))
         return found
 
     def codes(
@@ -102,12 +109,16 @@ class CodeStore:
         return {kernel: handle for kernel, handle in pairs if handle is not None}
 
     def _load(
-        self, missing: Mapping[Kernel, str], target: Target, progress: Progress | None
+        self,
+        missing: Mapping[Kernel, str],
+        target: Target,
+        progress: Progress | None,
+        aside: bool,
     ) -> dict[Kernel, Handle]:
         codes = self._read(missing)
         absent = {kernel: key for kernel, key in missing.items() if kernel not in codes}
         if absent:
-            codes.update(self._compile(absent, target, progress))
+            codes.update(self._compile(absent, target, progress, aside))
         handles = self._link({missing[kernel]: code for kernel, code in codes.items()}, target)
         return {kernel: handles[missing[kernel]] for kernel in codes}
 
@@ -128,7 +139,11 @@ class CodeStore:
         return {kernel: code for kernel, code in pairs if code is not None}
 
     def _compile(
-        self, keys: Mapping[Kernel, str], target: Target, progress: Progress | None
+        self,
+        keys: Mapping[Kernel, str],
+        target: Target,
+        progress: Progress | None,
+        aside: bool = False,
     ) -> dict[Kernel, bytes]:
         named = {symbol(key): kernel for kernel, key in keys.items()}
         codes: dict[Kernel, bytes] = {}
@@ -141,7 +156,7 @@ class CodeStore:
             if progress is not None:
                 progress(len(codes), len(keys))
 
-        compile_many(named, target, done, processes=allowed_cores())
+        compile_many(named, target, done, processes=allowed_cores(), aside=aside)
         if self._files is not None:
             self._files.make_room()
         return codes

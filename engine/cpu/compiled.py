@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
+
+import numpy as np
 
 from engine.cpu.code_store import Handle
 from engine.cpu.lanes import Lanes
@@ -32,6 +34,14 @@ class Coverage:
     graph: str
 
 
+class PackedWeights(Protocol):
+    """Fixed values as kernels read them."""
+
+    @property
+    def arrays(self) -> Sequence[np.ndarray]:
+        """Their bytes, one array each."""
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledGraph:
     """A graph with native code.
@@ -43,7 +53,7 @@ class CompiledGraph:
         coverage: What became of every node.
         lanes: Where runs get their memory.
         code: The kernels, which stay loaded as long as these are held.
-        weights: Whatever holds the packed weights in memory.
+        weights: The packed weights, which stay in memory as long as these are held.
         weights_bytes: Size of the packed weights.
     """
 
@@ -53,5 +63,5 @@ class CompiledGraph:
     coverage: tuple[Coverage, ...]
     lanes: Lanes
     code: Sequence[Handle]
-    weights: object
+    weights: PackedWeights
     weights_bytes: int

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import engine.cpu.lower.families  # noqa: F401  # registers the rules
+from engine.cpu.beside import Beside
 from engine.cpu.binding import Binder
 from engine.cpu.buffers import Program
 from engine.cpu.code_store import CodeStore, Progress
@@ -205,18 +206,25 @@ def compile_graph(
     store: CodeStore | None = None,
     progress: Progress | None = None,
     deadline: Deadline | None = None,
+    beside: Beside | None = None,
 ) -> CompiledGraph:
-    """Compile a graph; kernels come from `store` where they are known already."""
+    """Compile a graph; kernels come from `store` where they are known already.
+
+    `beside` is what plans of the same model for other sizes share: such a plan is compiled while
+    they serve, so children do what they can of it.
+    """
     deadline = deadline or Deadline(limits.load_s)
     compiler = GraphCompiler(target, registry, limits, precision, deadline)
     rewritten = compiler.rewrite(graph)
-    weights, lanes = WeightStore(), Lanes()
-    with ThreadPoolExecutor(1) as beside:  # LLVM and numpy both let go of the GIL
-        compiling = beside.submit(
+    weights = WeightStore() if beside is None else WeightStore(beside.weights)
+    lanes = Lanes() if beside is None else beside.lanes
+    with ThreadPoolExecutor(1) as other:  # LLVM and numpy both let go of the GIL
+        compiling = other.submit(
             (store or CodeStore()).get,
             kernels_of(compiler.lowered),
             target,
             in_time(deadline, progress),
+            aside=beside is not None,
         )
         packed = [_packed(each, weights, deadline) for each in compiler.lowered]
         handles = compiling.result()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from engine.container import ContainerWriter
+from engine.cpu.beside import Beside
 from engine.cpu.compiled import CompiledGraph, Coverage
 from engine.cpu.native_artifact import fingerprint, read_native, read_whole
 from engine.cpu.plan import CpuPlan
@@ -82,17 +83,19 @@ def _specializing(
     """Return a plan that serves with `plan`, and compiles the graph for sizes that come."""
     registry, limits = registry_of(options.operators), options.limits
     options = replace(options, deadline=None)  # sizes come long after loading
+    beside = Beside()
 
-    def compile_sizes(sizes: Mapping[str, int]) -> Plan:
-        return _compile(specialized(graph, sizes, registry, limits), options)
+    def compile_sizes(sizes: Mapping[str, int]) -> CpuPlan:
+        beside.borrow(plan.compiled)
+        return _compile(specialized(graph, sizes, registry, limits), options, beside)
 
-    return SpecializingPlan(graph, plan, symbols, compile_sizes)
+    return SpecializingPlan(graph, plan, symbols, compile_sizes, beside)
 
 
-def _compile(graph: Graph, options: CompileOptions) -> CpuPlan:
+def _compile(graph: Graph, options: CompileOptions, beside: Beside | None = None) -> CpuPlan:
     compiling: Any = importlib.import_module(COMPILER)
     compiled: CompiledGraph = compiling.compile_graph(
-        graph, threads=_threads(options), **_how(options)
+        graph, threads=_threads(options), beside=beside, **_how(options)
     )
     return _plan(compiled, options)
 

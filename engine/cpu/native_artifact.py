@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import llvmlite
@@ -86,9 +87,16 @@ def read_native(
         coverage=tuple(Coverage(nodes[n], reason, where) for n, reason, where in data["coverage"]),
         lanes=lanes,
         code=list(handles.values()),
-        weights=weights,
+        weights=_Mapped(list(weights.values())),
         weights_bytes=sum(array.nbytes for array in weights.values()),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Mapped:
+    """Packed weights where the file is mapped."""
+
+    arrays: Sequence[np.ndarray]
 
 
 def read_whole(data: Json, blobs: Sequence[memoryview]) -> Graph | None:

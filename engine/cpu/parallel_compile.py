@@ -11,8 +11,9 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Final
 
@@ -26,12 +27,18 @@ KERNELS_PER_CHILD: Final = 6  # fewer are done here before a child has started
 MAX_CHILDREN: Final = 7
 CHILD_S: Final = 60.0  # how long a child may take for what it has in hand when all else is done
 MAX_CODE_BYTES: Final = 64 << 20
+LOOK_S: Final = 0.05  # how often it is looked at what children made while this process only waits
 
 Done = Callable[[str, bytes], None]  # name of the function, its object file
 
 
 def compile_many(
-    jobs: Mapping[str, Kernel], target: Target, done: Done, *, processes: int = 1
+    jobs: Mapping[str, Kernel],
+    target: Target,
+    done: Done,
+    *,
+    processes: int = 1,
+    aside: bool = False,
 ) -> None:
     """Compile kernels by the names of their functions; `done` is called from this thread.
 
@@ -40,11 +47,14 @@ def compile_many(
         target: The processor.
         done: Is told of each.
         processes: How many may work at the same time, this one included.
+        aside: Whether a child does all that it can, and this process what is left.
     """
     work = _Work(jobs, target)
     children = min(processes - 1, len(jobs) // KERNELS_PER_CHILD, MAX_CHILDREN)
-    helpers = [_Helper(work) for _ in range(children)]
+    helpers = [_Helper(work) for _ in range(1 if aside else children)]
     try:
+        if aside:
+            _wait_while_it_goes_on(helpers, work, done)
         while (name := work.take_last()) is not None:
             done(name, compile_kernel(jobs[name], name, target))
             work.report(done)
@@ -56,6 +66,17 @@ def compile_many(
     work.report(done)
     for name in jobs.keys() - work.reported - work.own:
         done(name, compile_kernel(jobs[name], name, target))
+
+
+def _wait_while_it_goes_on(helpers: Sequence[_Helper], work: _Work, done: Done) -> None:
+    """Leave the work to children as long as kernels keep coming."""
+    seen, since = 0, time.monotonic()
+    while any(helper.is_busy for helper in helpers) and time.monotonic() < since + CHILD_S:
+        for helper in helpers:
+            helper.wait(LOOK_S)
+        work.report(done)
+        if len(work.reported) > seen:
+            seen, since = len(work.reported), time.monotonic()
 
 
 class _Work:
@@ -116,10 +137,15 @@ class _Helper:
             return
         self._thread = thread
 
-    def wait(self) -> None:
+    def wait(self, seconds: float = CHILD_S) -> None:
         """Give the child time to finish what it has in hand."""
         if self._thread is not None:
-            self._thread.join(CHILD_S)
+            self._thread.join(seconds)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the child may still bring something."""
+        return self._thread is not None and self._thread.is_alive()
 
     def end(self) -> None:
         """Leave nothing running and nothing to reap."""

@@ -42,7 +42,7 @@ class CpuPlan:
         """Make a compiled graph ready to run; kernels besides its own come from `store`."""
         self._compiled, self._target, self._store = compiled, target, store or CodeStore()
         self._types, self._regions = compiled.types, compiled.regions
-        self.coverage = compiled.coverage
+        self.coverage, self.code = compiled.coverage, compiled.code
         self._watched = threading.local()
         hosted = hosted_operators(compiled.graph, registry, self._store, target)
         own = registry.extended([_region_operator(self._regions, self._watched), *hosted])
@@ -86,6 +86,11 @@ class CpuPlan:
             owner=self._compiled,
         )
 
+    @property
+    def compiled(self) -> CompiledGraph:
+        """What it runs."""
+        return self._compiled
+
     def memory(self) -> Mapping[str, int]:
         """Return bytes of weights, of arenas made so far, of code, and of what runs so far took of
         the cores' own memory.
@@ -94,7 +99,7 @@ class CpuPlan:
         return {
             "weights_bytes": portable["weights_bytes"] + self._compiled.weights_bytes,
             "arena_bytes": self._compiled.lanes.size_bytes,
-            "code_bytes": sum(handle.code_bytes for handle in self._compiled.code),
+            "code_bytes": sum(handle.code_bytes for handle in self.code),
             "scratch_bytes": max((r.scratch_bytes for r in self._regions), default=0),
         }
 

@@ -3,7 +3,8 @@
 Kernels on pictures have fixed heights and widths in them. A model that leaves these open runs its
 convolutions from their portable definitions at first; each combination of sizes that comes is
 compiled by a thread of low priority, and used from then on. A run never waits for that. The latest
-few combinations are kept.
+few combinations are kept. They share packed weights of equal bytes and the memory of their runs
+(`engine.cpu.beside`), and children compile their kernels, so that the process goes on serving.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from engine.cpu.beside import Beside
+from engine.cpu.code_store import Handle
 from engine.cpu.compiled import Coverage
 from engine.device import Measured, Plan, RunControl
 from engine.errors import EngineError
@@ -35,6 +38,7 @@ class CoveredPlan(Plan, Measured, Protocol):
     """A plan that knows which nodes have native code."""
 
     coverage: tuple[Coverage, ...]
+    code: Sequence[Handle]
 
 
 def open_symbols(graph: Graph, coverage: Iterable[Coverage]) -> tuple[str, ...]:
@@ -86,14 +90,25 @@ class SpecializingPlan:
         graph: Graph,
         general: CoveredPlan,
         symbols: Sequence[str],
-        compile_sizes: Callable[[Mapping[str, int]], Plan],
+        compile_sizes: Callable[[Mapping[str, int]], CoveredPlan],
+        beside: Beside,
     ) -> None:
-        """Serve with `general`; `compile_sizes` makes the plan for numbers of `symbols`."""
-        self.coverage = general.coverage
+        """Serve with `general`.
+
+        Args:
+            graph: The graph.
+            general: Its plan for all sizes.
+            symbols: The sizes that plans are made for.
+            compile_sizes: Makes the plan for numbers of `symbols`.
+            beside: Memory of these plans.
+        """
+        self.coverage, self._beside = general.coverage, beside
         self._general, self._symbols, self._compile = general, tuple(symbols), compile_sizes
         told = _told(graph)
         self._axes = [told[symbol] for symbol in self._symbols]
-        self._plans: OrderedDict[Sizes, Plan | None] = OrderedDict()  # None: it cannot be made
+        self._plans: OrderedDict[Sizes, CoveredPlan | None] = (
+            OrderedDict()
+        )  # None: it cannot be made
         self._waiting: deque[Sizes] = deque()
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
@@ -109,12 +124,17 @@ class SpecializingPlan:
         return (self._plan_for(sizes) or self._general).run(feeds, fetches, control)
 
     def memory(self) -> Mapping[str, int]:
-        """Return the bytes of all plans together; they take the same cores' own memory."""
+        """Return the bytes of all plans together, what they share counted once."""
         with self._lock:
             plans = [self._general, *(p for p in self._plans.values() if p is not None)]
-        parts = [plan.memory() for plan in plans]
-        together = {key: sum(part[key] for part in parts) for key in parts[0]}
-        return {**together, "scratch_bytes": max(part.get("scratch_bytes", 0) for part in parts)}
+        general, *others = (plan.memory() for plan in plans)
+        code = {id(handle): handle.code_bytes for plan in plans for handle in plan.code}
+        return {
+            "weights_bytes": general["weights_bytes"] + self._beside.weights.size_bytes,
+            "arena_bytes": general["arena_bytes"] + self._beside.lanes.size_bytes,
+            "code_bytes": sum(code.values()),
+            "scratch_bytes": max(part["scratch_bytes"] for part in (general, *others)),
+        }
 
     def least_seconds(self, flops: float, size_bytes: float) -> float:
         """Return what arithmetic and memory traffic take at this machine's measured peak."""
@@ -127,7 +147,7 @@ class SpecializingPlan:
             worker.join(timeout_s)
         return worker is None or not worker.is_alive()
 
-    def _plan_for(self, sizes: Sizes) -> Plan | None:
+    def _plan_for(self, sizes: Sizes) -> CoveredPlan | None:
         with self._lock:
             if sizes in self._plans:
                 self._plans.move_to_end(sizes)
@@ -155,7 +175,7 @@ class SpecializingPlan:
                 while len(self._plans) > KEPT:
                     self._plans.popitem(last=False)
 
-    def _compile_one(self, sizes: Sizes) -> Plan | None:
+    def _compile_one(self, sizes: Sizes) -> CoveredPlan | None:
         try:
             return self._compile(dict(zip(self._symbols, sizes, strict=True)))
         except (EngineError, MemoryError, OSError, RuntimeError) as error:

@@ -301,6 +301,27 @@ def test_what_children_cannot_do_is_done_here(monkeypatch):
     assert got.keys() == jobs.keys()
 
 
+def test_a_process_that_serves_leaves_all_to_a_child(monkeypatch):
+    def refuse(kernel: Kernel, name: str, target: Target) -> bytes:
+        raise AssertionError(f"{name} was compiled here")
+
+    real = parallel_compile.compile_kernel
+    monkeypatch.setattr(parallel_compile, "compile_kernel", refuse)
+    jobs = {f"f{n}": Fill(1 << n) for n in range(3)}
+    got: dict[str, bytes] = {}
+    compile_many(jobs, host_target(), got.__setitem__, aside=True)
+    assert got == {name: real(kernel, name, host_target()) for name, kernel in jobs.items()}
+
+
+@pytest.mark.parametrize("command", [("/nonexistent/python",), ("/bin/false",)])
+def test_a_child_that_fails_leaves_no_gap_aside(monkeypatch, command):
+    monkeypatch.setattr(parallel_compile, "COMMAND", command)
+    jobs = {"f": Fill(1), "p": Put(7)}
+    got: dict[str, bytes] = {}
+    compile_many(jobs, host_target(), got.__setitem__, aside=True)
+    assert got.keys() == jobs.keys()
+
+
 @pytest.mark.parametrize(
     "command",
     [("/nonexistent/python",), ("/bin/false",), ("/bin/echo", "nonsense, eight bytes and more")],

@@ -10,6 +10,7 @@ from onnx import helper as h
 import engine
 from engine.cpu.plan import CpuPlan
 from engine.cpu.specializing import KEPT, SpecializingPlan
+from engine.cpu.weight_store import BLOCK_BYTES, WeightPool
 from tests.engine.onnx_models import model
 
 
@@ -104,3 +105,79 @@ def test_many_sizes_from_many_threads() -> None:
         for y, expected in zip(got, want, strict=True):
             np.testing.assert_allclose(y, expected, 1e-4, 1e-5)
         assert plan_of(native).wait(60)
+
+
+# ------------------------------------------------------------------ what plans share
+
+
+def test_sizes_share_weights_and_memory_of_runs() -> None:
+    """Were nothing shared, every size would add its own."""
+    with engine.load(source(), device="cpu", threads=1) as native:
+        plan = plan_of(native)
+        found = []
+        for height in (16, 24, 32, 16):
+            native.run({"x": pictures(1, height, 16)})
+            assert plan.wait(60)
+            native.run({"x": pictures(1, height, 16)})
+            found.append(native.memory())
+        assert len({each.weights_bytes for each in found}) == 1
+        specials = [p for p in plan._plans.values() if isinstance(p, CpuPlan)]
+        assert len(specials) == 3
+        taken = [p.memory()["arena_bytes"] for p in specials]
+        general = plan._general.memory()["arena_bytes"]
+        assert taken == [taken[0]] * 3 and found[-1].arena_bytes == general + taken[0] > 0
+        weights = [p.compiled.weights.arrays for p in specials]
+        assert all(
+            {int(a.ctypes.data) for a in each} == {int(a.ctypes.data) for a in weights[0]}
+            for each in weights
+        )
+
+
+def test_weights_of_the_general_plan_are_lent() -> None:
+    """What has native code for all sizes is packed once for all plans."""
+    rng = np.random.default_rng(0)
+    fixed = {
+        "w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32),
+        "m": rng.standard_normal((200, 300)).astype(np.float32),
+    }
+    nodes = [
+        h.make_node("Conv", ["x", "w"], ["y"]),
+        h.make_node("MatMul", ["z", "m"], ["p"]),
+    ]
+    inputs = [("x", ["N", 3, "H", "W"]), ("z", ["N", 200])]
+    data = model(nodes, inputs, [("y", None), ("p", None)], fixed)
+    feeds = {"x": pictures(2, 8, 8), "z": rng.standard_normal((2, 200)).astype(np.float32)}
+    with engine.load(data, device="cpu") as native:
+        before = native.memory().weights_bytes
+        want = native.run(feeds)
+        assert plan_of(native).wait(60)
+        got = native.run(feeds)
+        assert native.memory().weights_bytes - before < fixed["m"].nbytes // 2
+    for name, y in want.items():
+        np.testing.assert_allclose(got[name], y, 1e-4, 1e-4)
+
+
+def test_a_pool_keeps_equal_bytes_once_and_nothing_for_nobody() -> None:
+    pool = WeightPool()
+    x, y = np.arange(1000, dtype=np.float32), np.ones((3, 5), np.int8)
+    first, again, other = pool.hold(x), pool.hold(x.copy().reshape(10, 100)), pool.hold(y)
+    assert first is again and first is not other
+    assert first.array.tobytes() == x.tobytes() and other.array.tobytes() == y.tobytes()
+    assert first.array.ctypes.data % 64 == other.array.ctypes.data % 64 == 0
+    assert pool.size_bytes == x.nbytes + y.nbytes
+    del first, again
+    assert pool.size_bytes == y.nbytes
+    lent = pool.lend([x, y])
+    assert pool.hold(x) is lent[0] and lent[1] is other
+    assert lent[0].array.ctypes.data == x.ctypes.data
+    assert pool.size_bytes == y.nbytes  # what is lent is the lender's
+    empty = pool.hold(np.zeros(0, np.float32))
+    assert empty.array.nbytes == 0
+
+
+def test_large_values_have_blocks_of_their_own() -> None:
+    pool = WeightPool()
+    large = [np.full(BLOCK_BYTES // 4 + k, k, np.uint8) for k in range(5)]
+    held = [pool.hold(each) for each in large]
+    for each, array in zip(held, large, strict=True):
+        assert each.array[0] == each.array[-1] == array[0] and each.array.nbytes == array.nbytes
