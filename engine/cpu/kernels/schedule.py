@@ -92,7 +92,7 @@ def conv_schedule(kernel: ImageConv, target: Target) -> ConvSchedule:
     weights = panel_bytes * panels.count
     flops = 2 * height * panels.width * terms
     work = tiles * panels.count * kernel.groups
-    wanted = _tasks(work * flops)
+    wanted = _tasks(work * flops // (TILES_SPEED if kernel.step(target) else 1))
     read = height * kernel.strides[0] * kernel.strides[1] * kernel.x.pitch * size
     fit = max(1, target.l2_bytes // 2 // read)
     if weights * kernel.groups <= target.l2_bytes // 2:

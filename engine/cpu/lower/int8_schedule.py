@@ -51,7 +51,8 @@ def integer_conv_schedule(kernel: IntegerConv, target: Target) -> ConvSchedule:
     weights = terms * panels.width * packed_row_bytes(target) * panels.count
     flops = 2 * height * panels.width * terms
     work = tiles * panels.count * kernel.groups
-    wanted = max(1, min(TASKS, work * flops // TASK_FLOPS))
+    task_flops = TASK_FLOPS * (TILES_SPEED if kernel.step(target) else 1)
+    wanted = max(1, min(TASKS, work * flops // task_flops))
     read = height * kernel.strides[0] * kernel.strides[1] * kernel.x.pitch
     fit = max(1, target.l2_bytes // 2 // read)
     if weights * kernel.groups <= target.l2_bytes // 2:

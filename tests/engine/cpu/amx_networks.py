@@ -52,7 +52,7 @@ def reference(source: bytes, feeds: Feeds) -> np.ndarray:
 
 
 def half_pictures() -> bytes:
-    """What a residual network is made of: a thin input, windows, a residual, a classifier."""
+    """A thin input, windows, a residual, a transposed convolution, a classifier."""
     nodes = [
         node("Conv", ["x", "w1"], ["a"], pads=[3, 3, 3, 3], strides=[2, 2]),
         node("Relu", ["a"], ["b"]),
@@ -61,7 +61,8 @@ def half_pictures() -> bytes:
         node("Relu", ["d"], ["e"]),
         node("Conv", ["e", "w3"], ["f"], pads=[1, 1, 1, 1], strides=[2, 2]),
         node("Conv", ["f", "w4"], ["g"]),
-        node("GlobalAveragePool", ["g"], ["h"]),
+        node("ConvTranspose", ["g", "w6"], ["t"], strides=[2, 2]),
+        node("GlobalAveragePool", ["t"], ["h"]),
         node("Flatten", ["h"], ["i"]),
         node("Gemm", ["i", "w5"], ["y"]),
     ]
@@ -70,7 +71,8 @@ def half_pictures() -> bytes:
         "w2": (32, 32, 3, 3),
         "w3": (64, 32, 3, 3),
         "w4": (96, 64, 1, 1),
-        "w5": (96, 10),
+        "w5": (40, 10),
+        "w6": (96, 40, 2, 2),
         "b2": (32,),
     }
     weights = {name: normal(*s, seed=i) * 0.1 for i, (name, s) in enumerate(shapes.items())}

@@ -119,7 +119,7 @@ def contractions(source: bytes, precision: str) -> list[Any]:
 
 def test_networks_take_tiles_where_they_can() -> None:
     found = contractions(half_pictures(), "bf16")
-    assert len(found) == 5 and not any(isinstance(kernel, Winograd) for kernel in found)
+    assert len(found) >= 6 and not any(isinstance(kernel, Winograd) for kernel in found)
     assert all(kernel.step(target_for("amx")) for kernel in found)
     found = contractions(conv_net(channels=32, filters=64), "fp32")
     assert len(found) == 4 and all(kernel.step(target_for("amx")) for kernel in found)
