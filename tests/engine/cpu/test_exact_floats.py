@@ -88,10 +88,12 @@ def test_softmax_of_what_is_no_number() -> None:
 
 @pytest.mark.parametrize("op", ["Erf", "Tanh", "Sigmoid", "Gelu", "Softplus", "Elu", "Mish"])
 def test_functions(op: str) -> None:
-    x = np.random.default_rng(2).standard_normal((400, 50)).astype(np.float32) * 3
-    weights = {"scale": np.float32(0.004).reshape(()), "zero": np.array(120, np.uint8)}
+    """65,536 steps, so that last bits of some hundred thousand values would show."""
+    x = np.random.default_rng(2).standard_normal((4000, 50)).astype(np.float32) * 3
+    weights = {"scale": np.float32(2e-4).reshape(()), "zero": np.array(16_000, np.uint16)}
     nodes = [node(op, ["x"], ["f"]), node("QuantizeLinear", ["f", "scale", "zero"], ["y"])]
-    data = model(nodes, [("x", ["N", 50])], [("y", ["N", 50], BYTES)], weights, opset=20)
+    kind = onnx.TensorProto.UINT16
+    data = model(nodes, [("x", ["N", 50])], [("y", ["N", 50], kind)], weights, opset=21)
     got, want = both(data, {"x": x})
     np.testing.assert_array_equal(got["y"], want["y"])
 
@@ -99,9 +101,10 @@ def test_functions(op: str) -> None:
 def test_a_deep_transformer_keeps_to_the_reference() -> None:
     """Twelve blocks, each fed with what the one before gave: no byte goes astray on the way."""
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((4, 31, 24)).astype(np.float32)
-    mask = np.where(np.arange(31) < 27, 0.0, -1e4).astype(np.float32)
-    mask = np.broadcast_to(mask, (4, 1, 1, 31)).copy()
+    items, length = 8, 31
+    x = rng.standard_normal((items, length, 24)).astype(np.float32)
+    mask = np.where(np.arange(length) < 27, 0.0, -1e4).astype(np.float32)
+    mask = np.broadcast_to(mask, (items, 1, 1, length)).copy()
     data = transformer_block(2)
     with engine.load(data, device="cpu") as native, engine.load(data, device="reference") as oracle:
         got = want = x
