@@ -11,11 +11,11 @@ from server.errors import Conflict, InvalidInput, ModelNotReady, NotFound, Serve
 from server.handlers.call import Call
 from server.handlers.failures import as_server_error
 from server.handlers.flights import Flights
-from server.index.contract import Collection, Space
+from server.index.contract import Collection, Space, Vector
 from server.repository.deployment import Deployment
 from server.serving import serving_of
 from server.similarity.embedding import Timings, embed
-from server.similarity.search import Found, ItemId, Sought, Vector, Wanted
+from server.similarity.search import Found, ItemId, Sought, Wanted
 from server.similarity.service import Collections, given_space, no_model, not_loaded
 from server.similarity.spaces import made_by
 from server.similarity.stores import THREADS

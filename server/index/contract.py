@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,43 @@ class Hit(NamedTuple):
     score: float
 
 
+class Hits(Sequence[Hit]):
+    """What was found for one query, nearest first.
+
+    Ids and scores lie side by side, and a `Hit` is made of them when it is looked at: a batch
+    has thousands.
+    """
+
+    __slots__ = ("ids", "scores")
+
+    def __init__(self, ids: list[str], scores: list[float]) -> None:
+        """Take ids (n,) and their scores (n,)."""
+        self.ids, self.scores = ids, scores
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, at: int) -> Hit: ...
+    @overload
+    def __getitem__(self, at: slice) -> Hits: ...
+    def __getitem__(self, at: int | slice) -> Hit | Hits:
+        if isinstance(at, slice):
+            return Hits(self.ids[at], self.scores[at])
+        return Hit(self.ids[at], self.scores[at])
+
+    def __iter__(self) -> Iterator[Hit]:
+        return map(Hit, self.ids, self.scores)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment] # as of a list: its parts may change
+
+    def __repr__(self) -> str:
+        return f"Hits({list(self)})"
+
+
 @dataclass(frozen=True, slots=True)
 class IndexState:
     """How a space is searched now, and why."""
@@ -131,7 +168,7 @@ class Space(Protocol):
     def dim(self) -> int:
         """Return the length of its vectors."""
 
-    def search(self, queries: Vectors, query: Query) -> list[list[Hit]]:
+    def search(self, queries: Vectors, query: Query) -> list[Hits]:
         """Return the nearest items of each row of `queries` (m, dim), nearest first.
 
         A row has min(k, matches) hits always; `offset`, `min_score` and `exclude` take their part

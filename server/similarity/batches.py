@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from server.errors import InvalidInput, QueueFull, ServerError
 from server.execution import WorkerPool
 from server.index.checks import check_id, metadata_json
-from server.index.contract import Collection, NewItem, PutOutcome, Space
+from server.index.contract import Collection, NewItem, PutOutcome, Space, Vector
 from server.preprocessing import ImageLimits
 from server.repository.deployment import Lease
-from server.similarity.embedding import Vector, embed, embedding_space
+from server.similarity.embedding import embed, embedding_space
 from server.similarity.service import (
     Collections,
     checked_row,

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from server.batching import Work, WorkResult
 from server.errors import ModelNotReady, QueueFull, ServerError
 from server.execution import WorkerPool, as_server_error
+from server.index.contract import Vector
 from server.metrics import ModelMetrics, Phase
 from server.repository.deployment import Deployment
 from server.serving import NAME as SERVING
@@ -25,7 +25,6 @@ from server.similarity.spaces import SpaceName, space_key
 from server.tasks import ImageItem, Prepared
 from server.tasks.embedding import EmbeddingTask
 
-Vector = NDArray[np.float32]  # (dim,)
 Timings = dict[str, float]  # phase -> seconds, summed over the pictures
 
 GROUP_PICTURES = 16  # decoded by one job of a worker

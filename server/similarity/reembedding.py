@@ -15,10 +15,10 @@ import numpy as np
 
 from server.errors import RequestRejected, ServerError
 from server.execution import WorkerPool
-from server.index.contract import Collection, Missing, Space
+from server.index.contract import Collection, Missing, Space, Vector
 from server.repository.background import in_background
 from server.repository.deployment import Deployment
-from server.similarity.embedding import GROUP_PICTURES, Vector, embed
+from server.similarity.embedding import GROUP_PICTURES, embed
 from server.similarity.failures import Failures
 
 LOWEST = -9  # priority

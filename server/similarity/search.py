@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from server.errors import InvalidInput, NotFound, ServerError
 from server.index.checks import shown
-from server.index.contract import Collection, Hit, Query, Space
+from server.index.contract import Collection, Hit, Query, Space, Vector
 from server.similarity.service import checked_row
 from server.similarity.thumbnails import media_type
 
-Vector = NDArray[np.float32]
 Want = Literal["metadata", "thumbnail", "vector"]
 WANTS: tuple[Want, ...] = ("metadata", "thumbnail", "vector")
 
@@ -125,9 +124,9 @@ def _search_all(
     sought: Sequence[Sought],
     rows: Sequence[Vector | ServerError],
     wanted: Wanted,
-) -> list[list[Hit] | ServerError]:
+) -> list[Sequence[Hit] | ServerError]:
     """Search with the good rows; queries by item apart, since each leaves out another item."""
-    results: list[list[Hit] | ServerError] = [
+    results: list[Sequence[Hit] | ServerError] = [
         row if isinstance(row, ServerError) else [] for row in rows
     ]
     if space is None:
@@ -153,7 +152,9 @@ def _search_all(
 
 
 def _put(
-    results: list[list[Hit] | ServerError], places: Sequence[int], found: Sequence[list[Hit]]
+    results: list[Sequence[Hit] | ServerError],
+    places: Sequence[int],
+    found: Sequence[Sequence[Hit]],
 ) -> None:
     for place, hits in zip(places, found, strict=True):
         results[place] = hits
@@ -178,7 +179,7 @@ def _id_of(sought: Sought) -> str:
 def _told(
     collection: Collection,
     space: Space | None,
-    found: Sequence[list[Hit] | ServerError],
+    found: Sequence[Sequence[Hit] | ServerError],
     wants: frozenset[Want],
 ) -> list[list[dict[str, Any]] | ServerError]:
     ids = list(
@@ -190,7 +191,7 @@ def _told(
         if isinstance(hits, ServerError):
             results.append(hits)
         elif extras is None:
-            results.append([{"id": hit.id, "score": hit.score} for hit in hits])
+            results.append([{"id": id, "score": score} for id, score in hits])
         else:
             # An item that was removed since it was found is left out: it is no answer any more.
             results.append(

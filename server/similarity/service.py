@@ -15,14 +15,14 @@ from typing import Any, TypeVar, TypeVarTuple
 from server.errors import InvalidInput, ModelNotReady, NotFound, ServerError, VersionNotFound
 from server.execution import WorkerPool
 from server.index.checks import check_name, check_vectors, shown
-from server.index.contract import Collection, CollectionSpec, Size, Space, Store
+from server.index.contract import Collection, CollectionSpec, Size, Space, Store, Vector
 from server.metrics import Metrics
 from server.preprocessing import ImageLimits
 from server.repository.deployment import Deployment, Lease
 from server.repository.registry import Repository
 from server.settings import Settings
 from server.similarity.bindings import Bindings
-from server.similarity.embedding import Vector, embedding_task
+from server.similarity.embedding import embedding_task
 from server.similarity.probe import Probe
 from server.similarity.stores import Stores, StoreThreads
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import NotFound
-from server.index.contract import Hit, IndexState, Missing, Query, Vector, Vectors
+from server.index.contract import Hits, IndexState, Missing, Query, Vector, Vectors
 from server.index.embedded.held import HeldSpace
 from server.index.embedded.table import Names, Slots
 from server.index.search import Selection
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRIES = 2  # of a search beside writers, before it makes them wait
-_as_hit: Callable[[tuple[str, float]], Hit] = partial(tuple.__new__, Hit)
 Scores = NDArray[np.float32]
 
 MOST_SKIPPED = 64  # excluded items that a search skips; more of them are left out of it
@@ -64,7 +62,7 @@ class EmbeddedSpace:
             )
         return held
 
-    def search(self, queries: Vectors, query: Query) -> list[list[Hit]]:
+    def search(self, queries: Vectors, query: Query) -> list[Hits]:
         """Return the nearest items; see `Space.search`."""
         return self._steady(lambda held: _search(held, queries, query), query.filter is not None)
 
@@ -121,7 +119,7 @@ class EmbeddedSpace:
         return self.held().index.settle(timeout_s)
 
 
-def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[list[Hit]]:
+def _search(held: HeldSpace, queries: Vectors, query: Query) -> list[Hits]:
     """Search once. Nothing is asked of SQLite unless there is a filter."""
     wanted = query.k + query.offset
     selection = None if query.filter is None else held.selections.of(query.filter)
@@ -167,26 +165,21 @@ def _is_full(slots: Slots) -> bool:
     return not slots.size or bool(slots[:, -1].min() >= 0)
 
 
-def _whole(names: Names, slots: Slots, scores: Scores) -> list[list[Hit]]:
-    """Return every answer as a hit; a batch has a thousand, so that no Python runs for each."""
-    count, width = slots.shape
-    ids = names[slots.ravel()].tolist()
-    hits = list(map(_as_hit, zip(ids, scores.ravel().tolist(), strict=True)))
-    if count == 1:
-        return [hits]
-    return [hits[row * width : (row + 1) * width] for row in range(count)]
+def _whole(names: Names, slots: Slots, scores: Scores) -> list[Hits]:
+    """Return every answer as hits; a batch has a thousand, so that no Python runs for each."""
+    return list(map(Hits, names[slots].tolist(), scores.tolist()))
 
 
 def _part(
     ids: list[str], slots: list[int], scores: list[float], query: Query, skipped: frozenset[str]
-) -> list[Hit]:
+) -> Hits:
     least = -np.inf if query.min_score is None else query.min_score
     hits = [
-        Hit(ids[slot], score)
+        (ids[slot], score)
         for slot, score in zip(slots, scores, strict=True)
         if slot >= 0 and score >= least and ids[slot] not in skipped
-    ]
-    return hits[query.offset : query.offset + query.k]
+    ][query.offset : query.offset + query.k]
+    return Hits([id for id, _ in hits], [score for _, score in hits])
 
 
 def _without(

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from server.errors import NotFound
 from server.index.checks import check_vectors, is_clean
-from server.index.contract import Hit, IndexState, Missing, Query, Vectors
+from server.index.contract import Hits, IndexState, Missing, Query, Vectors
 from server.index.filters import Filter
 from server.index.postgres import writing
 from server.index.postgres.binary import decoded_rows, encoded_rows
@@ -86,12 +86,12 @@ class PostgresSpace:
 
     # --- searching
 
-    def search(self, queries: Vectors, query: Query) -> list[list[Hit]]:
+    def search(self, queries: Vectors, query: Query) -> list[Hits]:
         """Return the nearest items of each row of `queries`; see the contract."""
         rows = check_vectors(queries, len(queries), self.dim, self.place.metric)
         wanted = query.k + query.offset
         if query.k < 1 or not len(rows):
-            return [[] for _ in rows]
+            return [Hits([], []) for _ in rows]
         judgement = self._judged()
         ef_search = self._ef_search(query, wanted, judgement)
         found = self._find(rows, query, wanted, ef_search, judgement.vectors)
@@ -136,13 +136,13 @@ class PostgresSpace:
             for place, each in zip(short, exact, strict=True):
                 found[place] = each
 
-    def _hits(self, found: Found, query: Query) -> list[Hit]:
+    def _hits(self, found: Found, query: Query) -> Hits:
         distances = np.array([distance for _, distance in found], dtype=np.float64)
         scores = self.place.scores(distances).tolist()
-        hits = [Hit(id, score) for (id, _), score in zip(found, scores, strict=True)]
+        hits = Hits([id for id, _ in found], scores)
         if query.min_score is not None:
-            least = query.min_score
-            hits = [hit for hit in hits if hit.score >= least]
+            # The nearest stand first, so that those that are alike enough do.
+            hits = hits[: sum(score >= query.min_score for score in scores)]
         return hits[query.offset :]
 
     def _judged(self) -> Judgement:
