@@ -109,7 +109,7 @@ class StridedView:
 
 @dataclass(frozen=True, eq=False)
 class HalfRows:
-    """An array that lies as bfloat16, for products that multiply such numbers.
+    """An array whose rows lie as products want them: as bfloat16, or with room between them.
 
     Attributes:
         buffer: The memory.

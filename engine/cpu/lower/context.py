@@ -52,8 +52,8 @@ class Lowering:
         precision: "fp32" or "bf16": how contractions may compute.
         program: What has been lowered so far.
         rounded: Pictures rounded to bfloat16, by what they are rounded from.
-        halves: Plain arrays that lie as bfloat16 (`lower/half_rows.py`), by name; those that lie
-            as what they are, too, are found as any other.
+        halves: Plain arrays that lie as bfloat16, or with room between their rows
+            (`lower/half_rows.py`), by name; those that lie densely, too, are found as any other.
         winograd: Whether 3 x 3 convolutions may take fewer products than they have. Off only where
             one wants to count them.
     """

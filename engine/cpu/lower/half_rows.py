@@ -1,4 +1,9 @@
-"""Which plain arrays are held as bfloat16 when precision is "bf16".
+"""Which plain arrays lie otherwise than densely as float32: rows that only products read.
+
+Rows of float32 whose pitch would be whole pages keep some room between them: those of a tile would
+meet in the same few places of the first-level cache.
+
+With precision "bf16" more of them are held as bfloat16.
 
 A product with fixed weights rounds its left side to bfloat16 anyway, once for every group of
 columns. Where only such products read what a product, a normalization or attention makes, it is
@@ -74,6 +79,13 @@ def _reads_half(ctx: Lowering, node: Node, name: str) -> bool:
         return False
     if node.domain == "" and node.op in VIEWS:
         return not ctx.is_view(name) and wish(ctx, node.outputs[0]) is Half.ONLY
+    return _multiplies(ctx, node, name)
+
+
+def _multiplies(ctx: Lowering, node: Node, name: str) -> bool:
+    """Whether a node is a product of the rows of an array, and nothing else, with fixed weights."""
+    if list(node.inputs).count(name) != 1 or node.inputs[0] != name:
+        return False
     if node.domain not in ("", "millrace") or node.op not in PRODUCTS or len(node.inputs) < 2:
         return False
     weights = ctx.constant(node.inputs[1])
@@ -98,15 +110,30 @@ def output_as_half(ctx: Lowering, name: str) -> Buffer:
 
 def output_rows(ctx: Lowering, name: str, columns: int) -> Rows:
     """Return the new array of a product's result."""
+    if _wants_room(ctx, name, columns):
+        return _rows_apart(ctx, name, columns, DType.FLOAT32, ctx.target.lanes)
     if wish(ctx, name, dense=False) is not Half.ONLY:
         return Rows(ctx.output(name), columns)
     if columns * DType.BFLOAT16.itemsize % PAGE:
         return Rows(output_as_half(ctx, name), columns, DType.BFLOAT16)
-    pitch = columns + 2 * ctx.target.lanes
-    rows = element_count(ctx.shape(name)[:-1])
-    buffer = ctx.temporary_plain(f"{name}.half", (rows, pitch), DType.BFLOAT16)
+    return _rows_apart(ctx, name, columns, DType.BFLOAT16, 2 * ctx.target.lanes)
+
+
+def _rows_apart(ctx: Lowering, name: str, columns: int, dtype: DType, room: int) -> Rows:
+    """Return a new array of rows with room behind each."""
+    pitch, rows = columns + room, element_count(ctx.shape(name)[:-1])
+    buffer = ctx.temporary_plain(f"{name}.rows", (rows, pitch), dtype)
     ctx.halves[name] = HalfRows(buffer, pitch)
-    return Rows(buffer, pitch, DType.BFLOAT16)
+    return Rows(buffer, pitch, dtype)
+
+
+def _wants_room(ctx: Lowering, name: str, columns: int) -> bool:
+    """Whether rows of float32 would lie whole pages apart, and only products read them."""
+    if takes_half(ctx) or ctx.is_wanted(name) or ctx.dtype(name) is not DType.FLOAT32:
+        return False
+    readers = ctx.graph.consumers.get(name, ())
+    whole_pages = columns * DType.FLOAT32.itemsize % PAGE == 0
+    return whole_pages and bool(readers) and all(_multiplies(ctx, r, name) for r in readers)
 
 
 def input_rows(ctx: Lowering, name: str, columns: int, node: Node) -> Rows:
@@ -114,7 +141,7 @@ def input_rows(ctx: Lowering, name: str, columns: int, node: Node) -> Rows:
     half = ctx.halves.get(name)
     if half is None or columns % 2:
         return Rows(ctx.plain(name, node), columns)
-    return Rows(half.buffer, half.pitch, DType.BFLOAT16)
+    return Rows(half.buffer, half.pitch, half.buffer.plain.dtype)
 
 
 def alias_half(ctx: Lowering, name: str, source: str) -> bool:
@@ -122,7 +149,7 @@ def alias_half(ctx: Lowering, name: str, source: str) -> bool:
     half = ctx.halves.get(source)
     if half is None or ctx.has_plain(source) or half.pitch != ctx.shape(source)[-1]:
         return False
-    layout = PlainLayout(ctx.shape(name), DType.BFLOAT16)
+    layout = PlainLayout(ctx.shape(name), half.buffer.plain.dtype)
     columns = layout.shape[-1] if layout.shape else 0
     if not isinstance(columns, int):
         return False
@@ -133,10 +160,14 @@ def alias_half(ctx: Lowering, name: str, source: str) -> bool:
 
 
 def widen(ctx: Lowering, target: Buffer, half: HalfRows, node: Node) -> None:
-    """Add the steps that make a plain array of rows of bfloat16."""
+    """Add the steps that make a plain array of rows that lie otherwise."""
     shape, buffer = target.plain.shape, half.buffer
     columns = shape[-1]
     assert isinstance(columns, int)
+    if buffer.plain.dtype is target.plain.dtype:
+        outer = [element_count(shape[k + 1 : -1]) * half.pitch for k in range(len(shape) - 1)]
+        copy_view(ctx, target, StridedView(buffer, shape, (*outer, 1)), node)
+        return
     if half.pitch != columns:
         rows = element_count(shape[:-1])
         source = StridedView(buffer, (rows, columns), (half.pitch, 1))
