@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 import engine
@@ -91,3 +92,17 @@ def test_a_recorder_of_one_run_reports_it() -> None:
     with load(mlp()) as net:
         net.run({"x": normal(2, 8)}, control=engine.RunControl(recorder))
         assert len(recorder.report("m", "d").nodes) == len(net.graph.nodes)
+
+
+def test_nodes_that_are_told_of_together_are_not_inside_of_each_other() -> None:
+    """Native code tells of all its nodes when their region ends, seconds after the first."""
+    recorder = Recorder()
+    with load(mlp()) as net:
+        nodes, rows = net.graph.nodes, normal(2, 8)
+        for _ in range(3):
+            recorder.start_run()
+            for each in nodes:
+                recorder(each, 1.0, [rows], [rows], "Gemm")
+    found = recorder.report("m", "d").nodes
+    assert [row.seconds for row in found] == [1.0] * len(nodes)
+    assert sum(row.share for row in found) == pytest.approx(1)

@@ -171,19 +171,6 @@ def test_the_profile_names_the_nodes_of_regions() -> None:
     assert product.kernel == "Gemm"
 
 
-def test_the_times_of_nodes_come_to_the_time_of_the_run() -> None:
-    """Nodes of a region end together; none of them is taken to be inside of another."""
-    rng = np.random.default_rng(0)
-    fixed = {f"w{i}": rng.standard_normal((512, 512)).astype(np.float32) for i in range(8)}
-    nodes = [h.make_node("MatMul", [f"v{i}", f"w{i}"], [f"v{i + 1}"]) for i in range(8)]
-    with engine.load(
-        model(nodes, {"v0": ["N", 512]}, {"v8": ["N", 512]}, fixed), device="cpu", threads=1
-    ) as loaded:
-        times = [n.seconds for n in loaded.profile({"v0": rows(256, 512)}, repeat=9).nodes]
-    assert len(times) == 8
-    assert max(times) < 4 * min(times)
-
-
 def test_fetches_take_a_part_of_the_outputs() -> None:
     nodes = [
         h.make_node("Relu", ["x"], ["a"]),
