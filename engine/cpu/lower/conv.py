@@ -1,19 +1,21 @@
-"""Convolutions of pictures with fixed weights."""
+"""Convolutions of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from engine.cpu.buffers import Buffer
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule, pack_depthwise
-from engine.cpu.kernels.panels import pack_columns, pack_panels
+from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels
 from engine.cpu.kernels.schedule import schedule_conv, schedule_depthwise, winograd_of
 from engine.cpu.kernels.winograd import Winograd, pack_winograd
 from engine.cpu.lower.apart import fused_or_apart
+from engine.cpu.lower.computed_weights import packed_filters, stand_in
 from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.conv_geometry import border_of, geometry, two
 from engine.cpu.lower.conv_operands import (
@@ -26,6 +28,7 @@ from engine.cpu.lower.conv_operands import (
     read_operands,
     result_picture,
 )
+from engine.cpu.lower.epilogue import contraction_inputs
 from engine.cpu.lower.half import rounded, takes_half
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.ir.graph import Node
@@ -44,10 +47,14 @@ def fused_conv(ctx: Lowering, node: Node) -> None:
 def conv(ctx: Lowering, node: Node) -> None:
     """A convolution of pictures, or of signals as pictures one row high."""
     whole, window = _read(ctx, node)
+    if whole.is_computed:
+        _check_groups(ctx, whole)
     x, extras = input_pictures(ctx, whole)
     y = result_picture(ctx, whole)
-    if whole.is_depthwise:
+    if whole.is_depthwise and not whole.is_computed:
         _lower_depthwise(ctx, whole, window, y, x, extras)
+    elif whole.is_computed:
+        _lower_computed(ctx, whole, window, y, x, extras)
     else:
         lower_dense(ctx, whole, Part(whole.weights, window), y, x, extras)
     finish_signal(ctx, whole, y)
@@ -55,7 +62,9 @@ def conv(ctx: Lowering, node: Node) -> None:
 
 def _read(ctx: Lowering, node: Node) -> tuple[Convolution, Window]:
     """Collect what the node says; `NoKernel` for what is not done."""
-    x, key, weights = read_operands(ctx, node)
+    name, key, *_ = contraction_inputs(ctx, node)
+    is_computed = ctx.constant(key) is None
+    x, weights = (name, stand_in(ctx, key)) if is_computed else read_operands(ctx, node)[::2]
     try:
         found = geometry(ctx.attributes(node), ctx.shape(x), weights)
     except ValueError as error:
@@ -76,6 +85,7 @@ def _read(ctx: Lowering, node: Node) -> tuple[Convolution, Window]:
         found.rank,
         found.outputs,
         found.border,
+        is_computed,
     )
     return whole, found.window
 
@@ -136,13 +146,9 @@ def lower_dense(
         matrices = np.pad(matrices, ((0, 0), (0, 0), (0, missing)))
         return np.concatenate([pack_panels(m, panels, dtype) for m in matrices])
 
-    def per_filter(values: np.ndarray) -> Callable[[], np.ndarray]:
-        rows = values.reshape(groups, -1)
-        return lambda: np.concatenate([pack_columns(row, panels) for row in rows])
-
     label = f"{weights.shape[0]}|{weights.shape[1]}|{groups}|{panels}"
     numbers = [
-        ctx.weights(f"{name}|filters|{label}", per_filter(values), name)
+        ctx.weights(f"{name}|filters|{label}", partial(_in_groups, values, groups, panels), name)
         for name, values in whole.per_filter
     ]
     if wino is not None:
@@ -152,6 +158,41 @@ def lower_dense(
     moved = [e if e is None else _from_pixel(e, part.first) for e in extras]
     target = _from_pixel(y, part.first)
     add_step(ctx, whole, kernel, target, [x, packed], moved, numbers, kernel.tasks)
+
+
+def _lower_computed(
+    ctx: Lowering,
+    whole: Convolution,
+    window: Window,
+    y: Buffer,
+    x: Buffer,
+    extras: list[Buffer | None],
+) -> None:
+    """Add the steps of a convolution whose weights are packed at run time."""
+    part = Part(whole.weights, window)
+    kernel = _kernel(ctx, whole, part, y, x, extras, whole.groups, clears=True)
+    panels = kernel.panels(ctx.target)
+    numbers = [
+        ctx.weights(
+            f"{name}|filters|{whole.groups}|{panels}",
+            partial(_in_groups, values, whole.groups, panels),
+            name,
+        )
+        for name, values in whole.per_filter
+    ]
+    packed = packed_filters(ctx, whole.node, whole.key, whole.groups, panels)
+    add_step(ctx, whole, kernel, y, [x, packed], extras, numbers, kernel.tasks)
+
+
+def _check_groups(ctx: Lowering, whole: Convolution) -> None:
+    """Refuse groups that fixed weights would have been merged for."""
+    each = whole.weights.shape[0] // whole.groups
+    if whole.groups > 1 and each % ctx.target.lanes:
+        raise NoKernel(f"the weights are computed, for groups of {each} filters")
+
+
+def _in_groups(values: np.ndarray, groups: int, panels: Panels) -> np.ndarray:
+    return np.concatenate([pack_columns(row, panels) for row in values.reshape(groups, -1)])
 
 
 def _kernel(

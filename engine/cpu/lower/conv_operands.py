@@ -36,6 +36,7 @@ class Convolution:
         rank: Spatial axes that the node has, one or two.
         outputs: Height and width of the result.
         border: Rows and columns of zeros that the windows need around the input.
+        is_computed: Whether the weights are known only by their shape.
     """
 
     node: Node
@@ -49,6 +50,7 @@ class Convolution:
     rank: int
     outputs: tuple[int, int]
     border: int
+    is_computed: bool = False
 
     @property
     def is_depthwise(self) -> bool:
