@@ -108,6 +108,10 @@ class Gemm(Kernel):
             return 0
         return step_quads(target, [2 * whole_pairs(length, self.dtype) for length in self.lengths])
 
+    def height(self, target: Target) -> int:
+        """Return the rows of a full tile: blocks of rows are so many, or a multiple."""
+        return FULL if self.step(target) else target.tile_rows
+
     @property
     def lengths(self) -> list[int]:
         """The terms of each part of the sum."""
@@ -115,7 +119,15 @@ class Gemm(Kernel):
         return [min(block, self.k - first) for first in range(0, self.k, block)]
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
-        """One function per tile shape, and the loops over blocks, panels and rows."""
+        """One function per tile shape, and the loops over blocks, panels and rows.
+
+        `ValueError` where the schedule's blocks of rows are not whole tiles.
+        """
+        if self.schedule.block_rows % self.height(target):
+            raise ValueError(
+                f"blocks have {self.schedule.block_rows} rows; expected whole tiles of "
+                f"{self.height(target)}: ask `gemm_schedule` for the schedule"
+            )
         emitter = _AmxEmitter if self.step(target) else _GemmEmitter
         emitter(self, module, name, target).emit()
 

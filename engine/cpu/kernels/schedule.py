@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from engine.cpu.kernels.amx import FULL, TILE_ROWS
+from engine.cpu.kernels.amx import TILE_ROWS
 from engine.cpu.kernels.conv import ConvSchedule, ImageConv
 from engine.cpu.kernels.depthwise import DepthwiseConv, DepthwiseSchedule
 from engine.cpu.kernels.gemm import Gemm, GemmSchedule
@@ -40,10 +40,10 @@ def gemm_schedule(
     """
     panels, size = Panels.of(n, target), dtype.itemsize
     k_blocks = _parts(k, target, size) if k >= LONG_SUM else 1
-    on_tiles = Gemm(k, n, k, n, GemmSchedule(1, 1, k_blocks), dtype=dtype).step(target) > 0
-    rows, task_flops = target.tile_rows, TASK_FLOPS
-    if on_tiles:
-        rows, task_flops = FULL, TASK_FLOPS * TILES_SPEED
+    kernel = Gemm(k, n, k, n, GemmSchedule(1, 1, k_blocks), dtype=dtype)
+    rows, task_flops = kernel.height(target), TASK_FLOPS
+    if kernel.step(target):
+        task_flops *= TILES_SPEED
     fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
     group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))

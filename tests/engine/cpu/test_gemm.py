@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -21,6 +23,7 @@ from tests.engine.cpu.harness import run_kernel
 from tests.engine.onnx_models import model
 
 RESIDUAL = "x0:float32; x1:float32; add #0 #1; x2:float32; mul #2 #3; 0.0:float32; max #4 #5"
+FULL = host_target().tile_rows
 HOST_ISAS = [i for i in ISAS if i != "neon" and ISAS.index(i) >= ISAS.index(host_target().isa)]
 
 
@@ -61,31 +64,36 @@ def test_every_tail_of_rows_and_columns(isa: str) -> None:
             np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
 
 
+def test_blocks_of_rows_are_whole_tiles() -> None:
+    with pytest.raises(ValueError, match=f"{FULL + 1} rows; expected whole tiles of {FULL}"):
+        compile_kernel(Gemm(8, 9, 8, 9, GemmSchedule(FULL + 1, 1)), "kernel", host_target())
+
+
 @pytest.mark.parametrize("k", [1, 4, 7])
 def test_every_length_of_the_sum(k: int) -> None:
-    y, expected = product(29, k, 40, GemmSchedule(14, 1))
+    y, expected = product(29, k, 40, GemmSchedule(FULL, 1))
     np.testing.assert_allclose(y, expected, rtol=2e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize(("k", "parts"), [(12, 3), (10, 3)])
 def test_a_sum_in_parts(k: int, parts: int) -> None:
-    y, expected = product(45, k, 90, GemmSchedule(28, 2, parts))
+    y, expected = product(45, k, 90, GemmSchedule(2 * FULL, 2, parts))
     np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_bits_do_not_depend_on_the_split_of_tasks_or_the_number_of_rows() -> None:
-    schedule = GemmSchedule(14, 1, 2, 16)
+    schedule = GemmSchedule(FULL, 1, 2, 16)
     one, _ = product(45, 64, 70, schedule)
     many, _ = product(45, 64, 70, schedule, pieces=7)
-    other, _ = product(45, 64, 70, GemmSchedule(42, 3, 2), pieces=2)
+    other, _ = product(45, 64, 70, GemmSchedule(3 * FULL, 3, 2), pieces=2)
     assert one.tobytes() == many.tobytes() == other.tobytes()
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_bits_do_not_depend_on_what_is_asked_for_ahead(parts: int) -> None:
     for rows in (1, 2, 45):
-        plain, expected = product(rows, 64, 70, GemmSchedule(42, 2, parts))
-        once = GemmSchedule(42, 2, parts, 128, ahead_once=True)
+        plain, expected = product(rows, 64, 70, GemmSchedule(3 * FULL, 2, parts))
+        once = GemmSchedule(3 * FULL, 2, parts, 128, ahead_once=True)
         ahead, _ = product(rows, 64, 70, once, pieces=2)
         assert plain.tobytes() == ahead.tobytes()
         np.testing.assert_allclose(plain, expected, rtol=2e-5, atol=2e-5)
@@ -247,9 +255,11 @@ needs_bfloat16 = pytest.mark.skipif(
 def test_bfloat16(k: int, parts: int) -> None:
     target = host_target()
     for rows, n in ((1, 70), (45, 70)):
-        panels, schedule = Panels.of(n, target), GemmSchedule(28, 2, parts, 16)
+        panels, schedule = Panels.of(n, target), GemmSchedule(1, 2, parts, 16)
         x, w, bias = numbers(1, rows, k), numbers(2, k, n), numbers(3, n)
         kernel = Gemm(k, n, k, n, schedule, dtype=DType.BFLOAT16)
+        schedule = replace(schedule, block_rows=2 * kernel.height(target))
+        kernel = replace(kernel, schedule=schedule)
         operands = [
             np.full((rows, n), 7, np.float32),
             x,
@@ -278,7 +288,7 @@ def test_a_model_in_bfloat16() -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("n", [64, 170])
 def test_a_row_alone_has_the_bits_that_it_has_among_others(n: int, parts: int) -> None:
-    schedule = GemmSchedule(14, 3, parts)
+    schedule = GemmSchedule(FULL, 3, parts)
     alone, expected = product(1, 20, n, schedule)
     among, _ = product(16, 20, n, schedule)
     np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-5)
