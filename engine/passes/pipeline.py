@@ -14,6 +14,7 @@ from engine.ir.graph import Graph, Node
 from engine.ir.verify import verify_graph
 from engine.ops.registry import Registry
 from engine.passes.activation_fusion import fuse_activations
+from engine.passes.activation_unfolding import unfold_activations
 from engine.passes.attention_fusion import fuse_attention
 from engine.passes.batch_norm_unfolding import unfold_batch_norm
 from engine.passes.bodies import rewrite_everywhere
@@ -52,6 +53,7 @@ O1: Pipeline = (
 # What exporters wrote out is recognised before transpositions move and chains fuse.
 # Products of integers come before all: folding would make floats of quantized weights.
 O2: Pipeline = (
+    ("activation_unfolding", unfold_activations),
     ("quantized_products", fuse_quantized_products),
     ("integer_weights", use_integer_weights),
     ("quantized_tables", pick_from_bytes),
