@@ -21,7 +21,7 @@ from server.execution import WorkerPool
 from server.learning.examples import MAX_BYTES, Example
 from server.learning.orders import Order, Step, Taught
 from server.learning.report import summary
-from server.learning.sources import read_folder
+from server.learning.sources import is_class, read_folder
 from server.learning.teacher import Teacher
 from server.learning.version_folder import PICTURE_FILE, REPORT_FILE
 from server.repository import archive
@@ -100,7 +100,7 @@ def _unpacked(upload: Path) -> tuple[list[Example], list[str]]:
         )
     folder = Path(tempfile.mkdtemp(prefix="millrace-lesson-"))
     try:
-        archive.unpack(upload, kind, folder, MAX_BYTES)
+        archive.unpack(upload, kind, folder, MAX_BYTES, keeps_top=is_class)
         return read_folder(folder)
     except archive.ArchiveInvalid as error:
         raise InvalidInput(f"the {kind} file cannot be used: {error}", field="body") from error

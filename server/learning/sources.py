@@ -64,6 +64,13 @@ def read_folder(folder: Path) -> tuple[list[Example], list[str]]:
     return examples, ignored
 
 
+def is_class(folder: Path) -> bool:
+    """Say whether a folder that stands alone is a class, and not around folders of classes."""
+    return any(
+        path.is_file() and path.suffix.lower() not in OTHER_SUFFIXES for path in folder.iterdir()
+    )
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -14,7 +14,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,10 +74,18 @@ def kind_of(head: bytes) -> str | None:
     return "tar" if tar or head.startswith(GZIP_MAGIC) else None
 
 
-def unpack(archive: Path, kind: str, target: Path, limit_bytes: int) -> None:
+def unpack(
+    archive: Path,
+    kind: str,
+    target: Path,
+    limit_bytes: int,
+    *,
+    keeps_top: Callable[[Path], bool] = lambda _: False,
+) -> None:
     """Unpack into an empty folder.
 
-    A single top folder is taken off, since that is how people pack a folder.
+    A single top folder is taken off, since that is how people pack a folder; unless `keeps_top`
+    says of it that it means something.
 
     Raises:
         ArchiveInvalid: naming the entry that cannot be unpacked.
@@ -98,7 +106,7 @@ def unpack(archive: Path, kind: str, target: Path, limit_bytes: int) -> None:
         if error.errno is not None:  # of the disk; bzip2's complaints are without a number
             raise
         raise ArchiveInvalid(f"it is not a readable {kind} file: {error}") from error
-    _take_off_top(target)
+    _take_off_top(target, keeps_top)
 
 
 def _unpack_zip(file: BinaryIO, target: Path, budget: _Budget) -> None:
@@ -196,9 +204,9 @@ def _write(content: IO[bytes], path: Path, budget: _Budget) -> None:
         raise ArchiveInvalid(f"it has the entry {path.name!r} twice") from error
 
 
-def _take_off_top(target: Path) -> None:
+def _take_off_top(target: Path, keeps: Callable[[Path], bool]) -> None:
     names = list(target.iterdir())
-    if len(names) != 1 or not names[0].is_dir() or names[0].name == "samples":
+    if len(names) != 1 or not names[0].is_dir() or names[0].name == "samples" or keeps(names[0]):
         return
     top = names[0].rename(target / ".top")  # its own entries may be called as it is
     for entry in list(top.iterdir()):

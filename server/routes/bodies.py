@@ -182,14 +182,14 @@ def _gone() -> RequestCancelled:
     return RequestCancelled("the client went away while it was sending")
 
 
-def parse_json(body: bytes | memoryview) -> Any:
-    """Return the value of a JSON body; its nesting is bounded by the parser."""
+def parse_json(body: bytes | memoryview, what: str = "the body") -> Any:
+    """Return the value of a JSON text; its nesting is bounded by the parser."""
     if not body:
-        raise MalformedRequest("the body is empty, expected JSON")
+        raise MalformedRequest(f"{what} is empty, expected JSON")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from error
+        raise MalformedRequest(f"{what} is not valid JSON: {error}") from error
 
 
 def parse_object(body: bytes | memoryview) -> dict[str, Any]:

@@ -240,7 +240,8 @@ def _number(options: dict[str, str], name: str, default: int) -> int:
 def _filter(options: dict[str, str]) -> Filter | None:
     if "filter" not in options:
         return None
-    return filter_of(parse_json(options["filter"].encode("utf-8", "replace")))
+    given = options["filter"].encode("utf-8", "replace")
+    return filter_of(parse_json(given, "`filter`"))
 
 
 def _map_request(scope: Scope) -> tuple[MapRequest, str]:

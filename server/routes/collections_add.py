@@ -197,7 +197,9 @@ def _answer(name: str, progress: Progress, entries: Incoming, omitted: int = 0) 
     if omitted:
         content["errors_omitted"] = omitted
     if entries and len(entries) <= MAX_TOLD_IDS:
-        content["ids"] = [entry.id for entry in entries if isinstance(entry, Entry)]
+        failed = {each.id for each in progress.errors}
+        ids = (entry.id for entry in entries if isinstance(entry, Entry))
+        content["ids"] = [id for id in dict.fromkeys(ids) if id not in failed]
     if progress.done or not progress.errors:
         return json_answer(content)
     failure = progress.errors[0].error  # nothing is in, so the request has failed

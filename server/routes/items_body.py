@@ -96,7 +96,7 @@ def query_metadata(options: Mapping[str, str]) -> dict[str, Any]:
     """Return the metadata of a query or of a form's field."""
     if "metadata" not in options:
         return {}
-    value = parse_json(options["metadata"].encode("utf-8", "replace"))
+    value = parse_json(options["metadata"].encode("utf-8", "replace"), "`metadata`")
     metadata_json(value)
     found: dict[str, Any] = value
     return found
@@ -190,6 +190,6 @@ def _read_lines(block: bytes, before: int) -> list[Entry | Refused]:
 
 def _read_line(line: bytes, where: str) -> Entry | Refused:
     try:
-        return read_item(parse_json(line), where)
+        return read_item(parse_json(line, "it"), where)
     except MalformedRequest as error:
         return Refused(where, error)

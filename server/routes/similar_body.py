@@ -76,7 +76,7 @@ def read_similar(body: bytes, content_type: bytes, query: bytes, call: Call) -> 
 def _take(fields: dict[str, Any], name: str, text: str) -> None:
     """Keep an option that came as text."""
     if name == "filter":
-        fields[name] = parse_json(text.encode("utf-8", "replace"))
+        fields[name] = parse_json(text.encode("utf-8", "replace"), "`filter`")
     elif name == "return":
         fields[name] = [part.strip() for part in text.split(",") if part.strip()]
     else:

@@ -55,7 +55,7 @@ def _add(values: dict[str, Any], name: str, text: str) -> None:
         before = values[name]
         values[name] = [*before, text] if isinstance(before, list) else [before, text]
     elif name in _OBJECTS:
-        values[name] = parse_json(text.encode("utf-8", "replace")) if text else None
+        values[name] = parse_json(text.encode("utf-8", "replace"), f"`{name}`") if text else None
     else:
         values[name] = text if name in _WORDS else literal(text)
 

@@ -137,7 +137,7 @@ def _principal_pair(rows: Floats, seed: int) -> Floats:
 
 
 def _tsne(rows: Floats, seed: int) -> Floats:
-    manifold = _library("sklearn.manifold", "tsne", "scikit-learn")
+    manifold = _library("sklearn.manifold", "tsne", "scikit-learn", "learning")
     reduced = principal(rows, min(TSNE_DIMENSIONS, rows.shape[1]), seed)
     start = principal(rows, 2, seed)
     spread = start.std()
@@ -153,7 +153,7 @@ def _tsne(rows: Floats, seed: int) -> Floats:
 
 
 def _umap(rows: Floats, seed: int) -> Floats:
-    umap = _library("umap", "umap", "umap-learn")
+    umap = _library("umap", "umap", "umap-learn", "map")
     reducer = umap.UMAP(
         n_components=2,
         n_neighbors=min(NEIGHBOURS, len(rows) - 1),
@@ -164,13 +164,13 @@ def _umap(rows: Floats, seed: int) -> Floats:
     return np.asarray(reducer.fit_transform(rows.astype(np.float32)), np.float64)
 
 
-def _library(name: str, method: str, package: str) -> Any:
+def _library(name: str, method: str, package: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         raise InvalidInput(
-            f"the method {method} needs {package}, which this server lacks; install "
-            f"`millrace[map]` there, or ask for method=pca",
+            f"the method {method} needs {package}, which this server lacks: "
+            f"pip install 'millrace[{extra}]' there, or ask for method=pca",
             field="method",
             expected="pca",
             got=method,

@@ -241,7 +241,7 @@ def test_reports_that_are_not_there(client: httpx.Client):
 
 
 def test_an_archive_that_does_not_fit_on_the_disk(client, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("server.handlers.heads.archive.unpack", full)
@@ -254,3 +254,16 @@ def test_an_archive_that_does_not_fit_on_the_disk(client, monkeypatch):
 def test_a_base_that_is_not_there_is_said_before_the_pictures_are_read(client):
     reply = post(client, "nobody", content=b"no archive", **ZIP)
     assert (reply.status_code, reply.json()["code"]) == (404, "model_not_found")
+
+
+def test_pictures_of_one_more_class(client):
+    """A folder that stands alone is the class, and not something around the classes."""
+    first = {f"around/{name}": data for name, data in pictures(2, 4).items()}
+    learned = post(client, content=zipped(first), params={"name": "grows"}, kind=ZIP["kind"])
+    assert learned.json()["report"]["labels"] == ["kind0", "kind1"]
+    third = {name: data for name, data in pictures(3, 4).items() if name.startswith("kind2")}
+    third["kind2/notes.txt"] = b"notes"
+    more = post(client, "grows", content=zipped(third), kind=ZIP["kind"]).json()
+    assert more["version"] == "2" and more["report"]["labels"] == ["kind0", "kind1", "kind2"]
+    alone = post(client, content=zipped(third), params={"name": "alone"}, kind=ZIP["kind"])
+    assert "all pictures are of one class, 'kind2'" in alone.json()["error"]

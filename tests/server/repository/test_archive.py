@@ -176,7 +176,10 @@ def test_kinds_are_told_by_content():
     assert kind_of(b"") is None
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_damaged_archives_are_errors_of_the_caller(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

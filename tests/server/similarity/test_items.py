@@ -131,6 +131,25 @@ def test_a_raw_picture(client, name):
     assert picture.headers["x-content-type-options"] == "nosniff"
 
 
+def test_ids_that_are_told_are_those_that_got_in(client, name):
+    items = [{"id": id, "image": {"b64": b64(data)}} for id, data in
+             (("a", png(1)), ("bad", b"no picture"), ("b", png(2)), ("a", png(3)))]  # fmt: skip
+    told = client.post(f"/collections/{name}/items", json={"items": items}).json()
+    assert (told["added"], told["failed"], told["ids"]) == (2, 1, ["a", "b"])
+
+
+@pytest.mark.parametrize("door", ["items", "similar"])
+def test_what_is_no_json_is_named(client, name, door):
+    option = "metadata" if door == "items" else "filter"
+    answer = client.post(
+        f"/collections/{name}/{door}", params={option: "{"}, content=png(1), headers=JPEG
+    )
+    assert answer.status_code == 400
+    assert f"`{option}` is not valid JSON" in answer.json()["error"]
+    answer = client.get(f"/collections/{name}/items", params={"filter": ""})
+    assert answer.status_code == 400 and "`filter` is empty" in answer.json()["error"]
+
+
 def test_a_picture_without_an_id_is_named_by_its_content(client, name):
     path = f"/collections/{name}/items"
     [first] = client.post(path, content=png(1), headers=JPEG).json()["ids"]

@@ -1,6 +1,8 @@
 """Vectors laid out in the plane."""
 
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,15 +108,21 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "module", "package"),
-    [("tsne", "sklearn.manifold", "scikit-learn"), ("umap", "umap", "umap-learn")],
+    ("method", "module", "package", "extra"),
+    [
+        ("tsne", "sklearn.manifold", "scikit-learn", "learning"),
+        ("umap", "umap", "umap-learn", "map"),
+    ],
 )
 def test_a_missing_library_is_named_with_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, method: str, module: str, package: str
+    monkeypatch: pytest.MonkeyPatch, method: str, module: str, package: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InvalidInput, match=rf"{package}.*millrace\[map\]"):
+    with pytest.raises(InvalidInput, match=rf"{package}.*millrace\[{extra}\].*method=pca"):
         project(vectors(10, 3), method)
+    project_file = Path(__file__).parents[3] / "pyproject.toml"
+    extras = tomllib.loads(project_file.read_text())["project"]["optional-dependencies"]
+    assert any(each.startswith(package) for each in extras[extra])
 
 
 class Layout:
