@@ -6,11 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# How long generated inputs take is the machine's and its other work's affair, not a fault.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 DATA_VARIABLE = "MILLRACE_TEST_DATA"
 _NEEDS_DATA = f"needs the data folder: set {DATA_VARIABLE}"
