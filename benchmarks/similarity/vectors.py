@@ -1,6 +1,6 @@
 """Vector search beside the libraries it could be made of, in one run.
 
-    python -m benchmarks.similarity.vectors [--quick]
+    python -m benchmarks.similarity.vectors [--quick] [--realtime]
 
 100,000 vectors of 256 numbers, k = 10, one thread. Contenders take turns, a round is a few hundred
 queries of each; what is reported is the median over all rounds. "ours" is the whole embedded store:
@@ -36,6 +36,7 @@ from benchmarks.common.results import (
     targets_table,
     write_result,
 )
+from benchmarks.engine.priority import realtime
 from benchmarks.similarity import vectors_churn, vectors_peers
 from benchmarks.similarity.data import VectorSet, nearest, recall, vector_set
 from benchmarks.similarity.vectors_peers import Peer
@@ -132,15 +133,18 @@ def clustered(data: VectorSet, folder: Path, args: argparse.Namespace) -> dict[s
         same = Contender("faiss used directly, same parameters", _same(direct, state))
         others = [Contender(peer.name, _searching(peer)) for peer in peers]
         say("measuring")
-        take_turns(
-            [ours, layer, same, *others], data.queries, args.rounds, args.singles, args.batches
-        )
+        with realtime(args.realtime):
+            take_turns(
+                [ours, layer, same, *others], data.queries, args.rounds, args.singles, args.batches
+            )
         say("measured")
         found = ids_of(space, data.queries, plain)
-        filtered = filters(space, data)
+        with realtime(args.realtime):
+            filtered = filters(space, data)
         for row, contender in zip(rows, others, strict=True):
             row |= {"one_us": contender.p50, "batch_rate": contender.batch_rate}
-        churn = vectors_churn.table(peers, collection, space, data, args.churn)
+        with realtime(args.realtime):
+            churn = vectors_churn.table(peers, collection, space, data, args.churn)
         return {
             "state": {"kind": state.kind, "reason": state.reason},
             "recall": recall(found, truth),
@@ -244,7 +248,8 @@ def uniform(data: VectorSet, folder: Path, args: argparse.Namespace) -> dict[str
 
         flat = Contender("numpy", scan)
         say("measuring")
-        take_turns([ours, flat], data.queries, args.rounds, max(2, args.singles // 20), 1)
+        with realtime(args.realtime):
+            take_turns([ours, flat], data.queries, args.rounds, max(2, args.singles // 20), 1)
         say("measured")
         truth = nearest(rows, data.queries[:200], K)
         return {
@@ -366,10 +371,16 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="fewer vectors; writes no results")
-    quick = parser.parse_args().quick
+    parser.add_argument("--realtime", action="store_true", help="measure before all else")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     count = 12_000 if quick else 100_000
     args = argparse.Namespace(
-        rounds=3 if quick else 12, singles=100, batches=2 if quick else 4, churn=10 if quick else 50
+        rounds=3 if quick else 12,
+        singles=100,
+        batches=2 if quick else 4,
+        churn=10 if quick else 50,
+        realtime=arguments.realtime,
     )
     shape = f"{count:,} vectors of 256 numbers, k = {K}"
     with tempfile.TemporaryDirectory() as folder:
