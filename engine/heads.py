@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +87,8 @@ def append_classifier(
     """
     if activation not in ACTIVATIONS:
         raise InvalidInput(f"activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+    _check_name("output", output)
+    _check_name("name", name or "")
     folded, offset = _folded(weight, bias, mean, std)
     head = _Head(output, activation, normalize, _checked_labels(labels, len(offset)), name or "")
     limits = limits or Limits()
@@ -140,14 +142,14 @@ def _folded(
         raise InvalidInput(
             f"bias has shape {offset.shape}, weight {exact.shape}; expected {exact.shape[1:]}"
         )
-    if std is not None:
-        divisor = _per_feature(std, "std", len(exact))
-        if (divisor == 0).any():
-            raise InvalidInput("std holds a 0; expected numbers to divide by")
-        exact = exact / divisor[:, None]
-    if mean is not None:
-        offset = offset - _per_feature(mean, "mean", len(exact)) @ exact
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite then is told below
+        if std is not None:
+            divisor = _per_feature(std, "std", len(exact))
+            if (divisor == 0).any():
+                raise InvalidInput("std holds a 0; expected numbers to divide by")
+            exact = exact / divisor[:, None]
+        if mean is not None:
+            offset = offset - _per_feature(mean, "mean", len(exact)) @ exact
         folded = exact.astype(np.float32), offset.astype(np.float32)
     if not all(np.isfinite(array).all() for array in folded):
         raise InvalidInput("the weights, with mean and std folded in, are too large for float32")
@@ -163,6 +165,8 @@ def _per_feature(numbers: ArrayLike, name: str, width: int) -> np.ndarray:
 
 def _numbers(given: ArrayLike, name: str) -> np.ndarray:
     try:
+        if np.iscomplexobj(given):
+            raise TypeError("they are complex")
         array = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} does not hold numbers: {error}") from error
@@ -171,9 +175,20 @@ def _numbers(given: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
+def _check_name(what: str, name: object) -> None:
+    try:
+        if not isinstance(name, str):
+            raise TypeError("it is no text")
+        name.encode()
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InvalidInput(f"{what} {name!r} cannot be a value's name: {error}") from error
+
+
 def _checked_labels(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     if labels is None:
         return ()
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise InvalidInput(f"labels are {type(labels).__name__}; expected a list of names")
     names = tuple(labels)
     if len(names) != classes or not all(isinstance(name, str) for name in names):
         raise InvalidInput(f"{len(names)} labels for {classes} classes; expected a name for each")
