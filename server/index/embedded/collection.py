@@ -181,11 +181,12 @@ class EmbeddedCollection:
                     raise Stopped
                 old = self._all_held()
                 moved.follow(look(self._table, old))
+                placed = [(self._spaces[each.row.key], each) for each in moved.spaces.values()]
                 moved.switch(self._selections)
                 self._waiting.forget()
                 self._table, self._selections = moved.table, moved.selections
-                for held in moved.spaces.values():
-                    self._spaces[held.row.key].hold(held)
+                for space, each in placed:
+                    space.hold(each)
         except BaseException:
             self._discard(moved)
             raise

@@ -149,10 +149,11 @@ class Compaction:
         """
         old, source = self._old, self._source
         self.table.numbers = Numbers(source.numbers.of(old), source.numbers.of_one(self._upto))
+        # Before the commit: what fails after it must not take the new files for no use.
+        self.selections.take_over(selections, old)
         with self._database.write() as writer:
             statements.set_kept(writer, self.table.generation, self.table.numbers)
             statements.forget_waiting(writer)
-        self.selections.take_over(selections, old)
 
     def close(self, *, remove: bool) -> None:
         """Let go of what was made, or remove it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,8 @@ class HeldSpace:
         self.file.close()
         if remove:
             for suffix in (ROWS, INDEX):
-                self.file.path.with_suffix(suffix).unlink(missing_ok=True)
+                with suppress(OSError):  # what is left goes when the collection is opened again
+                    self.file.path.with_suffix(suffix).unlink()
 
 
 def _path(folder: Path, row: SpaceRow, generation: int, suffix: str) -> Path:

@@ -23,6 +23,7 @@ from server.index.embedded import collection as collections
 from server.index.embedded.collection import EmbeddedCollection
 from server.index.embedded.compaction import Compaction
 from server.index.embedded.numbers import Numbers
+from server.index.embedded.selections import Selections
 from server.index.filter_reading import read_filter
 from tests.server.index.suite_base import DIM, SPACE, filled, items, vectors
 
@@ -197,7 +198,14 @@ def full(*_: object) -> int:
 
 
 @pytest.mark.parametrize(
-    ("where", "name"), [(os, "pwrite"), (os, "fdatasync"), (statements, "set_kept")]
+    ("where", "name"),
+    [
+        (os, "pwrite"),
+        (os, "fdatasync"),
+        (statements, "set_kept"),
+        (statements, "forget_waiting"),
+        (Selections, "take_over"),
+    ],
 )
 def test_compaction_that_fails_changes_nothing(
     collection: EmbeddedCollection, caplog: pytest.LogCaptureFixture, where: object, name: str
