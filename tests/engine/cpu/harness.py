@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import pytest
 
 from engine.cpu.kernel import Kernel
 from engine.cpu.native import LoadedObject, compile_kernel
-from engine.cpu.target import Target, host_target
+from engine.cpu.target import ISAS, Target, host_target
 
 GUARD = 0xA5  # what lies around every operand
+
+# The instruction sets that this machine can run, its own first: on x86 every older one, too.
+_HOST = host_target()
+HOST_ISAS = tuple(i for i in ISAS[ISAS.index(_HOST.isa) :] if i == _HOST.isa or i != "neon")
+
+
+def skip_where_missing(isa: str) -> None:
+    """Skip a test of code for an instruction set that this machine cannot run."""
+    if isa not in HOST_ISAS:
+        pytest.skip(f"this machine cannot run code for {isa}")
 
 
 @cache

@@ -21,13 +21,12 @@ from engine.cpu.target import ISAS, host_target, target_for
 from engine.device import CompileOptions
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.windows import resolve_window
-from tests.engine.cpu.harness import run_kernel
+from tests.engine.cpu.harness import HOST_ISAS, run_kernel
 from tests.engine.cpu.pictures import empty_picture, from_picture, to_picture
 from tests.engine.onnx_models import model
 
 RESIDUAL = "x0:float32; x1:float32; add #0 #1; x2:float32; mul #2 #3; 0.0:float32; max #4 #5"
 THREE_TILES = ConvSchedule(3, 1)
-HOST_ISAS = [i for i in ISAS if i != "neon" and ISAS.index(i) >= ISAS.index(host_target().isa)]
 
 
 def numbers(seed: int, *shape: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from engine.dtypes import FLOATS, DType
 from engine.ir import expr
+from tests.engine.cpu.harness import skip_where_missing
 from tests.engine.cpu.programs import check
 from tests.engine.cpu.test_plan import plan_of
 from tests.engine.onnx_models import model, node, normal
@@ -115,10 +116,9 @@ def test_fused_chains() -> None:
     check(nodes, feeds, [("y", [9, 77])], domains={"millrace": 1}, tolerance=1e-6, steps=1)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
+@pytest.mark.parametrize("isa", ["avx2", "sse2", "neon"])
 def test_scalar_ends_where_there_are_no_masks(isa: str) -> None:
-    if host_target().isa not in ("avx512", "avx2"):
-        pytest.skip("the machine lacks these instructions")
+    skip_where_missing(isa)
     nodes = [node("Sigmoid", ["x"], ["a"]), node("Mul", ["a", "b"], ["y"])]
     for width in (1, 7, 8, 29):
         feeds = {"x": normal(3, width), "b": normal(3, 1)}

@@ -18,9 +18,8 @@ from engine.cpu.target import ISAS, Target, host_target, target_for
 from engine.dtypes import DType
 from engine.ops.cores.convolution import convolve
 from engine.ops.cores.windows import resolve_window
-from tests.engine.cpu.harness import run_kernel
+from tests.engine.cpu.harness import HOST_ISAS, run_kernel
 
-HOST_ISAS = [i for i in ISAS if i != "neon" and ISAS.index(i) >= ISAS.index(host_target().isa)]
 # round(float(sum) * factor per column + residual * number), held to bytes
 REQUANTIZE = (
     "0.0:float32; x0:int32; float32 #1; x1:float32; mul #2 #3; x2:uint8; float32 #5; x3:float32; "

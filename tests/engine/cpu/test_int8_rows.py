@@ -12,10 +12,9 @@ from engine.cpu.kernels.panels import Panels
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from engine.dtypes import DType
-from tests.engine.cpu.harness import run_kernel
+from tests.engine.cpu.harness import HOST_ISAS, run_kernel
 from tests.engine.ops.test_row_quantization import quantize
 
-HOST_ISAS = [i for i in ISAS if i != "neon" and ISAS.index(i) >= ISAS.index(host_target().isa)]
 # float(sum) * number of the row * number of the column
 SCALE = "x0:int32; float32 #0; x1:float32; mul #1 #2; x2:float32; mul #3 #4"
 

@@ -11,6 +11,7 @@ from engine.cpu.kernels.softmax import Softmax
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from engine.dtypes import DType
+from tests.engine.cpu.harness import skip_where_missing
 from tests.engine.cpu.programs import check
 from tests.engine.onnx_models import node, normal
 
@@ -155,10 +156,9 @@ def test_rarer_normalizations() -> None:
     check([node("Hardmax", ["x"], ["y"])], {"x": half}, [("y", half.shape, TensorProto.FLOAT16)])
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
+@pytest.mark.parametrize("isa", ["avx2", "sse2", "neon"])
 def test_scalar_ends_where_there_are_no_masks(isa: str) -> None:
-    if host_target().isa not in ("avx512", "avx2"):
-        pytest.skip("the machine lacks these instructions")
+    skip_where_missing(isa)
     nodes = [
         node("LayerNormalization", ["x", "s"], ["a"]),
         node("Softmax", ["a"], ["b"]),

@@ -5,18 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.cpu.target import Target, host_target, target_for
+from engine.cpu.target import Target, target_for
+from tests.engine.cpu.harness import skip_where_missing
 from tests.engine.cpu.programs import check
 from tests.engine.onnx_models import node, normal
 
-WIDTHS = {"sse2": 4, "avx2": 8, "avx512": 16}
 
-
-@pytest.fixture(params=["sse2", "avx2"])
+@pytest.fixture(params=["sse2", "avx2", "neon"])
 def target(request: pytest.FixtureRequest) -> Target:
-    host = host_target()
-    if not host.is_x86 or WIDTHS[host.isa] < WIDTHS[request.param]:
-        pytest.skip(f"this machine cannot run code for {request.param}")
+    skip_where_missing(request.param)
     return target_for(request.param)
 
 

@@ -17,6 +17,7 @@ from engine.dtypes import DType
 from engine.ops import REGISTRY
 from engine.ops.define_reduction import Reduction
 from engine.ops.registry import Operator
+from tests.engine.cpu.harness import skip_where_missing
 from tests.engine.cpu.programs import check
 from tests.engine.generated import tensor
 from tests.engine.onnx_models import node, normal
@@ -110,11 +111,10 @@ def test_places_of_extremes(op: str, last: int) -> None:
 
 
 @pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
-@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon"])
 def test_places_of_extremes_in_rows(op: str, isa: str) -> None:
     """Ties and NaN anywhere: in any lane, any partial result, and the rest."""
-    if isa != host_target().isa and (isa, host_target().isa) != ("avx2", "avx512"):
-        pytest.skip("the machine lacks these instructions")
+    skip_where_missing(isa)
     rng = np.random.default_rng(7)
     for width in (1, 3, LANES, 4 * LANES, 9 * LANES + 5):
         x = rng.integers(-4, 5, (40, width)).astype(np.float32)
@@ -150,10 +150,9 @@ def test_pooling_of_plain_arrays() -> None:
         check([node(op, ["x"], ["y"])], {"x": x}, [("y", [2, 3, 1])], tolerance=1e-6)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
+@pytest.mark.parametrize("isa", ["avx2", "sse2", "neon"])
 def test_scalar_ends_where_there_are_no_masks(isa: str) -> None:
-    if host_target().isa not in ("avx512", "avx2"):
-        pytest.skip("the machine lacks these instructions")
+    skip_where_missing(isa)
     for axis in (0, 1):
         nodes = [
             node("ReduceMean", ["x"], ["m"], axes=[axis]),

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from engine.cpu.target import host_target, target_for
+from engine.cpu.target import ISAS, target_for
 from engine.dtypes import DType
 from engine.ir import expr as e
 from engine.ir.expr import argument
 from engine.ir.render import render_numpy
 from tests.engine.cpu.apply import apply_native
+from tests.engine.cpu.harness import skip_where_missing
 
 X = argument(0, DType.FLOAT32)
 
@@ -36,16 +37,6 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     "sin": (np.sin, 2.0),
     "cos": (np.cos, 2.0),
 }
-
-
-def skip_where_missing(isa: str) -> None:
-    host = host_target().isa
-    if isa != host and (isa, host) not in (
-        ("avx2", "avx512"),
-        ("sse2", "avx512"),
-        ("sse2", "avx2"),
-    ):
-        pytest.skip("the machine lacks these instructions")
 
 
 def samples() -> np.ndarray:
@@ -75,7 +66,7 @@ def errors(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse2"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_accuracy(name: str, isa: str) -> None:
     skip_where_missing(isa)
     exact, limit = FUNCTIONS[name]
@@ -128,7 +119,7 @@ def test_a_coarse_silu_is_good_enough_for_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p", "tanh", "erf"])
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse2"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_what_is_rounded_next_has_the_bits_of_the_reference(name: str, isa: str) -> None:
     skip_where_missing(isa)
     x = samples()
