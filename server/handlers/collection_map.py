@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from server.errors import InvalidInput
 from server.handlers.call import Call
 from server.handlers.flights import Flights
+from server.handlers.similar import MAX_LONG_HITS
 from server.repository.background import in_background
 from server.similarity.projection import MAX_POINTS, METHODS, Points, project
 from server.similarity.projection_picture import draw_map
@@ -118,5 +119,12 @@ def _check(request: MapRequest) -> None:
             f"a map by {request.method} shows 1 to {most} items, got {request.limit}",
             field="limit",
             expected=f"1..{most}",
+            got=request.limit,
+        )
+    if request.wants & {"thumbnail", "vector"} and request.limit > MAX_LONG_HITS:
+        raise InvalidInput(
+            f"thumbnails and vectors come with at most {MAX_LONG_HITS} items, got {request.limit}",
+            field="limit",
+            expected=f"1..{MAX_LONG_HITS}",
             got=request.limit,
         )

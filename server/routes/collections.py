@@ -14,6 +14,7 @@ from server.index.filters import Filter
 from server.routes.answers import Answer, Header, Receive, Scope, json_answer, to_json
 from server.routes.bodies import parse_json
 from server.routes.collections_add import AddRoute, require_writer
+from server.routes.connected import until_gone
 from server.routes.endpoint import Headers, Runtime
 from server.routes.guard import guarded
 from server.routes.items_body import ITEM_KEYS
@@ -165,7 +166,7 @@ class CollectionRoutes:
         first = await anext(pieces, b"")
         named = f'attachment; filename="{name}.tar"'.encode("latin-1", "replace")
         kinds = [(b"content-type", b"application/x-tar"), (b"content-disposition", named)]
-        return Answer(200, first, kinds, rest=pieces)
+        return Answer(200, first, kinds, rest=until_gone(pieces, call))
 
     async def restore(self, scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         """Make a collection of an archive."""

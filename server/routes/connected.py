@@ -67,6 +67,14 @@ async def while_connected(
             watch.cancel()
 
 
+async def until_gone(pieces: AsyncGenerator[T], call: Call) -> AsyncGenerator[T]:
+    """Pass on the pieces of an answer; for a client that has gone no more are made."""
+    with suppress(RequestCancelled):
+        async with aclosing(while_connected(pieces, call)) as told:
+            async for piece in told:
+                yield piece
+
+
 async def _next(told: AsyncGenerator[T]) -> T | None:
     return await anext(told, None)
 

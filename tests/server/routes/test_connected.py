@@ -166,3 +166,22 @@ def test_a_lesson_that_is_being_published_is_finished(
     wire.close()
     hung_up.set()
     wait_until(lambda: ended == ["loading", "through"])
+
+
+def test_a_snapshot(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
+    ended = threading.Event()
+
+    async def snapshot(_: str) -> AsyncGenerator[bytes]:
+        try:
+            for _ in range(1_000_000):  # without an end, as far as anybody waits for one
+                yield bytes(1 << 16)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(server.app.runtime.handlers.collections, "snapshot", snapshot)
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as wire:
+        wire.sendall(b"GET /collections/c/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert wire.recv(65_536).startswith(b"HTTP/1.1 200")
+    wait_until(ended.is_set)
+    assert not server.app.runtime.draining

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from server.errors import DeadlineExceeded
+from server.errors import DeadlineExceeded, InvalidInput
 from server.handlers import collection_map
 from server.handlers.call import Call
 from server.handlers.collection_map import MapHandler, MapRequest
@@ -58,3 +58,10 @@ async def test_a_map_that_nobody_waits_for_keeps_its_turn(monkeypatch: pytest.Mo
     may_end.set()
     assert (await last).items() == []
     assert begun == ["pca", "tsne"]
+
+
+@pytest.mark.parametrize("wanted", ["thumbnail", "vector"])
+async def test_what_is_long_comes_with_fewer_items(wanted: str):
+    handler = MapHandler(SimpleNamespace(settings=SimpleNamespace(request_timeout_s=9)), Flights())
+    with pytest.raises(InvalidInput, match="at most 10000 items, got 10001"):
+        await handler.points(MapRequest("c", limit=10_001, wants=frozenset({wanted})), Call("id"))
