@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from engine.ops.cores.windows import Window, resolve_window
 from tests.engine.cpu import test_int8_kernels
 from tests.engine.cpu.amx_emulation import tile_target, used
 from tests.engine.cpu.amx_networks import NETWORK_CHECKS
+from tests.engine.cpu.fences import fenced_array
 from tests.engine.cpu.harness import run_kernel
 from tests.engine.cpu.pictures import empty_picture, from_picture, to_picture
 
@@ -41,6 +44,19 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
 def rounded(array: np.ndarray) -> np.ndarray:
     """Float32 rounded to bfloat16."""
     return (to_bfloat16(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+@contextmanager
+def fenced() -> Iterator[None]:
+    """Operands of kernels end where a page begins that nobody may read."""
+
+    def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inner = fenced_array(array.shape, array.dtype)
+        inner[...] = array
+        return inner, inner.reshape(-1).view(np.uint8)
+
+    with patch("tests.engine.cpu.harness.guarded", guarded):
+        yield
 
 
 # ---------------------------------------------------------------------- products of bfloat16
@@ -81,7 +97,8 @@ def check_gemm() -> None:
         whole = product(kernel, x, w, pieces=3)
         np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-5)
         for rows in HEIGHTS:  # a row has the same bits, whatever is beside it
-            y = product(kernel, x[:rows], w, pieces=2)
+            with fenced():
+                y = product(kernel, x[:rows], w, pieces=2)
             assert y.tobytes() == whole[:rows].tobytes(), f"{rows} rows"
         alone = product(kernel, x[77:78], w)
         assert alone.tobytes() == whole[77].tobytes()
@@ -170,7 +187,8 @@ def check_conv() -> None:
         whole = convolution(case, window, x, w, pieces=4)
         wide = convolve(np, rounded(x).astype(np.float64), rounded(w), window, case.groups)
         np.testing.assert_allclose(whole, wide + _bias(case), rtol=1e-5, atol=1e-4)
-        alone = convolution(case, window, x[1:2], w)
+        with fenced():
+            alone = convolution(case, window, x[1:2], w)
         assert alone[0].tobytes() == whole[1].tobytes(), case
 
 
@@ -227,12 +245,12 @@ def check_bytes() -> None:
             test_int8_kernels.check_gemm(*shape, isa="amx")
     test_int8_kernels.check_gemm(17, 48, 37, isa="amx", extreme=True)
     for signed, parts in ((True, 1), (False, 2), (True, 2)):
-        with used():
+        with used(), fenced():
             _check_sums(45, 96, 70, signed, parts)
     check = partial(test_int8_kernels.check_conv, isa="amx", pieces=3)
     framed = partial(check, pads=(1, 1, 1, 1), borders=(1, 1))
     for signed, zero in ((False, 13), (True, -5)):
-        with used():
+        with used(), fenced():
             framed((2, 64, 9, 7), 40, (3, 3), signed=signed, zero=zero)
             framed((1, 48, 5, 40), 16, (3, 3), strides=(2, 1), signed=signed, zero=zero)
             check((2, 32, 7, 9), 70, (1, 1), signed=signed, zero=zero)
