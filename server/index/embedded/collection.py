@@ -124,11 +124,13 @@ class EmbeddedCollection:
                 statements.put_items(writer, items, texts, int(numbers[0]), gone, time.time())
                 waiting.claim(writer, held, numbers, copied)
             waiting.claimed(held, copied)
-            with table.turn.of_memory():
+            with table.turn.of_memory(replacing=bool(old)):
+                for each in held:
+                    each.mark(slots)  # first: no item may seem to have none
                 table.remove(old)
                 table.add(ids)
                 for each in held:
-                    each.count(slots)
+                    each.find(slots)
                 self._forget(old_slots.tolist())
         return len(old)
 
@@ -259,10 +261,12 @@ class EmbeddedCollection:
 
     def space(self, key: str, dim: int) -> EmbeddedSpace:
         """Return the space of that key, an empty one if it is new."""
-        with self._lock:
-            space = self._spaces.get(key)
-            if space is None:
-                space = self._add_space(check_space_key(key), check_dim(dim))
+        space = self._spaces.get(key)
+        if space is None:  # else whoever searches does not wait for whoever writes
+            with self._lock:
+                space = self._spaces.get(key)
+                if space is None:
+                    space = self._add_space(check_space_key(key), check_dim(dim))
         if space.dim != dim:
             raise InvalidInput(
                 f"the space {key!r} of collection {self._spec.name!r} has vectors of length "

@@ -76,10 +76,17 @@ class HeldSpace:
 
     def count(self, slots: Slots) -> None:
         """Let written rows count."""
-        if not len(slots):
-            return
-        self.filled = longer(self.filled, int(slots[-1]) + 1)
-        self.filled[slots] = True
+        self.mark(slots)
+        self.find(slots)
+
+    def mark(self, slots: Slots) -> None:
+        """Let written rows be there for those who ask for them by item: the first half."""
+        if len(slots):
+            self.filled = longer(self.filled, int(slots[-1]) + 1)
+            self.filled[slots] = True
+
+    def find(self, slots: Slots) -> None:
+        """Let searches find them: the second half, once it is known whose they are."""
         self.index.add(slots)
 
     def forget(self, slots: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ class Turn:
     nothing of it; else it does the work again, in the end with the lock in its hand.
     """
 
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     committing: int = 0  # from before a transaction that replaces items, until memory agrees
     updating: int = 0  # the last and much shorter part of it
 
@@ -44,14 +44,16 @@ class Turn:
                 self.committing += 1
 
     @contextmanager
-    def of_memory(self) -> Iterator[None]:
-        """Enter the change of memory."""
-        with self.lock:
+    def of_memory(self, replacing: bool) -> Iterator[None]:
+        """Enter the change of memory; new items alone may be seen one after the other."""
+        if not replacing:
+            yield
+            return
+        self.updating += 1
+        try:
+            yield
+        finally:
             self.updating += 1
-            try:
-                yield
-            finally:
-                self.updating += 1
 
 
 class Table:

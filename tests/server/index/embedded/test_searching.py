@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from server.index.contract import CollectionSpec, Hit, NewItem, Query
-from server.index.embedded import EmbeddedStore, selections
+from server.index.embedded import EmbeddedStore, selections, statements
 from server.index.embedded.collection import EmbeddedCollection
 from server.index.embedded.database import Database
 from server.index.embedded.held import HeldSpace
@@ -89,7 +89,7 @@ def test_a_search_beside_replacements_waits_in_the_end(collection: EmbeddedColle
     turn = collection._table.turn
     few = read_filter({"n": {"$lt": 3}})
     results: list[set[str]] = []
-    with turn.of(replacing=True), turn.of_memory():
+    with turn.of(replacing=True), turn.of_memory(replacing=True):
         threads = [
             threading.Thread(target=lambda f=filter: results.append(found(collection, f)))
             for filter in (None, few)
@@ -213,13 +213,12 @@ def test_reads_beside_replacements_see_each_item_once(collection: EmbeddedCollec
     """A vector is there before and after its item is replaced, so it is there in between."""
     rows = filled(collection, 10)
     space = collection.space(SPACE, DIM)
-    held, done = space.held(), threading.Event()
-    count = type(held).count
+    done, find = threading.Event(), HeldSpace.find
 
     def look(self: HeldSpace, slots: np.ndarray) -> None:
         halfway.set()
         done.wait(0.3)  # time for a reader, if it does not wait
-        count(self, slots)
+        find(self, slots)
 
     halfway = threading.Event()
     answers: list[Any] = []
@@ -234,12 +233,53 @@ def test_reads_beside_replacements_see_each_item_once(collection: EmbeddedCollec
     reader = threading.Thread(target=read)
     reader.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HeldSpace, "count", look)
+        patch.setattr(HeldSpace, "find", look)
         collection.put(items(5), {SPACE: rows[:5]})
     reader.join()
     vector, ids, missing = answers
     assert vector[0] is not None and sorted(ids) == [f"i{i:04}" for i in range(10)]
     assert missing == 0
+
+
+def test_searches_do_not_wait_for_writers(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to find the space, not for the disk, and not for new items on their way to the index."""
+    rows, few = filled(collection, 10), read_filter({"n": {"$lt": 3}})
+    inside, go_on = threading.Event(), threading.Event()
+    answers: list[Any] = []
+
+    def search() -> None:
+        space = collection.space(SPACE, DIM)
+        answers.append(len(space.search(rows[:1], Query(k=10))[0]))
+        answers.append(len(space.search(rows[:1], Query(k=10, filter=few))[0]))
+        answers.append(space.state().missing)
+
+    def paused(call: Callable[..., object]) -> Callable[..., object]:
+        def pausing(*args: object) -> object:
+            inside.set()
+            assert go_on.wait(60)
+            return call(*args)
+
+        return pausing
+
+    for where, name in ((statements, "put_items"), (HeldSpace, "find")):
+        inside.clear()
+        go_on.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, paused(getattr(where, name)))
+            writer = threading.Thread(
+                target=collection.put, args=([NewItem(name)], {SPACE: rows[:1] + 50})
+            )
+            writer.start()
+            assert inside.wait(60)
+            reader = threading.Thread(target=search)
+            reader.start()
+            reader.join(60)
+            assert not reader.is_alive()
+            go_on.set()
+            writer.join()
+    assert answers == [10, 3, 0] * 2
 
 
 def test_a_remembered_mask_is_a_selection(collection: EmbeddedCollection) -> None:
