@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ class Found:
     id: str
     path: Path
     size: int
+
+
+Item = tuple[Found, bytes, dict[str, Any]]  # a file, its content and metadata
 
 
 @dataclass(slots=True)
@@ -199,7 +202,7 @@ def _send(
 ) -> Outcome:
     """Send what is new of a few files."""
     outcome = Outcome()
-    items: list[tuple[Found, bytes, dict[str, Any]]] = []
+    items: list[Item] = []
     for each in files:
         try:
             data = each.path.read_bytes()
@@ -213,8 +216,14 @@ def _send(
         folder = each.id.rpartition("/")[0]
         metadata = {"bytes": len(data), "sha256": digest} | ({"folder": folder} if folder else {})
         items.append((each, data, metadata))
+    _post(client, collection, items, outcome)
+    return outcome
+
+
+def _post(client: Client, collection: str, items: Sequence[Item], outcome: Outcome) -> None:
+    """Send files in one request, or in more where the server takes less at a time."""
     if not items:
-        return outcome
+        return
     target = f"{_path(collection)}/items"
     if len(items) == 1:
         each, data, metadata = items[0]
@@ -223,12 +232,16 @@ def _send(
     else:
         body = json.dumps({"items": [_item(*item) for item in items]}).encode()
         status, answer = client.send("POST", target, body, "application/json")
+    if status == 413 and len(items) > 1 and "errors" not in answer:
+        half = len(items) // 2
+        _post(client, collection, items[:half], outcome)
+        _post(client, collection, items[half:], outcome)
+        return
     if status in (401, 403, 404) and "errors" not in answer:
         raise Unreachable(f"{answer.get('error', answer)} ({status})")
     if status >= 400 and "errors" not in answer:
         outcome.failures += [(each.id, answer.get("error", str(status))) for each, _, _ in items]
     outcome.take(answer)
-    return outcome
 
 
 def _item(each: Found, data: bytes, metadata: dict[str, Any]) -> dict[str, Any]:

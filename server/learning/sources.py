@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from server.learning.orders import FromCollection
 from server.similarity.spaces import SpaceName
 
 PAGE_ITEMS: Final = 1000
+PICTURES_AT_ONCE: Final = 16  # so that too many bytes are noticed before they fill the memory
 SHOWN: Final = 20
 # What people keep beside pictures. Anything else is taken for a picture, and told if it is none.
 OTHER_SUFFIXES: Final = frozenset(
@@ -100,21 +101,30 @@ def read_collection(
     Raises:
         InvalidInput: an id of `labels` is not there, a label is no text, or an item has neither a
             picture nor a vector of the base model.
-        PayloadTooLarge: more items than can be learned from.
+        PayloadTooLarge: more items, or larger pictures, than can be learned from.
     """
     known = collection.space(*space) if space.key in collection.spaces() else None
     examples: list[Example] = []
     unlabelled: list[str] = []
+    total = 0
     for items in _pages(collection, order):
         labels = {item.id: _label_of(item, order) for item in items}
         unlabelled += [id for id, label in labels.items() if label is None]
         chosen = [item for item in items if labels[item.id] is not None]
         ids = [item.id for item in chosen]
         vectors = known.vectors(ids) if known is not None else [None] * len(ids)
-        for item, picture, vector in zip(chosen, collection.pictures(ids), vectors, strict=True):
+        pictures = _pictures(collection, ids)
+        for item, picture, vector in zip(chosen, pictures, vectors, strict=True):
             _check_room(examples)
+            total += len(picture or b"")
+            check_bytes(total)
             examples.append(_example(item, str(labels[item.id]), picture, vector))
     return examples, unlabelled
+
+
+def _pictures(collection: Collection, ids: Sequence[str]) -> Iterator[bytes | None]:
+    for start in range(0, len(ids), PICTURES_AT_ONCE):
+        yield from collection.pictures(ids[start : start + PICTURES_AT_ONCE])
 
 
 def _example(

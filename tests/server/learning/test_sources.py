@@ -98,6 +98,23 @@ def test_too_many_items(monkeypatch: pytest.MonkeyPatch):
         read(KINDS)
 
 
+def test_too_many_bytes_are_noticed_before_all_are_read(monkeypatch: pytest.MonkeyPatch):
+    asked: list[list[str]] = []
+    pictures = sources._pictures
+
+    def noted(collection: Any, ids: list[str]) -> Any:
+        for place, data in enumerate(pictures(collection, ids)):
+            asked.append(ids[place : place + 1])
+            yield data
+
+    monkeypatch.setattr(sources, "PICTURES_AT_ONCE", 1)
+    monkeypatch.setattr(sources, "_pictures", noted)
+    monkeypatch.setattr("server.learning.examples.MAX_BYTES", 1)
+    with pytest.raises(PayloadTooLarge, match="more than 1 bytes"):
+        read(KINDS)
+    assert asked == [["1"], ["2"]]
+
+
 async def test_features_that_are_not_finite_are_failures(monkeypatch: pytest.MonkeyPatch):
     async def embed(*args: object, **options: object) -> list[object]:
         return [VECTOR, VECTOR * np.nan, InvalidInput("broken")]

@@ -85,6 +85,21 @@ def test_one_picture_and_an_unreadable_one(server, photos, monkeypatch):
     assert "1.png: Permission denied" in output
 
 
+def test_a_server_that_takes_less_at_a_time_is_sent_less(server, tmp_path, monkeypatch):
+    for n in range(5):  # each of less than a MiB, which is what this server takes
+        (tmp_path / f"{n}.bmp").write_bytes(png(n, (360, 300), "BMP"))
+    sent: list[int] = []
+    post = index_command._post
+    monkeypatch.setattr(
+        index_command, "_post", lambda *these: (sent.append(len(these[2])), post(*these))
+    )
+    told = run("index", str(tmp_path), "--collection", "parts", "--server", server.url)
+    assert "5 added" in told and sent == [5, 2, 3, 1, 2]
+    (tmp_path / "6.bmp").write_bytes(png(6, (700, 600), "BMP"))
+    told = run("index", str(tmp_path), "--collection", "parts", "--server", server.url, status=1)
+    assert "6.bmp: the body is larger than 1048576 bytes" in told and "5 there already" in told
+
+
 def test_what_cannot_be_indexed(server, photos, tmp_path):
     common = ("--collection", "other", "--server", server.url)
     assert "no file or folder" in run("index", str(tmp_path / "none"), *common, status=2)
