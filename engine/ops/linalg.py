@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.ir.types import Dim, Shape, TensorType, broadcast_shapes, element_count
+from engine.ir.types import Dim, Shape, TensorType, broadcast_dims, broadcast_shapes, element_count
 from engine.ops.common import Array, narrow, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import REQUIRED, Kernel, operator
@@ -214,10 +214,7 @@ class Einsum:
                 sizes = {known, dim} - {1}
                 if len(sizes) > 1 and all(isinstance(size, int) for size in sizes):
                     ctx.fail(f"subscript {name!r} stands for {known} and for {dim} entries")
-                # A number beside a symbol wins: that one must be the same number, or 1.
-                dims[name] = next(
-                    (s for s in sizes if isinstance(s, int)), dim if known == 1 else known
-                )
+                dims[name] = broadcast_dims(known, dim)
         result: list[Dim] = []
         for name in output:
             if name != "." and name not in dims:

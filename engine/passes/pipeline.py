@@ -24,6 +24,7 @@ from engine.passes.constant_folding import fold_constants
 from engine.passes.context import Pass, PassContext
 from engine.passes.conv_bn_fusion import fuse_conv_bn
 from engine.passes.dead_code import eliminate_dead_code
+from engine.passes.einsum_unfolding import unfold_einsum
 from engine.passes.elementwise_fusion import fuse_elementwise
 from engine.passes.epilogue_fusion import fuse_epilogues
 from engine.passes.identity_elimination import eliminate_identity
@@ -54,6 +55,7 @@ O1: Pipeline = (
 # Products of integers come before all: folding would make floats of quantized weights.
 O2: Pipeline = (
     ("activation_unfolding", unfold_activations),
+    ("einsum_unfolding", unfold_einsum),
     ("quantized_products", fuse_quantized_products),
     ("integer_weights", use_integer_weights),
     ("quantized_tables", pick_from_bytes),

@@ -43,6 +43,7 @@ def long_chain(count: int) -> bytes:
 # Those that end at once where the graph has nothing for them, before they walk through it.
 CONDITIONAL = {
     "activation_unfolding",
+    "einsum_unfolding",
     "sequence_elimination",
     "integer_weights",
     "transpose_elimination",
