@@ -6,11 +6,11 @@
         <space>-<generation>.f32   vectors, one row per slot
         <space>-<generation>.ann   derived; made again when it is missing or stale
 
-What is in SQLite counts, and nothing else. A vector is written to its file and forced to the disk
-before the transaction that names its slot; slots are never used twice within one generation of
-files, so neither a crash nor a reader can ever see another item's vector. Compaction writes the
-rows that are left into files of the next generation and switches in one transaction. Folders are
-made and removed under names with a leading dot and one rename.
+What is in SQLite counts, and nothing else. A vector is forced to the disk before the transaction
+that names its slot, or copied into that; slots are never used twice within one generation of files,
+so neither a crash nor a reader can ever see another item's vector. Compaction writes the rows that
+are left into files of the next generation, beside the writers, and switches in one transaction.
+Folders are made and removed under names with a leading dot and one rename.
 """
 
 from server.index.embedded.store import EmbeddedStore, open_store
