@@ -32,6 +32,7 @@ from engine.cpu.memory_plan import ALIGNMENT, Tenant
 from engine.cpu.runtime.layout import SlotWord
 from engine.cpu.runtime.pool import shared_pool
 from engine.cpu.target import ISAS, host_target, target_for
+from tests.engine.cpu.test_attention_pairs import attention_feeds, attention_network
 from tests.engine.cpu.test_generated import check
 from tests.engine.onnx_models import model
 from tests.engine.passes.generated_graphs import Generated, graphs
@@ -125,6 +126,7 @@ def fenced(at_end: bool = True) -> Iterator[None]:
         self._words[SlotWord.SCRATCH] = self._scratch.address
         self._words[SlotWord.LOCAL] = self._local.address
 
+    _forget_memory()
     with (
         patch("engine.cpu.region.np", Numpy()),
         patch("engine.cpu.region.CompiledRegion.run", run),
@@ -136,8 +138,14 @@ def fenced(at_end: bool = True) -> Iterator[None]:
         try:
             yield
         finally:
-            for slot in shared_pool()._slots:  # later runs must not get what has fences within
-                slot._scratch = slot._local = None
+            _forget_memory()  # later runs must not get what has fences within
+
+
+def _forget_memory() -> None:
+    """Take the cores' own memory from them: the next run asks for some."""
+    for slot in shared_pool()._slots:
+        slot._scratch = slot._local = None
+        slot.scratch_bytes = slot.local_bytes = -1
 
 
 def _place_apart(sizes: Sequence[int], at_end: bool) -> tuple[list[int], int]:
@@ -198,6 +206,7 @@ def main(arguments: Sequence[str]) -> None:
             else:
                 run_networks(options.names)
                 run_narrow_signals()
+                run_pairs()
     print("done", flush=True)
 
 
@@ -220,6 +229,20 @@ def run_narrow_signals() -> None:
         with engine.load(model([node], *shapes, {"w": weights}), device="cpu") as loaded:
             sums = np.lib.stride_tricks.sliding_window_view(x, 4, axis=2).sum(axis=-1)
             np.testing.assert_allclose(loaded.run({"x": x})["y"], sums)
+
+
+def run_pairs() -> None:
+    """Attend to rows whose heads and keys end in the midst of vectors and pairs."""
+    if not host_target().has_bf16_dot:
+        return
+    for size, length in ((32, 65), (20, 33), (7, 5)):
+        print(f"pairs of {size}", flush=True)
+        source = attention_network(size)
+        feeds = attention_feeds(size, length)
+        with engine.load(source, device="reference") as slow:
+            (expected,) = slow.run(feeds).values()
+        with engine.load(source, device="cpu", precision="bf16", threads=2) as loaded:
+            np.testing.assert_allclose(loaded.run(feeds)["y"], expected, atol=0.1)
 
 
 def run_generated(count: int) -> None:

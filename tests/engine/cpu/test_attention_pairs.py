@@ -167,9 +167,9 @@ def test_few_queries_are_not_rounded(queries: int) -> None:
     assert attend(arrays).tobytes() == attend(arrays, products=DType.FLOAT32).tobytes()
 
 
-def network() -> bytes:
-    """Attention over one projection each of queries, keys and values, with a mask of keys."""
-    make = helper.make_node
+def attention_network(size: int) -> bytes:
+    """Attention of two heads over one projection each of queries, keys and values; keys masked."""
+    make, width = helper.make_node, 2 * size
     nodes = []
     for i, name in enumerate("qkv"):
         nodes.append(make("MatMul", ["x", f"w{name}"], [name]))
@@ -186,26 +186,33 @@ def network() -> bytes:
         make("Reshape", ["turned", "join"], ["y"]),
     ]
     fixed: dict[str, np.ndarray] = {
-        "split": np.array([0, 0, 2, 32]),
-        "join": np.array([0, 0, 64]),
-        "scale": np.array(32**-0.5, np.float32),
-        **{f"w{n}": numbers(i, 64, 64) / np.float32(8) for i, n in enumerate("qkv")},
+        "split": np.array([0, 0, 2, size]),
+        "join": np.array([0, 0, width]),
+        "scale": np.array(size**-0.5, np.float32),
+        **{f"w{n}": numbers(i, width, width) / np.float32(width**0.5) for i, n in enumerate("qkv")},
     }
-    given = [("x", ("N", "L", 64)), ("mask", ("N", 1, 1, "L"))]
+    given = [("x", ("N", "L", width)), ("mask", ("N", 1, 1, "L"))]
     return model(nodes, given, [("y", None)], fixed)
 
 
+def attention_feeds(size: int, length: int) -> dict[str, np.ndarray]:
+    """Three items, the first with padding."""
+    mask = np.zeros((3, 1, 1, length), np.float32)
+    mask[0, ..., 2 * length // 3 :] = -np.inf
+    return {"x": numbers(5, 3, length, 2 * size), "mask": mask}
+
+
 def test_a_row_alone_is_the_same_as_in_a_batch() -> None:
-    loaded = engine.load(network(), device="cpu", precision="bf16", threads=2)
-    x = numbers(5, 3, 70, 64)
+    source = attention_network(32)
+    loaded = engine.load(source, device="cpu", precision="bf16", threads=2)
+    feeds = attention_feeds(32, 70)
+    x, mask = feeds["x"], feeds["mask"]
     x[1, 4] = np.nan
-    mask = np.zeros((3, 1, 1, 70), np.float32)
-    mask[0, ..., 50:] = -np.inf
-    whole = loaded.run({"x": x, "mask": mask})["y"]
+    whole = loaded.run(feeds)["y"]
     for i in range(3):
         alone = loaded.run({"x": x[i : i + 1], "mask": mask[i : i + 1]})["y"]
         assert alone.tobytes() == whole[i : i + 1].tobytes()
-    want = engine.load(network(), device="reference").run({"x": x[::2], "mask": mask[::2]})["y"]
+    want = engine.load(source, device="reference").run({"x": x[::2], "mask": mask[::2]})["y"]
     got = whole[::2].astype(np.float64)
     assert (got * want).sum() / np.sqrt((got**2).sum() * (want**2).sum()) > 0.9999
 
@@ -213,7 +220,7 @@ def test_a_row_alone_is_the_same_as_in_a_batch() -> None:
 def test_the_rule_takes_pairs_with_bf16_only() -> None:
     kernels = {}
     for precision in ("fp32", "bf16"):
-        loaded = engine.load(network(), device="cpu", precision=precision)
+        loaded = engine.load(attention_network(32), device="cpu", precision=precision)
         (region,) = loaded._plan._regions  # type: ignore[union-attr]
         found = [s.kernel for s in region.program.steps if isinstance(s.kernel, Attention)]
         kernels[precision] = [kernel.products for kernel in found]
