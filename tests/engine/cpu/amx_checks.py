@@ -100,6 +100,9 @@ def check_gemm() -> None:
             with fenced():
                 y = product(kernel, x[:rows], w, pieces=2)
             assert y.tobytes() == whole[:rows].tobytes(), f"{rows} rows"
+        once = replace(kernel.schedule, ahead_once=True)
+        asked = product(replace(kernel, schedule=once), x, w)
+        assert asked.tobytes() == whole.tobytes(), "asking ahead changed bits"
         alone = product(kernel, x[77:78], w)
         assert alone.tobytes() == whole[77].tobytes()
 

@@ -57,18 +57,20 @@ def test_code_that_uses_tiles(networks: bool) -> None:
     assert done.returncode == 0 and done.stdout.split() == names, done.stderr[-4000:]
 
 
-def half(k: int, parts: int = 1) -> Gemm:
-    return Gemm(k, 70, k, 70, GemmSchedule(64, 2, parts, 16), dtype=DType.BFLOAT16)
+def half(k: int, parts: int = 1, *, once: bool = False) -> Gemm:
+    schedule = GemmSchedule(64, 2, parts, 16, ahead_once=once)
+    return Gemm(k, 70, k, 70, schedule, dtype=DType.BFLOAT16)
 
 
 @needs_x86
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_product_of_bfloat16_is_tiles_alone(parts: int) -> None:
-    text = assembly(half(128, parts))
+@pytest.mark.parametrize(("parts", "once"), [(1, False), (2, True)])
+def test_a_product_of_bfloat16_is_tiles_alone(parts: int, once: bool) -> None:
+    kernel = half(128, parts, once=once)
+    text = assembly(kernel)
     assert set(re.findall(r"\b(tdp\w+)", text)) == {"tdpbf16ps"}
     assert "vdpbf16ps" not in text
     assert text.count("tilerelease") == 1
-    assert compile_kernel(half(128, parts), "kernel", target_for("amx"))
+    assert compile_kernel(kernel, "kernel", target_for("amx"))
 
 
 @needs_x86
