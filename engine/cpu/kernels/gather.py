@@ -81,8 +81,8 @@ class GatherElements(Kernel):
 
 @dataclass(frozen=True)
 class GatherND(Kernel):
-    """operands: result, fault, data, indices. numbers: bytes of a slice, then the size of each axis
-    that the tuples index. Tasks: tuples.
+    """operands: result, fault, data, indices. numbers: bytes of a slice, tuples of one batch (all
+    where there are no batches), then the size of each axis that the tuples index. Tasks: tuples.
     """
 
     index: DType
@@ -92,10 +92,10 @@ class GatherND(Kernel):
         """One slice per tuple."""
         f = KernelBuilder(module, name, target)
         result, fault, data, indices = (f.operand(k) for k in range(4))
-        slice_bytes = f.number(0)
-        sizes = [f.number(1 + k) for k in range(self.depth)]
+        slice_bytes, tuples = f.number(0), f.number(1)
+        sizes = [f.number(2 + k) for k in range(self.depth)]
         with f.loop(f.low, f.high) as task:
-            good, place = ir.Constant(ir.IntType(1), 1), I64(0)
+            good, place = ir.Constant(ir.IntType(1), 1), f.div(task.i, tuples)
             for k, size in enumerate(sizes):
                 at = f.add(f.mul(task.i, self.depth), k)
                 index = load_index(f, f.at(indices, at, self.index), self.index)

@@ -76,14 +76,15 @@ def gather_nd(ctx: Lowering, node: Node) -> None:
     """Slices named by tuples."""
     x, indices, y = *node.inputs[:2], node.outputs[0]
     shape, picks = ctx.shape(x), ctx.shape(indices)
-    depth = picks[-1] if picks else 0
-    if int(ctx.attributes(node)["batch_dims"]) or not isinstance(depth, int):
-        raise NoKernel("its tuples are of unknown length, or batches are told apart")
-    if not 0 < depth <= len(shape):
-        raise NoKernel(f"tuples of {depth} for {len(shape)} axes")
+    depth, batch = picks[-1] if picks else 0, int(ctx.attributes(node)["batch_dims"])
+    if not isinstance(depth, int) or not 0 < depth <= len(shape) - batch:
+        raise NoKernel(f"tuples of {depth} for {len(shape) - batch} axes")
     reads, dtype = _reads(ctx, node)
-    slice_bytes = element_count(shape[depth:]) * ctx.dtype(x).itemsize
-    numbers: tuple[Dim, ...] = (slice_bytes, *shape[:depth])
+    for mine, other in zip(shape[:batch], picks[:batch], strict=True):
+        ctx.require_equal(mine, other, node, "batch dims differ")
+    end = batch + depth
+    slice_bytes = element_count(shape[end:]) * ctx.dtype(x).itemsize
+    numbers: tuple[Dim, ...] = (slice_bytes, element_count(picks[batch:-1]), *shape[batch:end])
     fault = ctx.fault(node, "an index is out of range")
     ctx.step(
         GatherND(dtype, depth),

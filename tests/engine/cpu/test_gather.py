@@ -74,6 +74,23 @@ def test_gather_nd(depth: int) -> None:
         check(nodes, {"x": x, "i": i}, [("y", out)])
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_gather_nd_in_batches(batch: int, depth: int) -> None:
+    x = normal(2, 3, 4, 5)
+    lead = x.shape[:batch]
+    i = np.stack([indices((*lead, 6), x.shape[batch + k]) for k in range(depth)], axis=-1)
+    nodes = [node("GatherND", ["x", "i"], ["y"], batch_dims=batch)]
+    shapes = {"x": ["A", "B", "C", "D"], "i": [*"AB"[:batch], "R", depth]}
+    out = [*lead, 6, *x.shape[batch + depth :]]
+    check(nodes, {"x": x, "i": i}, [("y", out)], shapes=shapes, steps=1)
+    check(nodes, {"x": x[:0], "i": i[:0]}, [("y", [0, *out[1:]])], shapes=shapes)
+    check(nodes, {"x": x, "i": i[..., :0, :]}, [("y", None)], shapes=shapes)
+    i.flat[-1] = 99
+    with pytest.raises(IndexError, match="out of range"):
+        check(nodes, {"x": x, "i": i}, [("y", out)], shapes=shapes)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_code_for_every_processor(isa: str) -> None:
     for kernel in (
