@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import llvmlite.binding as llvm
 import numpy as np
 
 from engine.cpu.target import Target, host_target, target_for
 
 SOURCE: Final = Path(__file__).with_name("amx_emulator.c")
-FLAGS: Final = ("-O2", "-march=x86-64-v4", "-ffp-contract=off", "-fno-strict-aliasing")
+FLAGS: Final = ("-O3", "-mavx2", "-mfma", "-ffp-contract=off", "-fno-strict-aliasing")
 KINDS: Final = ("configure", "release", "zero", "load", "store", "multiply")
 
 
@@ -30,6 +31,8 @@ def why_not() -> str:
         return (
             "this processor lacks AVX-512 with dot products, which code for tiles has beside them"
         )
+    if llvm.get_host_cpu_features().get("amx-tile"):  # some instructions would run, and some not
+        return "this processor has tiles, but this process may not use them"
     return "" if shutil.which("gcc") else "there is no gcc to compile the emulator with"
 
 
