@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import llvmlite.ir as ir
-
 from engine.cpu.builder import F32, Number, Value
 from engine.cpu.expressions import emit_expr
 from engine.cpu.kernel import KernelBuilder
@@ -19,6 +17,7 @@ from engine.cpu.kernels.attention_parts import (
     Scratch,
     has_weights,
     rows_of,
+    turn_operand,
     vector_parts,
 )
 from engine.cpu.kernels.square import transposed
@@ -150,40 +149,10 @@ class QueryBlock:
         f, full = self.f, iter(self.extra)
         for k, operand in enumerate(self.operands):
             if operand.kind == "both":
-                size = operand.dtype.itemsize
                 place, step = self.places[4 + k], self.steps[k]
                 source = f.at(place, f.add(f.mul(self.first, step), key), operand.dtype)
-                self._turn_operand(next(full), source, step, count, size)
-
-    def _turn_operand(self, to: Value, source: Value, step: Value, count: Value, size: int) -> None:
-        f, lanes = self.f, self.f.lanes
-        bottom = f.sub(self.valid, f.rem(self.valid, lanes)) if size == 4 else f.mul(0, 1)
-        edge = f.sub(count, f.rem(count, lanes))
-        kind = ir.IntType(8 * size)
-
-        def single(query: Value, key: Value) -> None:
-            at = f.at_bytes(source, f.mul(f.add(f.mul(query, step), key), size))
-            place = f.at_bytes(to, f.mul(f.add(f.mul(key, self.width), query), size))
-            f.b.store(f.b.load(at, typ=kind, align=size), place, align=size)
-
-        if size == 4:
-            with f.loop(0, bottom, lanes, unroll=False) as query:
-                with f.loop(0, edge, lanes, unroll=False) as key:
-                    first = f.add(f.mul(query.i, step), key.i)
-                    lines = [
-                        f.load(f.at(source, f.add(first, f.mul(step, k)))) for k in range(lanes)
-                    ]
-                    for k, line in enumerate(transposed(f, lines)):
-                        place = f.add(f.mul(f.add(key.i, k), self.width), query.i)
-                        f.store(line, f.at(to, place))
-                end = f.add(query.i, lanes)
-                with (
-                    f.loop(query.i, end, unroll=False) as one,
-                    f.loop(edge, count, unroll=False) as key,
-                ):
-                    single(one.i, key.i)
-        with f.loop(bottom, self.valid, unroll=False) as one, f.loop(0, count, unroll=False) as key:
-            single(one.i, key.i)
+                sizes = self.valid, count, self.width
+                turn_operand(f, next(full), source, step, sizes, operand.dtype.itemsize)
 
     def _operand_values(self, key: Value, place: Value, vectors: int) -> list[list[Value]]:
         """Return, per vector of queries, the numbers of all operands for one key.

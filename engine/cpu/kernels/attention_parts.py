@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import llvmlite.ir as ir
+
 from engine.cpu.builder import F32, I1, Builder, Value
+from engine.cpu.kernels.square import transposed
 from engine.cpu.target import Target
 from engine.dtypes import DType
 
@@ -168,3 +171,49 @@ def has_weights(f: Builder, zeros: str, total: Value) -> Value:
     if zeros == "none":
         return f.b.fcmp_ordered(">", total, F32(0.0))
     return I1(1)
+
+
+def turn_operand(
+    f: Builder,
+    to: Value,
+    source: Value,
+    step: Value,
+    sizes: tuple[Value, Value, int],
+    size: int,
+) -> None:
+    """Copy (queries, keys), `step` elements from query to query, to (keys, width).
+
+    Args:
+        f: The function under construction.
+        to: Scratch memory.
+        source: The first query's element for the first key.
+        step: Elements from query to query.
+        sizes: Queries, keys, width.
+        size: Bytes of an element.
+    """
+    (queries, count, width), lanes = sizes, f.lanes
+    bottom = f.sub(queries, f.rem(queries, lanes)) if size == 4 else f.mul(0, 1)
+    edge = f.sub(count, f.rem(count, lanes))
+    kind = ir.IntType(8 * size)
+
+    def single(query: Value, key: Value) -> None:
+        at = f.at_bytes(source, f.mul(f.add(f.mul(query, step), key), size))
+        place = f.at_bytes(to, f.mul(f.add(f.mul(key, width), query), size))
+        f.b.store(f.b.load(at, typ=kind, align=size), place, align=size)
+
+    if size == 4:
+        with f.loop(0, bottom, lanes, unroll=False) as query:
+            with f.loop(0, edge, lanes, unroll=False) as key:
+                first = f.add(f.mul(query.i, step), key.i)
+                lines = [f.load(f.at(source, f.add(first, f.mul(step, k)))) for k in range(lanes)]
+                for k, line in enumerate(transposed(f, lines)):
+                    place = f.add(f.mul(f.add(key.i, k), width), query.i)
+                    f.store(line, f.at(to, place))
+            end = f.add(query.i, lanes)
+            with (
+                f.loop(query.i, end, unroll=False) as one,
+                f.loop(edge, count, unroll=False) as key,
+            ):
+                single(one.i, key.i)
+    with f.loop(bottom, queries, unroll=False) as one, f.loop(0, count, unroll=False) as key:
+        single(one.i, key.i)
