@@ -52,7 +52,8 @@ async def while_connected(
                 except asyncio.CancelledError:
                     await _stopped(step)
                     raise
-                if not step.done():
+                # Also when both are done: work that never waits would never be stopped otherwise.
+                if watch is not None and watch.done():
                     await _stopped(step)
                     raise RequestCancelled("the client went away before all was done")
                 each = step.result()

@@ -56,6 +56,25 @@ async def test_from_some_point_on_it_is_finished_in_any_case(last: int) -> None:
     assert ended == [True]
 
 
+async def test_work_that_never_waits_is_stopped_too() -> None:
+    gone, ended = asyncio.Event(), []
+
+    async def work() -> AsyncGenerator[int]:
+        try:
+            for number in range(1, 1_000_000):
+                yield number
+        finally:
+            ended.append(True)
+
+    told = 0
+    with pytest.raises(RequestCancelled):
+        async for each in while_connected(work(), Call("id", disconnected=gone.wait)):
+            told = each
+            if told == 3:
+                gone.set()
+    assert 3 <= told < 10 and ended == [True]
+
+
 async def test_who_is_cancelled_stops_the_work() -> None:
     ended = asyncio.Event()
 
@@ -173,7 +192,7 @@ def test_a_snapshot(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
 
     async def snapshot(_: str) -> AsyncGenerator[bytes]:
         try:
-            for _ in range(1_000_000):  # without an end, as far as anybody waits for one
+            while True:
                 yield bytes(1 << 16)
         finally:
             ended.set()
