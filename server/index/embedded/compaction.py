@@ -113,8 +113,8 @@ class Compaction:
             target.reserve(self._old.size)
             for part in _parts(came, BLOCK_BYTES // (4 * source.row.dim)):
                 self._check()
-                target.write(part, source.file.matrix[self._old[part]], force=False)
-            target.file.sync()
+                # Forced little by little: writers wait for the disk behind all that waits for it.
+                target.write(part, source.file.matrix[self._old[part]])
             target.count(came)
         target.forget(gone.tolist())
         return came.size + gone.size
