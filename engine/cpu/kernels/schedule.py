@@ -1,6 +1,6 @@
 """How products and convolutions are cut into tasks: pure functions of shapes and processor.
 
-What they aim at: what a task reads again and again stays in half of the second-level cache; weights
+What they aim at: what a task reads again and again stays in half of the second-level cache, about; weights
 that do not fit are read as seldom as can be; tasks are long against what it costs to hand one out,
 and still many.
 """
@@ -28,6 +28,9 @@ WEIGHTS_PER_TASK: Final = 64 << 10  # bytes, where there are few rows and readin
 LEAST_BLOCK: Final = 4  # tiles that weights from outside of the cache are used for, at the least
 MOST_SHARES: Final = 16  # tiles of a picture up to which a panel is read in too little time
 LEAST_WINOGRAD_TILES: Final = 32  # of one picture
+# Of the second-level cache, for a block of rows: a little more than half, so that 128 rows of 1024
+# numbers are one block where it has a megabyte, and their weights are read once.
+ROWS_SHARE: Final = 9 / 16
 LONG_SUM: Final = 1536  # terms above which a block of many rows leaves the cache
 
 
@@ -44,7 +47,7 @@ def gemm_schedule(
     rows, task_flops = kernel.height(target), TASK_FLOPS
     if kernel.step(target):
         task_flops *= TILES_SPEED
-    fit = target.l2_bytes // 2 // (-(-k // k_blocks) * size) // rows
+    fit = int(target.l2_bytes * ROWS_SHARE) // (-(-k // k_blocks) * size) // rows
     tiles = max(1, min(fit, 12))
     group = -(-WEIGHTS_PER_TASK // (k * panels.width * size))
     # A block of rows is read, or rounded, once per group; a lone row takes panels in pairs.

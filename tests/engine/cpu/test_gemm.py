@@ -14,7 +14,7 @@ from engine.cpu.kernels.batched import BatchedProduct
 from engine.cpu.kernels.gemm import Gemm, GemmSchedule
 from engine.cpu.kernels.panels import Panels, pack_columns, pack_panels, to_bfloat16
 from engine.cpu.kernels.row_cuts import tile_heights
-from engine.cpu.kernels.schedule import gemm_schedule
+from engine.cpu.kernels.schedule import ROWS_SHARE, gemm_schedule
 from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, host_target, target_for
 from engine.device import CompileOptions
@@ -128,7 +128,7 @@ def test_schedules_fit_the_cache(k: int, n: int) -> None:
     assert plan.block_rows % target.tile_rows == 0 and plan.block_rows > 0
     assert 1 <= plan.group <= Panels.of(n, target).count
     rows_bytes = plan.block_rows * -(-k // plan.k_blocks) * 4
-    assert rows_bytes <= target.l2_bytes // 2 or plan.block_rows == target.tile_rows
+    assert rows_bytes <= target.l2_bytes * ROWS_SHARE or plan.block_rows == target.tile_rows
 
 
 def test_bfloat16_rounds_to_even_and_keeps_nan() -> None:
