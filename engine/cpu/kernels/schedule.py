@@ -1,8 +1,8 @@
 """How products and convolutions are cut into tasks: pure functions of shapes and processor.
 
-What they aim at: what a task reads again and again stays in half of the second-level cache, about; weights
-that do not fit are read as seldom as can be; tasks are long against what it costs to hand one out,
-and still many.
+What they aim at: what a task reads again and again stays in about half of the second-level cache;
+weights that do not fit are read as seldom as can be; tasks are long against what it costs to hand
+one out, and still many.
 """
 
 from __future__ import annotations
