@@ -70,6 +70,16 @@ def test_weights_that_other_nodes_make() -> None:
         assert all(each.reason is None for each in plan.coverage)
 
 
+def test_other_types_and_empty_weights_stay_portable() -> None:
+    made = [node("Conv", ["x", "w"], ["y"])]
+    half = model(made, [("x", [1, 8, 6, 6], 10), ("w", [4, 8, 1, 1], 10)], [("y", None, 10)])
+    with pytest.raises(NoKernel, match="float32"):
+        lower(graph_of(half))
+    empty = model(made, [("x", [1, 8, 6, 6]), ("w", [0, 8, 1, 1])], [("y", None)])
+    with pytest.raises(NoKernel, match="no kernel"):
+        lower(graph_of(empty))
+
+
 @pytest.mark.parametrize(
     ("shape", "attributes", "reason"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,8 @@ from engine.cpu.native import compile_kernel
 from engine.cpu.target import ISAS, target_for
 from engine.dtypes import DType
 from tests.engine.cpu.harness import run_kernel
-from tests.engine.cpu.programs import check
-from tests.engine.onnx_models import model, node, normal
+from tests.engine.cpu.programs import check, lower
+from tests.engine.onnx_models import Spec, graph_of, model, node, normal
 
 SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 3.0, 3.0]
 
@@ -215,6 +216,24 @@ def test_what_has_no_kernel_is_portable() -> None:
     feeds = {"x": normal(5, 4), "i": indices((3, 2), 5), "u": normal(3, 2)}
     with pytest.raises(NoKernel, match="cover"):
         check(smaller, feeds, [("y", [5, 4])])
+
+
+def refused(made: onnx.NodeProto, inputs: list[Spec], reason: str, **fixed: np.ndarray) -> None:
+    graph = graph_of(model([made], inputs, [(made.output[0], None)], fixed))
+    with pytest.raises(NoKernel, match=reason):
+        lower(graph)
+
+
+def test_forms_that_only_a_run_knows_are_portable() -> None:
+    hot = node("OneHot", ["i", "d", "v"], ["y"])
+    depth, pair = np.array(3), np.zeros(2, np.float32)
+    refused(hot, [("i", [4])], "indices of type float32", d=depth, v=pair)
+    refused(hot, [("i", [4], 7), ("v", ["V"])], "no pair", d=depth)
+    slices = node("ScatterND", ["x", "i", "u"], ["y"])
+    refused(slices, [("x", [4, 5]), ("i", [3, "D"], 7), ("u", [3, 5])], "tuples of D")
+    refused(slices, [("x", [4, 5]), ("i", [3, 1], 7), ("u", [3, 5, 1])], "updates have")
+    elements = node("ScatterElements", ["x", "i", "u"], ["y"])
+    refused(elements, [("x", [4, 5]), ("i", [3], 7), ("u", [3])], "different ranks")
 
 
 @pytest.mark.parametrize("isa", ISAS)
