@@ -2,7 +2,7 @@
 
 Proving rows independent takes such inputs to have as many rows as each other
 (`engine.lowering.batch_symbol`). Where the graph lets them meet by broadcasting alone, one row
-beside many is legal as well. A session then repeats the one row, and takes the repetition away
+beside many is legal as well. `Model.run` then repeats the one row, and takes the repetition away
 again from the outputs that depend on nothing else.
 """
 
@@ -23,7 +23,11 @@ from engine.lowering.batch_axes import BatchAxes
 from engine.ops.define import NUMPY_BROADCASTING, Elementwise
 from engine.ops.registry import Registry
 
-SPREADING = ("MatMul", "Expand", "Einsum")  # broadcast like elementwise operators, in the dims that meet
+SPREADING = (
+    "MatMul",
+    "Expand",
+    "Einsum",
+)  # broadcast like elementwise operators, in the dims that meet
 
 
 @dataclass(frozen=True)
