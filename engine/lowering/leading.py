@@ -23,11 +23,8 @@ from engine.lowering.batch_axes import BatchAxes
 from engine.ops.define import NUMPY_BROADCASTING, Elementwise
 from engine.ops.registry import Registry
 
-SPREADING = (
-    "MatMul",
-    "Expand",
-    "Einsum",
-)  # broadcast like elementwise operators, in the dims that meet
+# These broadcast like elementwise operators, in the dims that meet.
+SPREADING = ("MatMul", "Expand", "Einsum")
 
 
 @dataclass(frozen=True)
