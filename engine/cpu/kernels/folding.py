@@ -12,7 +12,8 @@ from engine.cpu.expression_operations import OPERATIONS
 from engine.cpu.kernels.rows import Part, first_lanes, has_masks
 from engine.dtypes import DType
 
-UNROLLED = 4  # partial results side by side: additions need not wait for each other
+UNROLLED = 4  # vectors of partial results side by side: additions need not wait for each other
+PARTIALS = 64  # partial sums at the least: the error of a sum shrinks with their number
 Term = Callable[[Part], Value]
 
 
@@ -83,16 +84,25 @@ def _any_lane(f: Builder, flag: Value) -> Value:
 
 
 def fold_row(
-    f: Builder, count: Number, how: str, dtype: DType, term: Term, *, skips_nan: bool = False
+    f: Builder,
+    count: Number,
+    how: str,
+    dtype: DType,
+    term: Term,
+    *,
+    skips_nan: bool = False,
+    many_partials: bool = False,
 ) -> Value:
     """Return the terms of elements [0, count) as one number, in an order of their own.
 
     `term` gives the register of a part, in this type; each part is asked for once. With
-    `skips_nan`, extremes pass over what is no number; else it is the result.
+    `skips_nan`, extremes pass over what is no number; else it is the result. `many_partials`: as
+    many partial results with short vectors as with long ones, at the price of more code.
     """
     notes = is_extreme(how, dtype) and not skips_nan
     lanes, empty = f.lanes, start(f, how, dtype, f.lanes)
-    many, whole = _whole(f, count, UNROLLED * lanes), _whole(f, count, lanes)
+    beside = max(UNROLLED, PARTIALS // lanes) if many_partials else UNROLLED
+    many, whole = _whole(f, count, beside * lanes), _whole(f, count, lanes)
 
     def added(carried: list[Value], parts: list[Part]) -> list[Value]:
         terms = [term(part) for part in parts]
@@ -105,14 +115,14 @@ def fold_row(
         return result
 
     flags = [no_flag(lanes)] if notes else []
-    with f.loop(0, many, UNROLLED * lanes, [empty] * UNROLLED + flags, unroll=False) as loop:
-        parts = [Part(f.add(loop.i, k * lanes), lanes) for k in range(UNROLLED)]
+    with f.loop(0, many, beside * lanes, [empty] * beside + flags, unroll=False) as loop:
+        parts = [Part(f.add(loop.i, k * lanes), lanes) for k in range(beside)]
         loop.next = added(loop.values, parts)
-    totals = loop.result[:UNROLLED]
+    totals = loop.result[:beside]
     while len(totals) > 1:
         pairs = zip(totals[::2], totals[1::2], strict=True)
         totals = [passing(f, how, dtype, x, y) for x, y in pairs]
-    with f.loop(many, whole, lanes, totals + loop.result[UNROLLED:], unroll=False) as last:
+    with f.loop(many, whole, lanes, totals + loop.result[beside:], unroll=False) as last:
         last.next = added(last.values, [Part(last.i, lanes)])
     total, *flags = last.result
     if isinstance(count, int) and count == whole:

@@ -182,7 +182,7 @@ class _Fold:
                         return x
                     return stages.mapped(f, x, wide and wide[part.lanes], part.lanes)
 
-                here = fold_row(f, width, how, dtype, term)
+                here = fold_row(f, width, how, dtype, term, many_partials=True)
                 j.next = [combine(f, how, dtype, j.values[0], here)]
             return j.result[0]
 
