@@ -10,18 +10,24 @@ from engine.cpu.lower.context import Lowering
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
-from engine.ir.types import Dim, ceildiv, element_count
+from engine.ir.types import Dim, Shape, ceildiv, element_count
 from engine.ops.common import normalize_axis
 
 TASK: Final = 1 << 14  # elements of one task
 
 
+def index_type(ctx: Lowering, name: str) -> DType:
+    """Return the type of indices; `NoKernel` for one that no kernel reads."""
+    dtype = ctx.dtype(name)
+    if dtype not in (DType.INT32, DType.INT64):
+        raise NoKernel(f"indices of type {dtype}")
+    return dtype
+
+
 def _reads(ctx: Lowering, node: Node) -> tuple[tuple[Buffer, Buffer], DType]:
     """Return data and indices, and the indices' type."""
     x, indices = node.inputs[:2]
-    dtype = ctx.dtype(indices)
-    if dtype not in (DType.INT32, DType.INT64):
-        raise NoKernel(f"indices of type {dtype}")
+    dtype = index_type(ctx, indices)
     return (ctx.plain(x, node), ctx.plain(indices, node)), dtype
 
 
@@ -48,16 +54,22 @@ def gather(ctx: Lowering, node: Node) -> None:
     )
 
 
-@lowers("GatherElements")
-def gather_elements(ctx: Lowering, node: Node) -> None:
-    """Element by element, along one axis."""
-    x, indices, y = *node.inputs[:2], node.outputs[0]
-    shape, picks = ctx.shape(x), ctx.shape(indices)
+def picked_axis(ctx: Lowering, node: Node, shape: Shape, picks: Shape) -> int:
+    """Return the axis along which indices pick; `NoKernel` unless they cover all other axes."""
     if len(shape) != len(picks) or not shape:
         raise NoKernel("data and indices have different ranks")
     axis = normalize_axis(int(ctx.attributes(node)["axis"]), len(shape))
     if any(a != b for k, (a, b) in enumerate(zip(shape, picks, strict=True)) if k != axis):
         raise NoKernel("the indices do not cover the data")
+    return axis
+
+
+@lowers("GatherElements")
+def gather_elements(ctx: Lowering, node: Node) -> None:
+    """Element by element, along one axis."""
+    x, indices, y = *node.inputs[:2], node.outputs[0]
+    shape, picks = ctx.shape(x), ctx.shape(indices)
+    axis = picked_axis(ctx, node, shape, picks)
     reads, dtype = _reads(ctx, node)
     outer, inner = element_count(shape[:axis]), element_count(shape[axis + 1 :])
     fault = ctx.fault(node, f"an index is outside of [-{shape[axis]}, {shape[axis]})")

@@ -9,6 +9,7 @@ from engine.cpu.kernels.one_hot import OneHot
 from engine.cpu.kernels.scatter import REPLACE, ScatterElements, ScatterSlices
 from engine.cpu.kernels.top_values import MOST_PLACES, TopValues
 from engine.cpu.lower.context import CONVERTERS, Lowering
+from engine.cpu.lower.indexing import index_type, picked_axis
 from engine.cpu.lower.rules import NoKernel, lowers
 from engine.dtypes import DType
 from engine.ir.graph import Node
@@ -23,13 +24,6 @@ SORTED: Final = (
     *(DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16),
     *(DType.INT32, DType.UINT32, DType.INT16, DType.UINT16, DType.INT8, DType.UINT8),
 )
-
-
-def _index_type(ctx: Lowering, name: str) -> DType:
-    dtype = ctx.dtype(name)
-    if dtype not in (DType.INT32, DType.INT64):
-        raise NoKernel(f"indices of type {dtype}")
-    return dtype
 
 
 def _how(ctx: Lowering, node: Node, name: str) -> tuple[DType, str]:
@@ -63,12 +57,8 @@ def scatter_elements(ctx: Lowering, node: Node) -> None:
     """Element by element, along one axis."""
     x, indices, updates = node.inputs
     shape, picks = ctx.shape(x), ctx.shape(indices)
-    if len(shape) != len(picks) or not shape:
-        raise NoKernel("data and indices have different ranks")
-    axis = normalize_axis(int(ctx.attributes(node)["axis"]), len(shape))
-    if any(a != b for k, (a, b) in enumerate(zip(shape, picks, strict=True)) if k != axis):
-        raise NoKernel("the indices do not cover the data")
-    index, (dtype, how) = _index_type(ctx, indices), _how(ctx, node, x)
+    axis = picked_axis(ctx, node, shape, picks)
+    index, (dtype, how) = index_type(ctx, indices), _how(ctx, node, x)
     _require_same(ctx, node, ctx.shape(updates), picks, "updates")
     data, *reads = (ctx.plain(name, node) for name in (x, indices, updates))
     inner = element_count(shape[axis + 1 :])
@@ -91,7 +81,7 @@ def scatter_nd(ctx: Lowering, node: Node) -> None:
     depth = picks[-1] if picks else 0
     if not isinstance(depth, int) or not 0 < depth <= len(shape):
         raise NoKernel(f"tuples of {depth} for {len(shape)} axes")
-    index, (dtype, how) = _index_type(ctx, indices), _how(ctx, node, x)
+    index, (dtype, how) = index_type(ctx, indices), _how(ctx, node, x)
     _require_same(ctx, node, ctx.shape(updates), (*picks[:-1], *shape[depth:]), "updates")
     data, *reads = (ctx.plain(name, node) for name in (x, indices, updates))
     width = element_count(shape[depth:])
@@ -112,7 +102,7 @@ def one_hot(ctx: Lowering, node: Node) -> None:
     shape = ctx.shape(node.outputs[0])
     if ctx.shape(values) != (2,):
         raise NoKernel("its two values are no pair")
-    index, dtype = _index_type(ctx, indices), OF_WIDTH[ctx.dtype(values).itemsize]
+    index, dtype = index_type(ctx, indices), OF_WIDTH[ctx.dtype(values).itemsize]
     axis = normalize_axis(int(ctx.attributes(node)["axis"]), len(shape))
     reads = [ctx.plain(indices, node), ctx.plain(values, node)]
     ctx.step(
