@@ -24,7 +24,7 @@ from engine.lowering.leading import LeadingDims
 
 KIND: Final = "millrace-artifact"
 # Part of every cache key and header: raise it when the same source compiles to something else.
-COMPILER_VERSION: Final = 7
+COMPILER_VERSION: Final = 8
 LARGE_BYTES: Final = 4096  # fixed values above it are left out of a graph for inspection
 
 

@@ -4,7 +4,7 @@ of what is summed together.
 Letters are of four kinds: in both operands and in the result (a batch), in both but not in the
 result (summed), and in one operand and the result (rows of the left side, columns of the right).
 Left alone: letters that one operand repeats, or that only one has and the result has not, sizes
-that may differ, and sums or columns of several letters whose sizes are not numbers.
+that may differ or are none, and sums or columns of several letters whose sizes are not numbers.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class _Rewrite(GraphDraft):
                 if self._sizes.setdefault(letter, dim) != dim:
                     return None
             terms.append(letters)
+        if 0 in sizes.values():  # a target of 0 means something else to Reshape
+            return None
         output = _spelled(target, len(result.shape))
         everywhere = [set(term) for term in terms]
         alone = everywhere[0] ^ everywhere[-1] if len(terms) == 2 else everywhere[0]

@@ -22,6 +22,8 @@ ABREAST: Final = 4  # vectors that are compared in one turn
 MOST_PLACES: Final = 1 << 31  # elements that a line may have
 LOW: Final = 0xFFFFFFFF  # the half of a candidate that holds its place, counted from here down
 SIGN: Final = 0x7FFFFFFF  # all bits of a float but its sign; as a whole number above all of them
+# Values are moved as they are: rounding to bfloat16 again would take denormals for zero.
+BITS: Final = {1: DType.UINT8, 2: DType.UINT16, 4: DType.INT32}
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,8 @@ class TopValues(Kernel):
         with f.loop(0, heap.size, unroll=False) as each:
             place = f.sub(LOW, f.b.and_(heap.get(each.i), I64(LOW)))
             heap.put(each.i, place)
-            f.store(
-                line.element(place), f.at(values, f.mul(each.i, line.step), self.dtype), self.dtype
-            )
+            to = f.at(values, f.mul(each.i, line.step), self.dtype)
+            f.store(line.element(place, BITS[self.dtype.itemsize]), to, BITS[self.dtype.itemsize])
 
 
 class _Line:
@@ -111,8 +112,7 @@ class _Line:
     def __init__(self, f: KernelBuilder, kernel: TopValues, x: Value, step: Number) -> None:
         self.f, self.kernel, self.x, self.step = f, kernel, x, step
 
-    def element(self, place: Value) -> Value:
-        dtype = self.kernel.dtype
+    def element(self, place: Value, dtype: DType) -> Value:
         return self.f.load(self.f.at(self.x, self.f.mul(place, self.step), dtype), dtype, 1)
 
     def keys(self, place: Value, lanes: int) -> Value:
@@ -122,7 +122,7 @@ class _Line:
 
     def candidate(self, place: Value) -> Value:
         f = self.f
-        key = f.b.sext(self._key(self.element(place)), I64)
+        key = f.b.sext(self._key(self.element(place, self.kernel.dtype)), I64)
         return f.b.or_(f.b.shl(key, I64(32)), f.sub(LOW, place))
 
     def _key(self, x: Value) -> Value:

@@ -33,7 +33,8 @@ def indices(shape: tuple[int, ...], size: int, dtype: type = np.int64, seed: int
 
 def expected_top(x: np.ndarray, k: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
     """Values and places along the last axis; what is no number counts as larger than all."""
-    lines = x.astype(np.float64) if x.dtype.kind != "i" else x.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # signals of what is no number
+        lines = x.astype(np.float64) if x.dtype.kind != "i" else x.astype(np.int64)
     if largest:
         order = x.shape[-1] - 1 - np.argsort(lines[..., ::-1], -1, "stable")[..., ::-1]
     else:
@@ -76,6 +77,16 @@ def check_top(x: np.ndarray, k: int, largest: bool) -> None:
     got = run_kernel(kernel, [*empty, x], numbers=numbers, tasks=rows, writes=2, pieces=2)
     np.testing.assert_array_equal(got[1], want[1])
     assert got[0].tobytes() == np.ascontiguousarray(want[0]).tobytes()
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_best_of_narrow_rows_keep_their_bits(dtype: type, largest: bool) -> None:
+    """Denormals, and what else a number that is no number says, too."""
+    x = np.random.default_rng(3).integers(0, 1 << 16, (2, 301)).astype(np.uint16).view(dtype)
+    check_top(x, 301, largest)
+    tiny = np.arange(1, 100, dtype=np.uint16).view(dtype)[None]
+    check_top(tiny, 50, largest)
 
 
 @pytest.mark.parametrize("largest", [0, 1])

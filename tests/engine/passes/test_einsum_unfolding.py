@@ -115,6 +115,18 @@ def test_no_entries() -> None:
         assert loaded.run(feeds)["y"].shape == (0, 2, 4, 7)
 
 
+@pytest.mark.parametrize("sizes", [(3, 0, 2), (0, 3, 2), (3, 2, 0), (0, 0, 0)])
+def test_axes_without_entries(sizes: tuple[int, int, int]) -> None:
+    a, b, c = sizes
+    for equation, left in (("ab,abc->c", [a, b]), ("ka,abc->kbc", [2, a])):
+        made = node("Einsum", ["x", "w"], ["y"], equation=equation)
+        data = model([made], [("x", left), ("w", [a, b, c])], [("y", None)])
+        feeds = {"x": normal(*left), "w": normal(a, b, c, seed=1)}
+        want = np.einsum(equation, feeds["x"], feeds["w"])
+        with engine.load(data, device="reference") as loaded:
+            np.testing.assert_allclose(loaded.run(feeds)["y"], want, 1e-5, 1e-6)
+
+
 def test_fixed_weights_are_packed_once() -> None:
     made = node("Einsum", ["x", "w"], ["y"], equation="bld,kd->blk")
     data = model([made], [("x", ["N", "L", 8])], [("y", None)], {"w": normal(6, 8)})
