@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.errors import Conflict
 from server.learning.examples import MAX_PICTURES, Example
+from server.repository.bounded_archives import DAMAGED, open_zip
 
 FOLDER: Final = "training"
 INDEX_FILE, FEATURES_FILE, PICTURES_FILE = "index.json", "features.npy", "pictures.zip"
@@ -103,7 +104,7 @@ def read(version: Path) -> Kept:
             for item, row, picture in zip(body["items"], features, pictures, strict=True)
         )
         return Kept(base, str(body["method"]), examples)
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError, LookupError, TypeError) as error:
         raise Conflict(
             f"what version {version.name!r} keeps of its pictures cannot be used ({error}); send "
             "all pictures anew, to the base model"
@@ -137,7 +138,7 @@ def _read_pictures(path: Path, count: int) -> list[bytes | None]:
     if not path.is_file():
         return found
     left = MAX_KEPT_BYTES
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, open_zip(file, count) as archive:
         for entry in archive.infolist():
             left -= entry.file_size
             if left < 0 or entry.file_size != entry.compress_size:

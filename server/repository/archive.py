@@ -6,45 +6,28 @@ bytes and in number, counted while unpacking, since headers may lie.
 
 from __future__ import annotations
 
-import gzip
-import io
-import lzma
-import stat
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tarfile import AREGTYPE, BLOCKSIZE, DIRTYPE, REGTYPE
 from typing import IO, BinaryIO
+
+from server.repository.bounded_archives import (
+    DAMAGED,
+    ArchiveInvalid,
+    ArchiveTooLarge,
+    fault_of,
+    kind_of,
+    open_tar,
+    open_zip,
+)
+
+__all__ = ["ArchiveInvalid", "ArchiveTooLarge", "kind_of", "unpack"]
 
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 8
 MAX_PART_BYTES = 255
 CHUNK_BYTES = 1 << 20
-# A tar header may claim to be any length and is read in one piece.
-MAX_HEADER_BYTES = 4 << 20
-
-ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-GZIP_MAGIC = b"\x1f\x8b"
-TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
-
-# What Python's readers raise at files that are damaged, or made to do harm.
-DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(EOFError, struct.error, ValueError, OverflowError, IndexError),
-    *(NotImplementedError, RuntimeError),  # a compression that Python does not have; encryption
-)
-
-
-class ArchiveInvalid(ValueError):
-    """The archive is damaged, or holds something that a version cannot."""
-
-
-class ArchiveTooLarge(ValueError):
-    """The archive unpacks to more than the limit."""
 
 
 @dataclass
@@ -53,25 +36,11 @@ class _Budget:
 
     left_bytes: int
     limit_bytes: int
-    left_entries: int
 
     def spend(self, count: int) -> None:
         self.left_bytes -= count
         if self.left_bytes < 0:
             raise ArchiveTooLarge(f"it unpacks to more than {self.limit_bytes} bytes")
-
-    def entry(self) -> None:
-        self.left_entries -= 1
-        if self.left_entries < 0:
-            raise ArchiveInvalid(f"it has more than {MAX_ENTRIES} entries")
-
-
-def kind_of(head: bytes) -> str | None:
-    """Return "zip" or "tar" by the first bytes of a file; None for anything else."""
-    if head.startswith(ZIP_MAGIC):
-        return "zip"
-    tar = head[TAR_MAGIC_OFFSET : TAR_MAGIC_OFFSET + len(TAR_MAGIC)] == TAR_MAGIC
-    return "tar" if tar or head.startswith(GZIP_MAGIC) else None
 
 
 def unpack(
@@ -91,7 +60,7 @@ def unpack(
         ArchiveInvalid: naming the entry that cannot be unpacked.
         ArchiveTooLarge: it is longer than the limit once unpacked.
     """
-    budget = _Budget(limit_bytes, limit_bytes, MAX_ENTRIES)
+    budget = _Budget(limit_bytes, limit_bytes)
     try:
         with archive.open("rb") as file:
             if kind == "zip":
@@ -110,14 +79,11 @@ def unpack(
 
 
 def _unpack_zip(file: BinaryIO, target: Path, budget: _Budget) -> None:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file, MAX_ENTRIES) as archive:
         for entry in archive.infolist():
-            budget.entry()
-            mode = entry.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise ArchiveInvalid(f"{entry.filename!r} is a link or a device; only files may be")
-            if entry.flag_bits & 0x1:
-                raise ArchiveInvalid(f"{entry.filename!r} is encrypted")
+            fault = fault_of(entry)
+            if fault is not None:
+                raise ArchiveInvalid(f"{entry.filename[:200]!r} {fault}")
             place = _place(entry.filename)
             if place is not None and not entry.is_dir():
                 with archive.open(entry) as content:
@@ -125,50 +91,19 @@ def _unpack_zip(file: BinaryIO, target: Path, budget: _Budget) -> None:
 
 
 def _unpack_tar(file: BinaryIO, target: Path, budget: _Budget) -> None:
-    with plain_tar(file) as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
-        for entry in archive:
-            budget.entry()
-            budget.spend(tarfile.BLOCKSIZE)
-            if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
-                raise ArchiveInvalid(f"{entry.name!r} is a link or a device; only files may be")
+    with open_tar(file, MAX_ENTRIES, budget.limit_bytes) as entries:
+        for entry in entries:
+            budget.spend(BLOCKSIZE)
+            if entry.type not in (REGTYPE, AREGTYPE, DIRTYPE):
+                raise ArchiveInvalid(f"{entry.name[:200]!r} is a link or a device, not a file")
             place = _place(entry.name)
-            content = None if entry.isdir() else archive.extractfile(entry)
+            content = entries.content(entry)
             if content is None:
                 continue
             if place is None:
                 budget.spend(entry.size)  # skipped, but read all the same
             else:
                 _write(content, target / place, budget)
-
-
-@contextmanager
-def plain_tar(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Give a tar file, unpacked on the way if it is compressed, with bounded reads."""
-    compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    file.seek(0)
-    if compressed:
-        with gzip.GzipFile(fileobj=file) as plain:
-            yield _BoundedReads(plain)
-    else:
-        yield _BoundedReads(file)
-
-
-class _BoundedReads(io.RawIOBase, BinaryIO):
-    """A file of which nobody may read a huge piece at once."""
-
-    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > MAX_HEADER_BYTES:
-            raise ArchiveInvalid(f"it has a header of {size} bytes")
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def _place(name: str) -> PurePosixPath | None:

@@ -7,7 +7,6 @@ They are checked before a version serves anything, and their inputs warm it up.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from server.model_config import GoldenConfig
+from server.repository.bounded_archives import DAMAGED, open_zip
 from server.repository.layout import SAMPLES_FOLDER
 
 INPUT_PREFIX = "input:"
 OUTPUT_PREFIX = "output:"
 MAX_SAMPLES = 64
 MAX_SAMPLE_BYTES = 256 << 20  # unpacked, all arrays of one file
+MAX_ARRAYS = 4096  # of one file
+ARRAY_SUFFIX = ".npy"
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 Run = Callable[[Feeds, Sequence[str]], Mapping[str, np.ndarray[Any, Any]]]
@@ -53,7 +55,7 @@ def read_samples(folder: Path) -> list[Sample]:
 def _read_sample(path: Path) -> Sample:
     try:
         arrays = _read_arrays(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (*DAMAGED, OSError, MemoryError) as error:
         raise GoldenMismatch(f"{SAMPLES_FOLDER}/{path.name} cannot be read: {error}") from error
     inputs = _with_prefix(arrays, INPUT_PREFIX)
     outputs = _with_prefix(arrays, OUTPUT_PREFIX)
@@ -66,12 +68,17 @@ def _read_sample(path: Path) -> Sample:
 
 
 def _read_arrays(path: Path) -> Feeds:
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > MAX_SAMPLE_BYTES:
-        raise ValueError(f"{unpacked} bytes unpacked, the limit is {MAX_SAMPLE_BYTES}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    with path.open("rb") as file, open_zip(file, MAX_ARRAYS) as archive:
+        entries = [each for each in archive.infolist() if each.filename.endswith(ARRAY_SUFFIX)]
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > MAX_SAMPLE_BYTES:
+            raise ValueError(f"{unpacked} bytes unpacked, the limit is {MAX_SAMPLE_BYTES}")
+        arrays: Feeds = {}
+        for entry in entries:
+            with archive.open(entry) as content:
+                array = np.lib.format.read_array(content, allow_pickle=False)
+            arrays[entry.filename.removesuffix(ARRAY_SUFFIX)] = array
+    return arrays
 
 
 def _with_prefix(arrays: Feeds, prefix: str) -> Feeds:

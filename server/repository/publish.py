@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import stat
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from server.errors import InvalidInput, PayloadTooLarge
@@ -34,9 +34,17 @@ UPLOAD_FILE = ".upload"
 
 
 def publish_path(
-    root: Path, model: str, version: str | None, source: Path, limit_bytes: int
+    root: Path,
+    model: str,
+    version: str | None,
+    source: Path,
+    limit_bytes: int,
+    *,
+    beside: Sequence[str] = (),
 ) -> Published:
     """Publish a `.onnx` file, a version's folder, or a tar or zip of one. Blocking.
+
+    `beside` names the files in the folder of a `.onnx` file that hold its weights.
 
     Raises:
         InvalidInput, Conflict, PayloadTooLarge: see `Incoming` and `archive`.
@@ -44,7 +52,9 @@ def publish_path(
     check_names(model, version)
     with Incoming(root, model) as incoming:
         check_free(incoming, version)
-        if source.is_dir():
+        if beside:
+            _copy_files(source, beside, incoming.folder, limit_bytes)
+        elif source.is_dir():
             _copy_folder(source, incoming.folder, limit_bytes)
         elif source.is_file():
             if source.stat().st_size > limit_bytes:
@@ -82,6 +92,15 @@ def _copy_folder(source: Path, target: Path, limit_bytes: int) -> None:
         left -= found.st_size
         if left < 0:
             raise _too_large(limit_bytes)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+
+
+def _copy_files(source: Path, beside: Sequence[str], target: Path, limit_bytes: int) -> None:
+    paths = {source.name: source} | {name: source.parent / name for name in beside}
+    if sum(path.stat().st_size for path in paths.values()) > limit_bytes:
+        raise _too_large(limit_bytes)
+    for name, path in paths.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
 

@@ -6,29 +6,33 @@ not believed: every read is bounded, and what was unpacked is counted.
 
 from __future__ import annotations
 
-import stat
-import struct
-import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, BinaryIO, Self
+from tarfile import BLOCKSIZE, TarInfo
+from typing import IO, BinaryIO
 
 from server.errors import InvalidInput, PayloadTooLarge, ServerError
 from server.index.checks import check_id, shown
-from server.repository.archive import DAMAGED, ArchiveInvalid, kind_of, plain_tar
+from server.repository.bounded_archives import (
+    DAMAGED,
+    MAX_ZIP_ENTRIES,
+    ArchiveTooLarge,
+    TarEntries,
+    fault_of,
+    kind_of,
+    open_tar,
+    open_zip,
+)
 from server.similarity.batches import Entry, Refused
 
 BATCH_ITEMS = 64
 BATCH_BYTES = 4 << 20
-MAX_DIRECTORY_BYTES = 256 << 20  # of a zip's list of entries, which is read in one piece
-LINK_TYPES = (tarfile.SYMTYPE, tarfile.LNKTYPE)
+ENTRIES_BESIDE = 10_000  # folders and what is left out, beside as many as there are pictures
 
 # What systems leave behind; nobody means to send it.
 _LEFT_BEHIND = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_END_BYTES, _COMMENT_BYTES = 22, 65_535
 _DAMAGED = (*DAMAGED, OSError)
 
 
@@ -41,19 +45,6 @@ class ArchiveLimits:
     entries: int
 
 
-class _StrictInfo(tarfile.TarInfo):
-    """A header that is damaged is an error; to tarfile it is the end, unless it is the first."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.HeaderError as error:
-            if type(error).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):
-                raise tarfile.ReadError(str(error)) from error
-            raise  # the end
-
-
 class PictureArchive:
     """The pictures of an archive, a batch at a time; every method blocks."""
 
@@ -62,6 +53,7 @@ class PictureArchive:
 
         Raises:
             InvalidInput: it is neither a zip nor a tar file, or cannot be read.
+            PayloadTooLarge: its list of entries is too long to be read.
         """
         file.seek(0)
         kind = kind_of(file.read(512))
@@ -78,9 +70,9 @@ class PictureArchive:
         self._kind = kind
         self._seen: set[str] = set()
         self.total: int | None = None  # pictures, where the archive tells beforehand
-        self._entries = self._zip(file) if kind == "zip" else self._tar(file)
-        if kind == "zip":
-            self._count(file)
+        # Entries of every kind: to read what is left out takes time as well.
+        self._most = 2 * limits.entries + ENTRIES_BESIDE
+        self._entries = self._zip(self._listed(file)) if kind == "zip" else self._tar(file)
 
     def batch(self) -> list[Entry | Refused]:
         """Return what comes next; nothing at the end.
@@ -97,9 +89,17 @@ class PictureArchive:
                 held += len(each.picture or b"") if isinstance(each, Entry) else 0
                 if len(found) >= BATCH_ITEMS or held >= BATCH_BYTES:
                     break
-        except (*_DAMAGED, ArchiveInvalid) as error:
+        except ArchiveTooLarge as error:
+            raise self._too_long(error) from error
+        except _DAMAGED as error:
             raise self._damaged(error) from error
         return found
+
+    def _too_long(self, error: ArchiveTooLarge) -> PayloadTooLarge:
+        advice = "send it in parts"
+        if self._kind == "zip" and self._most > MAX_ZIP_ENTRIES:
+            advice += f", or as a tar file: of a zip at most {MAX_ZIP_ENTRIES} entries are read"
+        return PayloadTooLarge(f"the {self._kind} file is too large: {error}; {advice}")
 
     def _damaged(self, error: Exception) -> InvalidInput:
         after = f" after {len(self._seen)} entries" if self._seen else ""
@@ -151,64 +151,58 @@ class PictureArchive:
 
     # Zip files
 
-    def _count(self, file: BinaryIO) -> None:
-        """Count what the list of entries holds, if it is not too long to be read."""
+    def _listed(self, file: BinaryIO) -> zipfile.ZipFile:
+        """Read the list of entries, if it is not too long, and count what it holds."""
         try:
-            if directory_bytes(file) > MAX_DIRECTORY_BYTES:
-                raise PayloadTooLarge("the zip file's list of entries is too long to be read")
-            with zipfile.ZipFile(file) as archive:
-                names = [entry.filename for entry in archive.infolist() if not _is_folder(entry)]
+            archive = open_zip(file, self._most)
+        except ArchiveTooLarge as error:
+            raise self._too_long(error) from error
         except _DAMAGED as error:
             raise self._damaged(error) from error
+        names = (entry.filename for entry in archive.infolist() if not _is_folder(entry))
         self.total = sum(not _is_left_out(PurePosixPath(name)) for name in names)
+        return archive
 
-    def _zip(self, file: BinaryIO) -> Iterator[Entry | Refused]:
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                found = None if _is_folder(entry) else self._enter(entry.filename)
-                if isinstance(found, str):
-                    yield self._unpacked(archive, entry, found)
-                elif found is not None:
-                    yield found
+    def _zip(self, archive: zipfile.ZipFile) -> Iterator[Entry | Refused]:
+        for entry in archive.infolist():
+            found = None if _is_folder(entry) else self._enter(entry.filename)
+            if isinstance(found, str):
+                yield self._unpacked(archive, entry, found)
+            elif found is not None:
+                yield found
 
     def _unpacked(
         self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, id: str
     ) -> Entry | Refused:
-        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-            return Refused(id, _no_file(id))
-        if entry.flag_bits & 0x1:
-            return Refused(id, InvalidInput(f"{shown(id)} is encrypted", field="id"))
+        fault = fault_of(entry)
+        if fault is not None:
+            return Refused(id, InvalidInput(f"{shown(id)} {fault}", field="id"))
         try:
             with archive.open(entry) as content:
                 return self._read(id, content)
         except _DAMAGED as error:  # of one entry; the others have places of their own
-            fault = InvalidInput(f"{shown(id)} cannot be unpacked: {error}", field="id")
-            return Refused(id, fault)
+            reason = f"{shown(id)} cannot be unpacked: {error}"
+            return Refused(id, InvalidInput(reason, field="id"))
 
     # Tar files
 
     def _tar(self, file: BinaryIO) -> Iterator[Entry | Refused]:
-        with (
-            plain_tar(file) as plain,
-            tarfile.open(fileobj=plain, mode="r:", tarinfo=_StrictInfo) as archive,
-        ):
-            for entry in archive:
-                archive.members = []  # type: ignore[attr-defined]  # or all of them are kept
-                self._spend(tarfile.BLOCKSIZE)
+        with open_tar(file, self._most, self._limits.total_bytes) as entries:
+            for entry in entries:
+                self._spend(BLOCKSIZE)
                 found = None if entry.isdir() else self._enter(entry.name)
                 if not isinstance(found, str):
                     self._spend(entry.size if entry.isreg() else 0)
                     if found is not None:
                         yield found
                     continue
-                yield self._tar_entry(archive, entry, found)
+                yield self._tar_entry(entries, entry, found)
 
-    def _tar_entry(
-        self, archive: tarfile.TarFile, entry: tarfile.TarInfo, id: str
-    ) -> Entry | Refused:
-        content = archive.extractfile(entry) if entry.isreg() else None
+    def _tar_entry(self, entries: TarEntries, entry: TarInfo, id: str) -> Entry | Refused:
+        content = entries.content(entry)
         if content is None:
-            return Refused(id, _no_file(id))
+            reason = f"{shown(id)} is a link or a device, not a file"
+            return Refused(id, InvalidInput(reason, field="id"))
         if entry.size > self._limits.file_bytes:
             self._spend(entry.size)  # skipped, but read all the same
             return Refused(id, self._too_large(id))
@@ -244,27 +238,3 @@ def _is_left_out(path: PurePosixPath) -> bool:
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:
     return entry.filename.endswith("/")  # `is_dir` trips over an empty name
-
-
-def _no_file(id: str) -> InvalidInput:
-    return InvalidInput(f"{shown(id)} is a link or a device, not a file", field="id")
-
-
-def directory_bytes(file: BinaryIO) -> int:
-    """Return how long a zip file's list of entries says it is; 0 if there is none."""
-    size = file.seek(0, 2)
-    start = max(0, size - _END_BYTES - _COMMENT_BYTES)
-    file.seek(start)
-    tail = file.read(size - start)
-    place = tail.rfind(_END)
-    if place < 0 or len(tail) < place + _END_BYTES:
-        return 0
-    (length,) = struct.unpack_from("<I", tail, place + 12)
-    if length != 0xFFFFFFFF or place < 20 or tail[place - 20 : place - 16] != _LOCATOR64:
-        return int(length)
-    (at,) = struct.unpack_from("<Q", tail, place - 12)
-    file.seek(min(at, size))
-    record = file.read(56)
-    if len(record) < 56 or record[:4] != _END64:
-        return int(length)
-    return int(struct.unpack_from("<Q", record, 40)[0])

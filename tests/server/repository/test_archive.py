@@ -137,7 +137,7 @@ def test_very_many_entries_are_refused(
 ):
     monkeypatch.setattr(archive_module, "MAX_ENTRIES", 20)
     content = pack(*((f"f{i}", b"") for i in range(21)))
-    with pytest.raises(ArchiveInvalid, match="more than 20 entries"):
+    with pytest.raises(ArchiveTooLarge, match="more than 20 entries"):
         unpacked(tmp_path, content, limit=1 << 30)
 
 
@@ -160,7 +160,7 @@ def test_a_huge_header_is_not_read_into_memory(tmp_path: Path):
     content = gzip.compress(info.tobuf() + bytes(200 << 20), compresslevel=1)
     tracemalloc.start()
     try:
-        with pytest.raises(ArchiveInvalid, match="header of"):
+        with pytest.raises(ArchiveInvalid, match="headers of over"):
             unpacked(tmp_path, content)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -198,14 +198,17 @@ def test_damaged_archives_are_errors_of_the_caller(
     assert [path.name for path in (folder / "in").iterdir()] == ["target"]
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_damaged_entries_of_rarer_methods(tmp_path: Path, method: int):
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [(zipfile.ZIP_BZIP2, "not a readable zip"), (zipfile.ZIP_LZMA, "compressed by method 14")],
+)
+def test_damaged_entries_of_rarer_methods(tmp_path: Path, method: int, told: str):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         archive.writestr("model.onnx", b"graph" * 50)
     content = bytearray(file.getvalue())
     content[42:60] = bytes(18)
-    with pytest.raises(ArchiveInvalid, match="not a readable zip"):
+    with pytest.raises(ArchiveInvalid, match=told):
         unpacked(tmp_path, bytes(content))
 
 

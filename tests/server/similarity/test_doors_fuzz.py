@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from server.errors import ServerError, status_of
 from server.handlers.call import Call
+from server.repository import bounded_archives
 from server.routes.items_body import form_items, json_items, raw_item
 from server.routes.similar_body import read_similar
-from server.similarity.archives import ArchiveLimits, PictureArchive, directory_bytes
+from server.similarity import archives
+from server.similarity.archives import ArchiveLimits, PictureArchive
 from server.similarity.batches import Entry, Refused
 from tests.server.similarity.nets import png
 
@@ -191,18 +193,34 @@ def test_a_tar_that_lies_about_its_length():
 
 def test_a_list_of_entries_that_claims_to_be_long():
     data = bytearray(zip_of([("a.png", b"x")]))
-    assert 0 < directory_bytes(io.BytesIO(bytes(data))) < 200
     end = data.rfind(b"PK\x05\x06")
     data[end + 12 : end + 16] = (1 << 31).to_bytes(4, "little")
-    with pytest.raises(ServerError, match="too long to be read"):
+    with pytest.raises(ServerError) as failed:
         read_all(bytes(data))
-    # The same in the form for large files, with a record of its own.
-    record = b"PK\x06\x06" + bytes(36) + (1 << 40).to_bytes(8, "little") + bytes(8)
-    locator = b"PK\x06\x07" + bytes(4) + (0).to_bytes(8, "little") + bytes(4)
-    tail = b"PK\x05\x06" + bytes(8) + b"\xff" * 4 + bytes(6)
-    assert directory_bytes(io.BytesIO(record + locator + tail)) == 1 << 40
-    assert directory_bytes(io.BytesIO(bytes(30) + locator + tail)) == 0xFFFFFFFF
-    assert directory_bytes(io.BytesIO(b"no zip")) == 0
+    assert status_of(failed.value) in (413, 422)
+
+
+def test_more_entries_of_any_kind_than_are_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(archives, "ENTRIES_BESIDE", 0)
+    limits = ArchiveLimits(1000, 100_000, 2)
+    folders = [(f".hidden/{n}", b"") for n in range(5)]
+    for pack in (zip_of, tar_of):
+        assert read_all(pack(folders[:4]), limits) == []
+        with pytest.raises(ServerError, match=r"more than 4 entries; send it in parts$") as failed:
+            read_all(pack(folders), limits)
+        assert status_of(failed.value) == 413
+    monkeypatch.setattr(archives, "MAX_ZIP_ENTRIES", 3)
+    monkeypatch.setattr(bounded_archives, "MAX_ZIP_ENTRIES", 3)
+    assert read_all(tar_of(folders[:4]), limits) == []
+    with pytest.raises(ServerError, match="or as a tar file: of a zip at most 3 entries"):
+        read_all(zip_of(folders[:4]), limits)
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_a_picture_of_any_length_that_is_allowed(pack):
+    data = bytes(range(256)) * (5 << 12)  # 5 MiB
+    [one] = read_all(pack([("a.bmp", data)]), ArchiveLimits(len(data), 2 * len(data), 5))
+    assert isinstance(one, Entry) and one.picture == data
 
 
 def test_encrypted_and_special_entries():
