@@ -30,7 +30,7 @@ def waiting(seconds: float) -> str:
 
 
 def metrics_of(url: str) -> str:
-    return httpx.get(f"{url}/metrics", timeout=20.0).text
+    return httpx.get(f"{url}/metrics", timeout=60.0).text
 
 
 class Background:
@@ -44,7 +44,7 @@ class Background:
         wait_until(lambda: re.search(r"queue_depth\S* 1(\.0)?$", metrics_of(url), re.MULTILINE))
 
     def _send(self, url: str) -> None:
-        self.answer = httpx.post(f"{url}/predict", json=ITEM, timeout=30.0)
+        self.answer = httpx.post(f"{url}/predict", json=ITEM, timeout=60.0)
 
     def result(self) -> httpx.Response:
         self._thread.join(30.0)
@@ -60,7 +60,7 @@ def test_the_printed_line_works_and_sigterm_ends_it(serve: Serve, tmp_path: Path
     Image.new("L", (28, 28), 90).save(folder / "samples" / "seven.png")
     served = serve(tmp_path)
     line = served.read_until(r"Ready\. Try:\s+(curl .*)\n").group(1)
-    out = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=30)
+    out = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=60.0)
     assert json.loads(out.stdout)["results"][0]["predictions"]
     served.terminate()
     assert served.wait(15) == 0, served.output
@@ -70,7 +70,7 @@ def test_the_printed_line_works_and_sigterm_ends_it(serve: Serve, tmp_path: Path
 def test_readiness_turns_503_while_the_server_still_answers(serve: Serve, tmp_path: Path) -> None:
     add_echo(tmp_path, "echo")
     served = serve(tmp_path, shutdown_delay_s="1.5")
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60.0) as client:
         served.terminate()
         statuses = set()
         end = time.monotonic() + 1.0

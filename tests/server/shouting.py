@@ -26,6 +26,7 @@ from engine import Hypothesis, Search, SlotSizes, StepResult
 END = 0
 STAND_IN = b"stands for a graph"
 SCORE = -0.25
+PATIENCE_S = 100.0  # of a decoder that is held, with the test that holds it
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜÉ0123456789.,;:!?'\"()-/"
 
 
@@ -177,7 +178,7 @@ class ShoutingDecoder:
         return self._names
 
     def step(self) -> StepResult:
-        if not self._model.gate.wait(20):
+        if not self._model.gate.wait(PATIENCE_S):
             raise TimeoutError("the test never opened the gate")
         moving = [name for name in self._searches if not self._done(name)]
         for name in moving:

@@ -20,13 +20,13 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(zoo: Path) -> Iterator[RunningServer]:
     """The server that the tests of this folder share; they leave its models as they are."""
-    with running_server(small_settings(zoo, body_timeout_s=1.0)) as running:
+    with running_server(small_settings(zoo)) as running:
         yield running
 
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20.0) as session:
+    with httpx.Client(base_url=server.url, timeout=60.0) as session:
         yield session
 
 

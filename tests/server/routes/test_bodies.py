@@ -29,8 +29,8 @@ BODY = json.dumps({"model": "echo", "inputs": [{"tensors": {"x": [1.0, 2.0]}}]})
 
 def connect(server: RunningServer) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    connection.settimeout(20)
+    connection = socket.create_connection((host, int(port)), timeout=60.0)
+    connection.settimeout(60.0)
     return connection
 
 
@@ -45,8 +45,15 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
-def test_a_body_that_never_begins(server: RunningServer) -> None:
-    with connect(server) as connection:
+@pytest.fixture
+def hurried(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The server of all tests, which waits only a moment for the next piece of a body."""
+    monkeypatch.setattr(server.app.runtime.bodies, "_silence_s", 0.3)
+    return server
+
+
+def test_a_body_that_never_begins(hurried: RunningServer) -> None:
+    with connect(hurried) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         status, answer = read_answer(connection)
     assert (status, answer["code"]) == (408, "request_timeout")
@@ -78,8 +85,8 @@ def test_very_many_chunks(server: RunningServer) -> None:
     assert status == 200, answer
 
 
-def test_a_body_that_stops_is_408(server: RunningServer) -> None:
-    with connect(server) as connection:
+def test_a_body_that_stops_is_408(hurried: RunningServer) -> None:
+    with connect(hurried) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         status, answer = read_answer(connection)
     assert (status, answer["code"]) == (408, "request_timeout")
@@ -309,7 +316,7 @@ def test_many_at_once(server: RunningServer) -> None:
     statuses: list[int] = []
 
     def hammer() -> None:
-        with httpx.Client(base_url=server.url, timeout=30.0) as session:
+        with httpx.Client(base_url=server.url, timeout=60.0) as session:
             for value in range(20):
                 item = {"tensors": {"x": [float(value), 2.0]}}
                 answer = session.post("/predict", json={"model": "echo", "inputs": [item]})

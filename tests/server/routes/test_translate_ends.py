@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.settings import Settings
-from tests.server.running import RunningServer, running_server, wait_until
+from tests.server.running import RunningServer, get, running_server, wait_until
 from tests.server.shouting import MODELS, ShoutingModel, shouting_models, write_shouting
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -44,9 +44,13 @@ def all_free(model: ShoutingModel) -> bool:
 
 
 def count(server: RunningServer, code: str) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = get(f"{server.url}/metrics").text.splitlines()
     found = [line for line in lines if "requests_total" in line and f'code="{code}"' in line]
     return sum(float(line.split()[-1]) for line in found)
+
+
+def ask(server: RunningServer, body: object, **options: object) -> httpx.Response:
+    return httpx.post(f"{server.url}/translate", json=body, timeout=60.0, **options)
 
 
 def test_a_client_that_goes_away_is_counted_and_frees_all(
@@ -55,21 +59,22 @@ def test_a_client_that_goes_away_is_counted_and_frees_all(
     server, model = served
     before = count(server, "cancelled")
     model.gate.clear()
+    impatient = httpx.Timeout(60.0, read=0.4)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/translate", json={"text": "ja. nein. doch."}, timeout=0.4)
+        httpx.post(f"{server.url}/translate", json={"text": "ja. nein. doch."}, timeout=impatient)
     wait_until(lambda: count(server, "cancelled") == before + 1)
     model.gate.set()
     wait_until(lambda: all_free(model))
-    assert httpx.post(f"{server.url}/translate", json={"text": "ja"}).status_code == 200
+    assert ask(server, {"text": "ja"}).status_code == 200
 
 
 def test_a_deadline_ends_a_translation(served: tuple[RunningServer, ShoutingModel]) -> None:
     server, model = served
     model.gate.clear()
     body = {"text": "ja. nein. doch.", "timeout_s": 0.2}
-    answer = httpx.post(f"{server.url}/translate", json=body)
+    answer = ask(server, body)
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-    told = httpx.post(f"{server.url}/translate", json=body, headers=EVENTS)
+    told = ask(server, body, headers=EVENTS)
     assert told.status_code == 504 or '"code":"deadline_exceeded"' in told.text
     model.gate.set()
     wait_until(lambda: all_free(model))
@@ -80,12 +85,12 @@ async def test_a_full_queue_says_when_to_come_back(
 ) -> None:
     server, model = served
     model.gate.clear()
-    async with httpx.AsyncClient(base_url=server.url, timeout=20.0) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
 
-        async def ask(number: int) -> httpx.Response:
+        async def ask_for(number: int) -> httpx.Response:
             return await client.post("/translate", json={"text": f"satz {'a' * number}"})
 
-        waiting = [asyncio.ensure_future(ask(number)) for number in range(12)]
+        waiting = [asyncio.ensure_future(ask_for(number)) for number in range(12)]
         done: set[asyncio.Future[httpx.Response]] = set()
         while not done:
             done, _ = await asyncio.wait(waiting, timeout=5.0, return_when="FIRST_COMPLETED")
@@ -95,13 +100,17 @@ async def test_a_full_queue_says_when_to_come_back(
     assert refused and {answer.status_code for answer in answers} == {200, 429}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     longer = {"text": "Eins.\nZwei.\nDrei.\nVier.\nElf.\nZehn.\nNeun."}  # than the whole queue
-    assert httpx.post(f"{server.url}/translate", json=longer).status_code == 200
+    assert ask(server, longer).status_code == 200
 
 
 def test_a_stream_is_told_that_the_server_stops(tmp_path: Path) -> None:
     with serving(tmp_path, drain_timeout_s=0.3) as (server, model):
         stream = httpx.stream(
-            "POST", f"{server.url}/translate", json={"text": "\n\nEins."}, headers=EVENTS
+            "POST",
+            f"{server.url}/translate",
+            json={"text": "\n\nEins."},
+            headers=EVENTS,
+            timeout=60.0,
         )
         model.gate.clear()
         with stream as answer:

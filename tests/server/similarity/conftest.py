@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from server.settings import Settings
+from server.similarity import bindings
 from tests.server.running import RunningServer, running_server
 from tests.server.similarity.nets import add_eyes
 from tests.server.small_settings import small_settings
@@ -16,6 +17,12 @@ from tests.server.zoo import add_echo
 def settings_of(root: Path, collections: Path | str, **keys: object) -> Settings:
     """Return settings for tests of collections."""
     return small_settings(root, collections=str(collections), max_items=32, **keys)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let searches wait for what was just added as long as a busy machine needs to embed it."""
+    monkeypatch.setattr(bindings, "CATCH_UP_S", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +47,5 @@ def server(models: Path, place: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30.0) as session:
+    with httpx.Client(base_url=server.url, timeout=60.0) as session:
         yield session

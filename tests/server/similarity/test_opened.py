@@ -55,6 +55,7 @@ def collections_over(inner: MemoryStore, moved: Moving | None = None) -> Collect
 async def test_a_collection_that_another_process_made_anew_is_opened_anew(
     monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr(service, "REOPEN_S", 600.0)
     inner = MemoryStore()
     collections = collections_over(inner)
     first = await collections.create(CollectionSpec("c"))
@@ -69,7 +70,7 @@ async def test_a_collection_that_another_process_made_anew_is_opened_anew(
     inner.drop("c")
     with pytest.raises(NotFound):
         await collections.open("c")
-    monkeypatch.undo()
+    monkeypatch.setattr(service, "REOPEN_S", 600.0)
     with pytest.raises(NotFound):  # at once: it is not remembered any more
         await collections.open("c")
     await collections.close()

@@ -139,6 +139,7 @@ def test_swaps_under_load(tmp_path: Path) -> None:
         threads = [guarded(truth, truth.searcher, number) for number in range(CLIENTS)]
         threads.append(guarded(truth, truth.adder))
         try:
+            _hear_from(truth, "1")
             for version in ("2", "3"):
                 add_eyes(root, version, dim=DIMS[version])
                 loaded = client.post("/models/eyes/load", json={"version": version})
@@ -151,7 +152,7 @@ def test_swaps_under_load(tmp_path: Path) -> None:
         finally:
             truth.stop.set()
             for thread in threads:
-                thread.join(60)
+                thread.join()
         assert not truth.faults, truth.faults[:5]
         assert truth.answers.keys() == {"1", "2", "3"}
         # All that was ever acknowledged is there, and in the space that answers now.
