@@ -18,7 +18,6 @@ def failures(suite: str, names: list[str]) -> list[str]:
     return [f"{name}: {problem}" for name, problem in problems.items() if problem]
 
 
-@pytest.mark.timeout(300)
 def test_a_sample_of_the_node_cases() -> None:
     found = failures("node", case_names("node")[SAMPLED::SHARDS])
     assert not found, "\n".join(found)

@@ -49,7 +49,6 @@ for place in map(int, sys.argv[2:]):
         assert (done.returncode < 0) is fatal, (arguments, done.stderr)
 
 
-@pytest.mark.timeout(300)
 def test_networks() -> None:
     run_fenced(SAMPLE, 290)
 

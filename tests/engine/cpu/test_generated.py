@@ -97,7 +97,6 @@ def check_rows(natives: list[engine.Model]) -> None:
                 assert single[name].tobytes() == together[name][i : i + 1].tobytes(), (name, i)
 
 
-@pytest.mark.timeout(300)
 @settings(max_examples=12, deadline=None, suppress_health_check=QUIET, derandomize=True)
 @given(graphs())
 def test_generated_graphs(case: Generated) -> None:

@@ -21,7 +21,6 @@ EVERY = 10_000
 RTOL, ATOL = 2e-3, 1e-4
 
 
-@pytest.mark.timeout(600)
 def test_onnx_node_tests() -> None:
     failures, passed = [], 0
     for case, content in sampled(per_family=EVERY):

@@ -34,7 +34,6 @@ def plan_of(graph: Graph) -> CudaPlan:
     return CudaPlan(graph, xp=STRICT, registry=REGISTRY, limits=Limits())
 
 
-@pytest.mark.timeout(300)
 def test_onnx_node_tests_run_on_device_arrays() -> None:
     failures, passed = [], 0
     for case, content in sampled(per_family=1):

@@ -60,7 +60,6 @@ def test_the_settings_matter(expected: dict[str, Any]) -> None:
     assert len(lengths) > 4
 
 
-@pytest.mark.timeout(300)
 def test_what_was_recorded_is_what_hugging_face_answers(expected: dict[str, Any]) -> None:
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         pytest.skip("torch and transformers are not installed: the recorded answers are trusted")

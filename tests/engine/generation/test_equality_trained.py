@@ -15,7 +15,6 @@ from tests.engine.generation.trained_answers import EXPECTED, SETTINGS, WEIGHTS,
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "model_repo" / "translate-de-en"
 SIZES = SlotSizes(rows=40, sources=8, source_tokens=40, target_tokens=52)
-pytestmark = pytest.mark.timeout(120)
 
 
 def compare(version: Path, recorded: dict[str, Any]) -> int:

@@ -25,7 +25,6 @@ MOST_EXCLUDED = 4  # of a shard, each with a reason
 
 
 # Making the cases takes most of the time, and a shared machine stretches it.
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_onnx_node_tests(shard: int) -> None:
     names = case_names("node")
