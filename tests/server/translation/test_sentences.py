@@ -2,7 +2,7 @@ import asyncio
 import gc
 import random
 import weakref
-from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -18,7 +18,9 @@ from server.errors import (
     ServerError,
 )
 from server.metrics import Metrics, Phase, TranslationMetrics
+from server.translation import loop as loop_module
 from server.translation.cache import SentenceCache
+from server.translation.driver import SWEEP_EVERY_US
 from server.translation.loop import DecodeLoop
 from server.translation.sentences import Sentences
 from tests.counting import CallCounter
@@ -32,7 +34,7 @@ CALLS_PER_STEP = 160  # of 64 rows; 87 when this was written
 class Room:
     """A door for sentences with all that is behind it; `async with` closes it."""
 
-    def __init__(self, sizes=None, *, cache_bytes=1 << 20, max_waiting=100):
+    def __init__(self, sizes=None, *, cache_bytes=1 << 20, max_waiting=100, clock=monotonic_us):
         self.decoder = ToyDecoder(sizes)
         self.metrics = Metrics().model("toy", "1")
         self.decoding = TranslationMetrics(self.decoder.sizes.rows)
@@ -42,9 +44,10 @@ class Room:
             StepLimits(sizes.rows, sizes.sources),
             self.decoding,
             max_waiting=max_waiting,
+            clock=clock,
         )
         self.sentences = Sentences(
-            self.loop, sizes, SentenceCache(cache_bytes), self.metrics, self.decoding
+            self.loop, sizes, SentenceCache(cache_bytes), self.metrics, self.decoding, clock
         )
 
     async def __aenter__(self):
@@ -83,7 +86,10 @@ async def until(condition):
 async def test_a_hundred_clients_get_their_own_translations():
     async with Room() as room:
         texts = [[2 + k, *[5 + k % 7] * (k % 23)] for k in range(100)]
-        results = await asyncio.gather(*(room.submit(tokens) for tokens in texts))
+        room.hold()
+        futures = [room.submit(tokens) for tokens in texts]
+        room.decoder.gate.set()
+        results = await asyncio.gather(*futures)
     assert [best(result) for result in results] == [translation(tokens) for tokens in texts]
     assert max(room.decoder.widths) == 8
     assert all(result.queue_us >= 0 and result.compute_us > 0 for result in results)
@@ -91,19 +97,32 @@ async def test_a_hundred_clients_get_their_own_translations():
     assert room.decoding.sentences == {"ok": 100}
 
 
-async def test_an_idle_loop_sleeps():
+class CountedQueue(SimpleQueue):
+    """Counts how often somebody looks into it, and how often somebody sleeps on it."""
+
+    looks = sleeps = 0
+
+    def get_nowait(self):
+        self.looks += 1
+        return super().get_nowait()
+
+    def get(self, block=True, timeout=None):
+        assert block and timeout is None
+        self.sleeps += 1
+        return super().get()
+
+
+async def test_an_idle_loop_sleeps(monkeypatch):
+    monkeypatch.setattr(loop_module, "SimpleQueue", CountedQueue)
     async with Room() as room:
+        inbox = room.loop._inbox
+        await until(lambda: inbox.sleeps == 1)
         await room.submit([4, 5])
-        thread = room.loop._thread.native_id
-        before = _cpu_ticks(thread)
-        await asyncio.sleep(0.3)
-        assert _cpu_ticks(thread) - before <= 1  # a hundredth of a second
+        await until(lambda: inbox.sleeps == 2)
+        looks = inbox.looks
+        await asyncio.sleep(0.1)  # time to look again, for a loop that did not sleep
+        assert (inbox.sleeps, inbox.looks) == (2, looks)
         await room.submit([4, 6])
-
-
-def _cpu_ticks(thread):
-    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 async def test_a_known_sentence_comes_from_the_cache():
@@ -238,7 +257,8 @@ async def test_a_document_is_translated_once_per_distinct_sentence():
 
 
 async def test_a_short_request_passes_a_document():
-    async with Room(SlotSizes(2, 2, 64, 64), max_waiting=1000) as room:
+    # All in one microsecond: what comes much later ranks behind, however short.
+    async with Room(SlotSizes(2, 2, 64, 64), max_waiting=1000, clock=lambda: 1_000_000) as room:
         room.hold()
         document = room.sentences.submit_many(
             [[5, 6, k % 900 + 2] * 10 for k in range(60)], search()
@@ -323,23 +343,24 @@ async def test_what_does_not_fit_is_refused_at_once(tokens, wanted, field):
 
 
 async def test_deadlines():
-    async with Room(SlotSizes(1, 1, 64, 64)) as room:
+    now = [1_000_000]
+    async with Room(SlotSizes(1, 1, 64, 64), clock=lambda: now[0]) as room:
         with pytest.raises(DeadlineExceeded):
-            room.submit([4], deadline_us=monotonic_us() - 1)
+            room.submit([4], deadline_us=now[0] - 1)
         room.hold()
-        hurried = room.submit([4] * 50, deadline_us=monotonic_us() + 20_000)
+        hurried = room.submit([4] * 50, deadline_us=now[0] + 20_000)
         await room.held()
-        patient = room.submit([4] * 50, deadline_us=monotonic_us() + 20_000_000)  # extends it
-        behind = room.submit([6], deadline_us=monotonic_us() + 20_000)
-        await asyncio.sleep(0.03)
+        patient = room.submit([4] * 50, deadline_us=now[0] + 20_000_000)  # extends it
+        behind = room.submit([6], deadline_us=now[0] + 20_000)
+        now[0] += 30_000
         room.decoder.gate.set()
         with pytest.raises(DeadlineExceeded):
             await behind
         assert best(await patient) == best(await hurried) == translation([4] * 50)
         room.hold()
-        late = room.submit([5] * 50, deadline_us=monotonic_us() + 10_000)
+        late = room.submit([5] * 50, deadline_us=now[0] + 10_000)
         await room.held()
-        await asyncio.sleep(0.02)
+        now[0] += SWEEP_EVERY_US
         room.decoder.gate.set()
         with pytest.raises(DeadlineExceeded):
             await late
@@ -437,7 +458,9 @@ async def test_the_loop_takes_little_of_a_step():
 
         decoder.step = step
         wanted = search(max_new_tokens=220)
+        room.hold()  # so that all of them are there from the first steps on
         futures = [room.submit([k + 2] * 210, search=wanted) for k in range(64)]
+        decoder.gate.set()
         await asyncio.gather(*futures)
         decoder.step = inner
         assert steps > max(MEASURED_STEPS)
@@ -458,7 +481,7 @@ async def test_whatever_clients_do_everybody_is_answered_and_every_slot_is_freed
             heard = []
             options = {
                 "search": search(beams=beams, sample=rng.random() < 0.2 and beams == 1),
-                "deadline_us": monotonic_us() + rng.choice((2_000, 10_000_000)),
+                "deadline_us": monotonic_us() + rng.choice((2_000, 100_000_000)),
                 "priority": rng.randint(-9, 9),
                 "on_token": heard.append if beams == 1 and rng.random() < 0.5 else None,
             }
@@ -483,5 +506,6 @@ async def test_whatever_clients_do_everybody_is_answered_and_every_slot_is_freed
         assert not room.sentences._flights
         assert room.loop.waiting == 0
     assert len(answered) == 25 * 12
-    assert answered.count("ok") > 100
+    # Half of them have no time, a fifth are cancelled: where the machine is slow, all of those.
+    assert answered.count("ok") > 50
     assert {"cancelled", "invalid_input"} <= set(answered)

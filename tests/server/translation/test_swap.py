@@ -86,7 +86,8 @@ async def test_a_swap_under_load_loses_no_sentence(tmp_path):
         await asyncio.gather(*clients)
         assert {version for version, _ in answers} == {"1", "2", "3"}
         assert all(right for _, right in answers)
-        await until(lambda: states(repository, "shout")["2"] is State.UNLOADED)
+        for version in ("1", "2"):
+            await until(lambda v=version: states(repository, "shout")[v] is State.UNLOADED)
         text = metrics.render().decode()
         assert 'millrace_sentences_total{model="shout",outcome="ok",version="3"}' in text
         assert 'version="1"' not in text  # its series went with it
