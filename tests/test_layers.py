@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("lowering", "profiler", "slots"),
         ("cpu", "cuda", "reference", "artifact", "artifact_source", "external_files"),
         ("compiler", "description"),
-        ("session", "artifact_cache", "artifact_compiler", "request_json", "heads"),
+        ("session", "artifact_cache", "artifact_compiler", "request_json", "heads", "model_files"),
         ("choosing",),
         ("loading", "random_feeds", "child", "comparison", "custom"),
         ("generation",),

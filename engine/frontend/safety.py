@@ -161,7 +161,10 @@ def _open(path: str | Path, flags: int, folder: int | None, where: str) -> int:
             raise InvalidModel(
                 f"{where}: {str(path)!r} is a link; links are not followed"
             ) from error
-        raise InvalidModel(f"{where}: cannot open {str(path)!r}: {error.strerror}") from error
+        hint = ""
+        if error.errno == errno.ENOENT:
+            hint = "; it belongs beside the model file, and has to be copied together with it"
+        raise InvalidModel(f"{where}: cannot open {str(path)!r}: {error.strerror}{hint}") from error
 
 
 def _regular_size(descriptor: int, where: str) -> int:

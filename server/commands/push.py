@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Annotated
@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from server.commands.common import call, console, errors, fail, settings_from, told
+from server.repository.loader import external_files
 from server.repository.publish import publish_path
 
 CHUNK_BYTES = 1 << 20
@@ -22,7 +23,10 @@ CHUNKS_AHEAD = 4
 
 
 def push(
-    path: Annotated[Path, typer.Argument(help="A .onnx file, a version's folder, a tar or zip.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A .onnx file, a version's folder, a tar or zip."),
+    ],
     name: Annotated[str, typer.Option(help="The model's name.")],
     version: Annotated[str | None, typer.Option(help="Default: the next number.")] = None,
     repository: Annotated[Path | None, typer.Option(help="Folder to publish into.")] = None,
@@ -38,9 +42,9 @@ def push(
         _push_to_server(path, name, version, server, token)
         return
     settings = settings_from(repository=repository)
+    limit, beside = settings.max_upload_bytes, weights_beside(path)
     with told():
-        limit = settings.max_upload_bytes
-        published = publish_path(settings.repository, name, version, path, limit)
+        published = publish_path(settings.repository, name, version, path, limit, beside=beside)
     console.print(f"{name} version {published.version} is in {settings.repository}")
 
 
@@ -50,13 +54,14 @@ def _push_to_server(
     target = f"/models/{quote(name, safe='')}/versions"
     if version is not None:
         target += f"/{quote(version, safe='')}"
-    total = sum(file.stat().st_size for file in _files(path))
+    parts = _parts_of(path)
+    total = sum(file.stat().st_size for part in parts.values() for file in _files(part))
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress("{task.description}", *columns, console=errors, transient=True) as progress:
         task = progress.add_task(f"pushing {path.name}", total=total)
 
         def body() -> Iterator[bytes]:
-            for chunk in tar_chunks(path) if path.is_dir() else file_chunks(path):
+            for chunk in file_chunks(path) if parts == {path.name: path} else tar_of(parts):
                 progress.advance(task, len(chunk))
                 yield chunk
             progress.update(task, description="loading", total=None)
@@ -64,6 +69,26 @@ def _push_to_server(
         method = "POST" if version is None else "PUT"
         answer = call(server, method, target, body(), token=token)
     console.print(f"{name} version {answer['version']} is served by {server}", highlight=False)
+
+
+def weights_beside(path: Path) -> tuple[str, ...]:
+    """Return the files that the weights of a model file lie in, or end the command if one is
+    missing. PyTorch's exporter writes every model as two files.
+    """
+    if not path.is_file() or path.suffix != ".onnx":
+        return ()
+    found = external_files(path)
+    for name in found:
+        if not (path.parent / name).is_file():
+            fail(f"the weights of {path.name} lie in {name}, which is not in {path.parent}", 2)
+    return found
+
+
+def _parts_of(path: Path) -> dict[str, Path]:
+    """Return what a version is made of, files and folders, by their names in it."""
+    if path.is_dir():
+        return {part.name: part for part in path.iterdir() if not part.name.startswith(".")}
+    return {name: path.parent / name for name in (path.name, *weights_beside(path))}
 
 
 def _files(path: Path) -> list[Path]:
@@ -100,6 +125,11 @@ class _Pipe:
 
 def tar_chunks(folder: Path) -> Generator[bytes]:
     """Yield a folder as a tar stream, without a temporary file; links as what they lead to."""
+    return tar_of(_parts_of(folder))
+
+
+def tar_of(parts: Mapping[str, Path]) -> Generator[bytes]:
+    """Yield files and folders, under the names given, as `tar_chunks` does."""
     pipe = _Pipe()
 
     def pack() -> None:
@@ -107,9 +137,8 @@ def tar_chunks(folder: Path) -> Generator[bytes]:
             with tarfile.open(  # type: ignore[call-overload]
                 fileobj=pipe, mode="w|", bufsize=CHUNK_BYTES, dereference=True
             ) as archive:
-                for path in sorted(folder.iterdir()):
-                    if not path.name.startswith("."):
-                        archive.add(path, path.name)
+                for name, path in sorted(parts.items()):
+                    archive.add(path, name)
             pipe.chunks.put(None)
         except BaseException as error:  # handed to the reader, which raises it
             pipe.chunks.put(error)

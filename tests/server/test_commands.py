@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from server import __version__
 from server.cli import app
 from server.commands import serve as serve_command
+from server.commands.common import call
 from server.commands.serve import example_line
 from server.process import ServerProcess, build_server
 from server.settings import Settings
@@ -102,6 +104,36 @@ def test_push_into_a_folder(tmp_path: Path) -> None:
     assert (repository / "digits" / "2" / "labels.txt").is_file()
     named = ("--name", "../x", "--repository", str(repository))
     assert "name" in run("push", str(folder), *named, status=1)
+
+
+def split_model(folder: Path, weights: str) -> Path:
+    """A model as PyTorch exports it: the graph in one file, the weights in another beside it."""
+    whole = onnx.load(add_digits(folder.parent / "whole", "1") / "model.onnx")
+    folder.mkdir()
+    path = folder / "net.onnx"
+    onnx.save(whole, path, save_as_external_data=True, location=weights, size_threshold=0)
+    return path
+
+
+def test_push_takes_the_weights_beside_a_file_along(server: RunningServer, tmp_path: Path) -> None:
+    path = split_model(tmp_path / "exported", "net.onnx.data")
+    (path.parent / "notes.txt").write_text("not part of the model")
+    goal = ("--server", server.url, "--token", "t0ken")
+    assert "version 1 is served" in run("push", str(path), "--name", "split", *goal)
+    call(server.url, "DELETE", "/models/split/versions/1", token="t0ken")
+    repository = tmp_path / "models"
+    repository.mkdir()
+    run("push", str(path), "--name", "split", "--repository", str(repository))
+    names = {each.name for each in (repository / "split" / "1").iterdir()}
+    assert names == {"net.onnx", "net.onnx.data", "manifest.json"}
+    small = {"MILLRACE_MAX_UPLOAD_BYTES": "1000"}
+    widen_consoles()
+    arguments = ["push", str(path), "--name", "split", "--repository", str(repository)]
+    refused = runner.invoke(app, arguments, env={"COLUMNS": "400", **small})
+    assert refused.exit_code == 1 and "max_upload_bytes" in refused.output
+    (path.parent / "net.onnx.data").unlink()
+    said = run("push", str(path), "--name", "split", *goal, status=2)
+    assert "net.onnx.data, which is not in" in said
 
 
 def test_push_wants_one_goal_and_a_source(tmp_path: Path) -> None:
