@@ -6,7 +6,7 @@ that is changed here means anything else than before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from engine.errors import EngineError
 from engine.evaluation import evaluate_graph
@@ -17,6 +17,8 @@ from engine.lowering.batch_rewrites import BatchRewriter
 from engine.ops.registry import Registry
 
 NAMES = ("N", "batch", "batch_size")
+# Their indices may have fewer rows than the data has.
+FEWER = frozenset({"GatherElements", "ScatterElements", "Scatter"})
 
 
 def propose_batched(
@@ -41,7 +43,8 @@ def _input_choices(graph: Graph, batch: SymDim) -> Iterator[tuple[Value, ...]]:
     leading = {v.type.shape[0] for v in graph.inputs if v.type.shape} - {1}
     symbols = [d for d in leading if isinstance(d, SymDim) and d.is_symbol]
     # Without bodies, values that meet must have equal dims; branches may have different ones.
-    if len(symbols) > 1 and not any(True for node in graph.nodes for _ in node.bodies):
+    has_bodies = any(True for node in graph.nodes for _ in node.bodies)
+    if len(symbols) > 1 and not has_bodies and not _has_fewer_rows(graph, symbols):
         same = {str(s): batch for s in symbols}
         yield tuple(Value(v.name, v.type.substitute(same)) for v in graph.inputs)
     if symbols:
@@ -51,6 +54,19 @@ def _input_choices(graph: Graph, batch: SymDim) -> Iterator[tuple[Value, ...]]:
     if len(ones) > 1:
         for name in ones:
             yield _led_by(graph, [name], batch)
+
+
+def _has_fewer_rows(graph: Graph, symbols: Iterable[SymDim]) -> bool:
+    """Whether an operator may get fewer rows of indices than of data, by names of their own."""
+    named = frozenset(map(str, symbols))
+    for node in graph.nodes:
+        if node.op in FEWER and not node.domain:
+            kinds = [graph.types.get(name) for name in node.inputs]
+            shapes = [kind.shape for kind in kinds if isinstance(kind, TensorType)]
+            met = frozenset().union(*(symbols_of(shape[0]) for shape in shapes if shape))
+            if len(met & named) > 1:
+                return True
+    return False
 
 
 def _led_by(graph: Graph, names: list[str], batch: SymDim) -> tuple[Value, ...]:

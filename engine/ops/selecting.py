@@ -49,19 +49,20 @@ class TopK:
 
     @staticmethod
     def compute(ctx: ComputeContext, x: Array, k: Array | None = None) -> Sequence[Array]:
-        """Equal values keep their order: the lower index comes first."""
+        """Equal values keep their order: the lower index comes first; NaN is above all others."""
         xp = ctx.xp
         count = int(ctx.attributes["k"]) if k is None else ints(k)[0]
         axis = normalize_axis(ctx.attributes["axis"], x.ndim)
         if not 0 <= count <= x.shape[axis]:
             raise ValueError(f"k={count} of {x.shape[axis]} values")
         lines = xp.moveaxis(x, axis, -1)
+        keys = widen(xp, lines)  # sorting bfloat16 goes wrong where something is no number
         if ctx.attributes["largest"]:
             # Sorting the reversed line keeps equal values in order once it is reversed again.
-            order = xp.argsort(lines[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+            order = xp.argsort(keys[..., ::-1], axis=-1, kind="stable")[..., ::-1]
             order = x.shape[axis] - 1 - order
         else:
-            order = xp.argsort(lines, axis=-1, kind="stable")
+            order = xp.argsort(keys, axis=-1, kind="stable")
         order = order[..., :count]
         values = xp.take_along_axis(lines, order, axis=-1)
         back = (xp.moveaxis(values, -1, axis), xp.moveaxis(order, -1, axis).astype(xp.int64))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from engine.dtypes import DType
 from engine.ir.types import TensorType, element_count
-from engine.ops.common import Array, normalize_axis
+from engine.ops.common import Array, normalize_axis, widen
 from engine.ops.contexts import ComputeContext, InferContext
 from engine.ops.registry import operator
 
@@ -45,7 +45,8 @@ class Unique:
         named = ctx.attributes["axis"]
         axis = 0 if named is None else normalize_axis(int(named), x.ndim)
         data = x.reshape(-1) if named is None else x
-        codes = xp.unique(data.reshape(-1), return_inverse=True)[1].reshape(data.shape)
+        keys = widen(xp, data).reshape(-1)  # bfloat16 is not sorted where something is no number
+        codes = xp.unique(keys, return_inverse=True)[1].reshape(data.shape)
         rest = math.prod(data.shape[:axis] + data.shape[axis + 1 :])
         lines = xp.moveaxis(codes, axis, 0).reshape(data.shape[axis], rest)
         first, inverse, counts = _distinct(ctx, lines)

@@ -115,6 +115,22 @@ def test_rows_that_must_be_as_many_stay_so(name: str) -> None:
             loaded.run({"a": normal(1, 4), "b": normal(3, 4)})
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("op", ["GatherElements", "ScatterElements"])
+def test_fewer_rows_of_indices_than_of_data(device: str, op: str) -> None:
+    extra: list[tuple[str, Dims]] = [("u", ["M", 3])] if op == "ScatterElements" else []
+    made = node(op, ["x", "i", *(name for name, _ in extra)], ["y"], axis=1)
+    data = model([made], [("x", ["N", 4]), ("i", ["M", 3], 7), *extra], [("y", None)])
+    with engine.load(data, device=device) as loaded:
+        assert loaded.batch is None
+        for rows in (2, 5):
+            i = np.random.default_rng(rows).integers(0, 4, (rows, 3))
+            feeds = {"x": normal(5, 4), "i": i, "u": normal(rows, 3, seed=1)}
+            feeds = {name: feeds[name] for name in ("x", "i", *(name for name, _ in extra))}
+            (want,) = ort_run(data, feeds).values()
+            np.testing.assert_array_equal(loaded.run(feeds)["y"], want)
+
+
 def test_a_file_keeps_what_may_differ(tmp_path: Path) -> None:
     nodes = [node("Add", ["a", "b"], ["y"])]
     data = model(nodes, [("a", ["N", 4]), ("b", ["M", 4])], [("y", None)])

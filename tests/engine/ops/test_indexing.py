@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,6 +142,18 @@ def test_top_k(axis, largest):
     assert ours.shape[axis] == 2
     with pytest.raises(RunFailed, match="k=9"):
         NodeCase("TopK", [x, int64(9)], outputs=2).run_engine()
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k_of_what_is_no_number(largest):
+    x = np.array([3, 1, np.nan, 2, -1, np.nan, np.inf], np.float32)
+    attributes = {"largest": largest}
+    want, places = NodeCase("TopK", [x, int64(7)], attributes, outputs=2).run_engine()
+    assert np.isnan(want[:2] if largest else want[-2:]).all()
+    narrow = x.astype(ml_dtypes.bfloat16)
+    got, same = NodeCase("TopK", [narrow, int64(7)], attributes, outputs=2).run_engine()
+    np.testing.assert_array_equal(got.astype(np.float32), want)
+    assert same.tolist() == places.tolist()
 
 
 def test_top_k_of_numbers_that_have_no_negative():

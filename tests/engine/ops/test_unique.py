@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -28,6 +29,14 @@ def drawn(*shape: int, seed: int = 0, dtype: object = np.float32) -> np.ndarray:
 def test_same_as_elsewhere(shape, dtype, is_sorted, attributes):
     x = drawn(*shape, dtype=dtype)
     check_node("Unique", x, outputs=4, opset=11, sorted=is_sorted, **attributes)
+
+
+def test_of_what_is_no_number_in_bfloat16():
+    x = np.array([3, 1, np.nan, 2, -1, 3, np.nan, 1], ml_dtypes.bfloat16)
+    values, first, inverse, counts = NodeCase("Unique", [x], {}, 11, outputs=4).run_engine()
+    np.testing.assert_array_equal(values.astype(np.float32), [-1, 1, 2, 3, np.nan])
+    assert first.tolist() == [4, 1, 3, 0, 2] and counts.tolist() == [1, 2, 1, 2, 2]
+    assert inverse.tolist() == [3, 1, 4, 2, 0, 3, 4, 1]
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
