@@ -58,8 +58,9 @@ async def batching(model=None, *, batch=Axes(), inline_us=NEVER_INLINE, **config
 async def held(batcher, model):
     """Occupy the engine with one request, so that everything after it queues."""
     model.gate.clear()
+    model.entered.clear()
     first = batcher.submit(work(0))
-    await asyncio.to_thread(model.entered.wait, 30)
+    assert await asyncio.to_thread(model.entered.wait, 60)
     model.calls.clear()
     return first
 
@@ -312,9 +313,11 @@ async def test_a_deadline_that_is_past_is_refused_at_once():
 
 
 async def test_a_deadline_passes_while_waiting_though_the_engine_is_busy():
-    async with batching() as (batcher, model):
+    now = [1_000_000]
+    async with batching(clock=lambda: now[0]) as (batcher, model):
         first = await held(batcher, model)
-        future = batcher.submit(work(1, deadline_us=monotonic_us() + 20_000))
+        future = batcher.submit(work(1, deadline_us=now[0] + 20_000))
+        now[0] += 20_000
         with pytest.raises(DeadlineExceeded):
             await future  # the engine is still held: the alarm answered
         model.gate.set()
@@ -323,9 +326,12 @@ async def test_a_deadline_passes_while_waiting_though_the_engine_is_busy():
 
 
 async def test_a_deadline_passes_while_running():
-    async with batching() as (batcher, model):
+    now = [1_000_000]
+    async with batching(clock=lambda: now[0]) as (batcher, model):
         model.gate.clear()
-        future = batcher.submit(work(1, deadline_us=monotonic_us() + 20_000))
+        future = batcher.submit(work(1, deadline_us=now[0] + 20_000))
+        assert await asyncio.to_thread(model.entered.wait, 60)
+        now[0] += 20_000
         with pytest.raises(DeadlineExceeded):
             await future
         model.gate.set()

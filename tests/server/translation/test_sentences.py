@@ -502,9 +502,9 @@ async def test_whatever_clients_do_everybody_is_answered_and_every_slot_is_freed
 
     async with Room(max_waiting=30) as room:
         await asyncio.gather(*(client(room) for _ in range(25)))
-        await until(lambda: not room.loop._driver.busy)
+        # What was cancelled at the very end may not even have been read by the thread yet.
+        await until(lambda: room.loop.waiting == 0 and not room.loop._driver.busy)
         assert not room.sentences._flights
-        assert room.loop.waiting == 0
     assert len(answered) == 25 * 12
     # Half of them have no time, a fifth are cancelled: where the machine is slow, all of those.
     assert answered.count("ok") > 50
