@@ -429,6 +429,9 @@ class SimilarAnswer(BaseModel):
     space: str | None = Field(description="whose vectors were compared: model@version:hash")
     missing: int = Field(description="items that this version has not embedded yet")
     id: str
+    thumbnails_left_out: int | None = Field(
+        None, description="hits without their thumbnail, for which the answer had no room"
+    )
     results: list[Neighbours | Failure]
 
 

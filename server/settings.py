@@ -111,6 +111,9 @@ class Settings(BaseSettings):
         "admin", description="who may add, change and delete items of collections"
     )
     max_k: int = Field(10_000, ge=1, description="most answers of one search, `offset` included")
+    max_answer_bytes: int = Field(
+        64 * MIB, ge=1, description="most bytes that an answer tells of a collection's items"
+    )
     max_bulk_items: int = Field(
         1_000_000, ge=1, description="most items of one request that adds to a collection"
     )

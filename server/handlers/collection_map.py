@@ -14,8 +14,8 @@ from server.handlers.similar import MAX_LONG_HITS
 from server.repository.background import in_background
 from server.similarity.projection import MAX_POINTS, METHODS, Points, project
 from server.similarity.projection_picture import draw_map
-from server.similarity.search import Want, extras_of, thumbnails_of
 from server.similarity.service import Collections
+from server.similarity.telling import Extras, Want, extras_of, thumbnails_of
 
 T = TypeVar("T")
 
@@ -43,14 +43,14 @@ class CollectionMap:
     total: int
     ids: list[str]
     points: Points
-    extras: dict[str, dict[str, Any]]
+    extras: Extras
 
     def items(self) -> list[dict[str, Any]]:
         """Return the points as plain data."""
         return [
-            {"id": id, "x": float(x), "y": float(y), **self.extras[id]}
+            {"id": id, "x": float(x), "y": float(y), **self.extras.of[id]}
             for id, (x, y) in zip(self.ids, self.points, strict=True)
-            if id in self.extras
+            if id in self.extras.of
         ]
 
 
@@ -98,10 +98,14 @@ class MapHandler:
         space = await self._collections.looked_at(collection)
         size = await self._collections.run(collection.size)
         if space is None:
-            return CollectionMap(None, size.items, [], project([[0.0]])[:0], {})
+            return CollectionMap(None, size.items, [], project([[0.0]])[:0], Extras())
         ids, vectors = await self._collections.run(space.sample, request.limit, request.seed)
         points = await self._drawn(lambda: project(vectors, request.method, request.seed))
-        extras = await self._collections.run(extras_of, collection, space, ids, request.wants)
+        most = self._collections.settings.max_answer_bytes
+        told = dict.fromkeys(ids, 1)
+        extras = await self._collections.run(
+            extras_of, collection, space, told, request.wants, most
+        )
         return CollectionMap(space.key, size.items, ids, points, extras)
 
 

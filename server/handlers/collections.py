@@ -20,8 +20,9 @@ from server.index.filters import Filter
 from server.similarity.archives import ArchiveLimits, PictureArchive
 from server.similarity.batches import Entry, Incoming, Refused
 from server.similarity.ingest import Ingest, Progress
-from server.similarity.search import no_item, thumbnails_of
+from server.similarity.search import no_item
 from server.similarity.service import Collections
+from server.similarity.telling import thumbnails_of
 
 MAX_PAGE = 1000
 DELETED_AT_ONCE = 1000
@@ -272,7 +273,7 @@ def _pictures(collection: Collection, ids: Sequence[str]) -> list[bytes | None]:
 
 
 def _thumbnails(collection: Collection, ids: Sequence[str]) -> list[bytes | None]:
-    return thumbnails_of(collection, ids)
+    return thumbnails_of(collection, ids, None)
 
 
 def _some(pieces: Any) -> bytes:

@@ -60,6 +60,7 @@ class SimilarReply:
     space: str | None
     missing: int  # items that this version has not embedded yet
     results: list[list[dict[str, Any]] | ServerError]
+    no_thumbnail: int = 0  # hits that are told without one, for lack of room
 
 
 class SimilarHandler:
@@ -72,7 +73,8 @@ class SimilarHandler:
         self._settings = collections.settings
         # A database searches side by side; in memory, together is quicker.
         lanes, most = (THREADS, 1) if collections.stores.is_database else (1, MOST_QUERIES)
-        self._together = Together(collections.run, lanes, most)
+        most_bytes = self._settings.max_answer_bytes
+        self._together = Together(collections.run, most_bytes, lanes, most)
 
     async def similar(self, request: SimilarRequest, call: Call) -> SimilarReply:
         """Answer every query; raises only what concerns the whole request."""
@@ -137,6 +139,7 @@ class SimilarHandler:
             space.key,
             missing,
             found.results,
+            sum(found.no_thumbnail),
         )
 
     async def _embedded(
@@ -213,7 +216,8 @@ class SimilarHandler:
         found = await self._flights.wait(work, call, due)
         key = None if space is None else space.key
         version = None if key is None or model is None else version_in(key)
-        return SimilarReply(collection.spec.name, model, version, key, 0, found.results)
+        lacking = sum(found.no_thumbnail)
+        return SimilarReply(collection.spec.name, model, version, key, 0, found.results, lacking)
 
     async def _search(
         self,

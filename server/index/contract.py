@@ -233,8 +233,8 @@ class Collection(Protocol):
     ) -> list[StoredItem]:
         """Return items in the order of their ids, beginning after `after`."""
 
-    def pictures(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the stored pictures."""
+    def pictures(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
+        """Return the stored pictures; longer ones than `most_bytes` are left out, unread."""
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the stored thumbnails."""

@@ -154,6 +154,8 @@ class CollectionRoutes:
             "total": found.total,
             "items": found.items(),
         }
+        if found.extras.no_thumbnail:
+            content["thumbnails_left_out"] = len(found.extras.no_thumbnail)
         return Answer(200, await self._runtime.handlers.pool.run(to_json, content))
 
     async def snapshot(

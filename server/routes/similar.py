@@ -69,6 +69,7 @@ class SimilarRoute:
 
 
 def _content(reply: SimilarReply, call: Call) -> dict[str, Any]:
+    lacking = {"thumbnails_left_out": reply.no_thumbnail} if reply.no_thumbnail else {}
     return {
         "collection": reply.collection,
         "model": reply.model,
@@ -76,6 +77,7 @@ def _content(reply: SimilarReply, call: Call) -> dict[str, Any]:
         "space": reply.space,
         "missing": reply.missing,
         "id": call.id,
+        **lacking,
         "results": [
             each.body() if isinstance(each, ServerError) else {"hits": each}
             for each in reply.results
@@ -100,7 +102,8 @@ _ABOUT = """The nearest items of a collection to a picture, an item (`id`), a ve
 several `queries`. The score grows with likeness: cosine, dot product, or minus the distance.
 
 A query by item leaves the item itself out, unless `include_self`. `return` lists what comes with
-each hit: `metadata` (the default), `thumbnail`, `vector`."""
+each hit: `metadata` (the default), `thumbnail`, `vector`; thumbnails as far as there is room in
+`max_answer_bytes`, the nearest hits first (`thumbnails_left_out` counts the others)."""
 _QUERY = (
     *("collection", "id", "k", "offset", "min_score", "filter", "exact", "include_self"),
     *("return", "version", "label", "timeout_s", "priority"),

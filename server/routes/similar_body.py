@@ -20,7 +20,8 @@ from server.routes.bodies import parse_json, parse_object
 from server.routes.endpoint import read_priority, timeout_seconds
 from server.routes.multipart import parse_multipart
 from server.routes.request_options import address_of, literal, read_base64, read_query, wrong_kind
-from server.similarity.search import WANTS, ItemId, Want, Wanted
+from server.similarity.search import ItemId, Wanted
+from server.similarity.telling import WANTS, Want
 
 OPTIONS = (
     *("collection", "version", "label", "timeout_s", "priority"),

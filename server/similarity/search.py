@@ -5,11 +5,9 @@ Everything here blocks and knows neither requests nor models.
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +16,7 @@ from server.errors import InvalidInput, NotFound, ServerError
 from server.index.checks import shown
 from server.index.contract import Collection, Hit, Query, Space, Vector
 from server.similarity.service import checked_row
-from server.similarity.thumbnails import media_type
-
-Want = Literal["metadata", "thumbnail", "vector"]
-WANTS: tuple[Want, ...] = ("metadata", "thumbnail", "vector")
+from server.similarity.telling import Told, Want, tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +42,9 @@ class Wanted:
 class Found:
     """The hits of each query, as plain data, or its error; and the time that it took."""
 
-    results: list[list[dict[str, Any]] | ServerError]
+    results: list[Told]
     rows: Sequence[Vector | ServerError]  # that were searched with
+    no_thumbnail: Sequence[int] = ()  # per query: hits without one, for lack of room; (): none
     index_s: float = 0.0
     fetch_s: float = 0.0
 
@@ -62,11 +58,22 @@ class Found:
         """Return what some of the queries found; the time is that of all."""
         if start == 0 and end == len(self.results):
             return self
-        return Found(self.results[start:end], self.rows[start:end], self.index_s, self.fetch_s)
+        return Found(
+            self.results[start:end],
+            self.rows[start:end],
+            self.no_thumbnail[start:end],
+            self.index_s,
+            self.fetch_s,
+        )
 
 
 def search(
-    collection: Collection, space: Space | None, sought: Sequence[Sought], wanted: Wanted
+    collection: Collection,
+    space: Space | None,
+    sought: Sequence[Sought],
+    wanted: Wanted,
+    requests: Sequence[int],
+    most_bytes: int,
 ) -> Found:
     """Search a space for all queries together.
 
@@ -75,6 +82,8 @@ def search(
         space: None: there is nothing to be found yet.
         sought: one per query.
         wanted: how to search, and what to tell.
+        requests: how many queries each of several requests has, which are searched together.
+        most_bytes: of what one request is told.
 
     Raises:
         ServerError: the search itself failed; what is wrong with one query is its result.
@@ -83,8 +92,8 @@ def search(
     rows = [_row(collection, space, each) for each in _filled(collection, space, sought)]
     hits = _search_all(space, sought, rows, wanted)
     searched = time.perf_counter()
-    results = _told(collection, space, hits, wanted.wants)
-    return Found(results, rows, searched - began, time.perf_counter() - searched)
+    told, lacking = tell(collection, space, hits, wanted.wants, requests, most_bytes)
+    return Found(told, rows, lacking, searched - began, time.perf_counter() - searched)
 
 
 def _filled(
@@ -171,73 +180,6 @@ def _stacked(rows: Sequence[Vector | ServerError], places: Sequence[int]) -> Vec
 def _id_of(sought: Sought) -> str:
     assert isinstance(sought, ItemId)
     return sought.id
-
-
-# What is told of hits
-
-
-def _told(
-    collection: Collection,
-    space: Space | None,
-    found: Sequence[Sequence[Hit] | ServerError],
-    wants: frozenset[Want],
-) -> list[list[dict[str, Any]] | ServerError]:
-    ids = list(
-        {hit.id: None for hits in found if not isinstance(hits, ServerError) for hit in hits}
-    )
-    extras = extras_of(collection, space, ids, wants) if wants and ids else None
-    results: list[list[dict[str, Any]] | ServerError] = []
-    for hits in found:
-        if isinstance(hits, ServerError):
-            results.append(hits)
-        elif extras is None:
-            results.append([{"id": id, "score": score} for id, score in hits])
-        else:
-            # An item that was removed since it was found is left out: it is no answer any more.
-            results.append(
-                [
-                    {"id": hit.id, "score": hit.score, **extras[hit.id]}
-                    for hit in hits
-                    if hit.id in extras
-                ]
-            )
-    return results
-
-
-def extras_of(
-    collection: Collection, space: Space | None, ids: Sequence[str], wants: frozenset[Want]
-) -> dict[str, dict[str, Any]]:
-    """Return what is wanted of items, by id; items that are not there are left out."""
-    extras: dict[str, dict[str, Any]] = {}
-    for id, item in zip(ids, collection.get(ids), strict=True):
-        if item is not None:
-            extras[id] = {"metadata": item.metadata} if "metadata" in wants else {}
-    if "thumbnail" in wants:
-        for id, shown_as in zip(ids, thumbnails_of(collection, ids), strict=True):
-            if id in extras:
-                extras[id]["thumbnail"] = None if shown_as is None else _inline(shown_as)
-    if "vector" in wants and space is not None:
-        for id, vector in zip(ids, space.vectors(ids), strict=True):
-            if id in extras:
-                extras[id]["vector"] = vector
-    return extras
-
-
-def thumbnails_of(collection: Collection, ids: Sequence[str]) -> list[bytes | None]:
-    """Return the thumbnails of items; the picture, where that is small enough to be its own."""
-    found = collection.thumbnails(ids)
-    lacking = [id for id, thumbnail in zip(ids, found, strict=True) if thumbnail is None]
-    if not lacking:
-        return found
-    pictures = dict(zip(lacking, collection.pictures(lacking), strict=True))
-    return [
-        pictures.get(id) if thumbnail is None else thumbnail
-        for id, thumbnail in zip(ids, found, strict=True)
-    ]
-
-
-def _inline(picture: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(picture).decode(), "type": media_type(picture)}
 
 
 def no_item(collection: Collection, id: str) -> NotFound:

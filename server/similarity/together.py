@@ -46,15 +46,17 @@ class _Group:
 class Together:
     """Gathers searches; every method is called on one event loop."""
 
-    def __init__(self, run: Run, lanes: int = 1, most: int = MOST_QUERIES) -> None:
+    def __init__(self, run: Run, most_bytes: int, lanes: int = 1, most: int = MOST_QUERIES) -> None:
         """Search by `run(search, ...)`.
 
         Args:
             run: calls what blocks in a thread.
+            most_bytes: of what one request is told.
             lanes: searches of one kind that may run at a time.
             most: queries of one search.
         """
         self._run = run
+        self._most_bytes = most_bytes
         self._lanes = lanes
         self._most = most
         self._groups: dict[_Kind, _Group] = {}
@@ -104,8 +106,9 @@ class Together:
     async def _answer(self, members: Sequence[_Member], wanted: Wanted) -> None:
         first = members[0]
         sought = [each for member in members for each in member.sought]
+        about = sought, wanted, [len(member.sought) for member in members], self._most_bytes
         try:
-            found = await self._run(search, first.collection, first.space, sought, wanted)
+            found = await self._run(search, first.collection, first.space, *about)
         except BaseException as error:
             for member in members:
                 if not member.answer.done():

@@ -232,17 +232,19 @@ class EmbeddedCollection:
         with self._database.read() as reader:
             return statements.items_after(reader, after or "", max(limit, 0), filter)
 
-    def pictures(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the stored pictures."""
-        return self._bytes("pictures", ids)
+    def pictures(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
+        """Return the stored pictures; longer ones than `most_bytes` are left out, unread."""
+        return self._bytes("pictures", ids, most_bytes)
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the stored thumbnails."""
         return self._bytes("thumbnails", ids)
 
-    def _bytes(self, table: str, ids: Sequence[str]) -> list[bytes | None]:
+    def _bytes(
+        self, table: str, ids: Sequence[str], most_bytes: int | None = None
+    ) -> list[bytes | None]:
         with self._database.read() as reader:
-            found = statements.bytes_of(reader, table, self._known(ids))
+            found = statements.bytes_of(reader, table, self._known(ids), most_bytes)
         return [found.get(id) for id in ids]
 
     def _known(self, ids: Sequence[str]) -> list[str]:

@@ -239,12 +239,14 @@ def stored_item(row: Sequence[Any]) -> StoredItem:
     )
 
 
-def bytes_of(connection: sqlite3.Connection, table: str, ids: Sequence[str]) -> dict[str, bytes]:
-    """Return what `pictures` or `thumbnails` holds of items."""
+def bytes_of(
+    connection: sqlite3.Connection, table: str, ids: Sequence[str], most_bytes: int | None
+) -> dict[str, bytes]:
+    """Return what `pictures` or `thumbnails` holds of items, up to so many bytes of each."""
     found = connection.execute(
         f"SELECT id, data FROM items JOIN {table} USING (key)"
-        " WHERE id IN (SELECT value FROM json_each(?))",
-        (listed(ids),),
+        " WHERE id IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR length(data) <= ?2)",
+        (listed(ids), most_bytes),
     )
     return dict(found.fetchall())
 

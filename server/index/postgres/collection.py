@@ -154,19 +154,22 @@ class PostgresCollection:
         )
         return [_stored(row) for row in rows]
 
-    def pictures(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the stored pictures."""
-        return self._bytes_of("picture", ids)
+    def pictures(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
+        """Return the stored pictures; longer ones than `most_bytes` are left out, unread."""
+        return self._bytes_of("picture", ids, most_bytes)
 
     def thumbnails(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the stored thumbnails."""
         return self._bytes_of("thumbnail", ids)
 
-    def _bytes_of(self, column: str, ids: Sequence[str]) -> list[bytes | None]:
-        query = sql.SQL("SELECT id, {} FROM {} WHERE id = ANY(%s)").format(
-            sql.Identifier(column), self._pictures
-        )
-        wanted = (storable(ids),)
+    def _bytes_of(
+        self, column: str, ids: Sequence[str], most_bytes: int | None = None
+    ) -> list[bytes | None]:
+        query = sql.SQL(
+            "SELECT id, {0} FROM {1} WHERE id = ANY(%s)"
+            " AND (%s::bigint IS NULL OR octet_length({0}) <= %s)"
+        ).format(sql.Identifier(column), self._pictures)
+        wanted = (storable(ids), most_bytes, most_bytes)
         found: dict[str, bytes] = dict(
             self._runner.run(lambda c: c.execute(query, wanted, binary=True).fetchall())
         )

@@ -120,9 +120,12 @@ class MemoryCollection:
                     space.rows.pop(id, None)
             return sum(self.kept.pop(id, None) is not None for id in ids)
 
-    def pictures(self, ids: Sequence[str]) -> list[bytes | None]:
+    def pictures(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
         with self.lock:
-            return [self.kept[id].item.picture if id in self.kept else None for id in ids]
+            found = [self.kept[id].item.picture if id in self.kept else None for id in ids]
+        if most_bytes is None:
+            return found
+        return [each if each is None or len(each) <= most_bytes else None for each in found]
 
     def size(self) -> Size:
         self.store.check()

@@ -11,6 +11,7 @@ from server.similarity.search import Found, ItemId, Wanted
 from server.similarity.together import Together
 
 COLLECTION, SPACE = object(), object()
+MOST_BYTES = 1000
 
 
 class Index:
@@ -21,13 +22,14 @@ class Index:
         self.go = asyncio.Semaphore(0)
         self.fails = fails
 
-    async def run(self, fn, collection, space, sought, wanted):
+    async def run(self, fn, collection, space, sought, wanted, requests, most_bytes):
+        assert sum(requests) == len(sought) and most_bytes == MOST_BYTES
         assert (collection, space) == (COLLECTION, SPACE)
         self.calls.append([each.id for each in sought])
         await self.go.acquire()
         if self.fails:
             raise self.fails
-        return Found([[{"id": each.id}] for each in sought], list(sought), 0.5, 0.25)
+        return Found([[{"id": each.id}] for each in sought], list(sought), (), 0.5, 0.25)
 
 
 def ask(together, *ids, wanted=None):
@@ -47,7 +49,7 @@ def ids(found):
 
 async def test_those_that_come_meanwhile_go_together():
     index = Index()
-    together = Together(index.run)
+    together = Together(index.run, MOST_BYTES)
     first = ask(together, "a")
     await turns()
     others = [ask(together, "b"), ask(together, "c", "d"), ask(together, "e")]
@@ -65,7 +67,7 @@ async def test_those_that_come_meanwhile_go_together():
 
 async def test_a_search_holds_so_many_queries():
     index = Index()
-    together = Together(index.run, most=3)
+    together = Together(index.run, MOST_BYTES, most=3)
     work = [ask(together, "a")]
     await turns()
     work += [
@@ -83,7 +85,7 @@ async def test_a_search_holds_so_many_queries():
 
 async def test_lanes_search_side_by_side():
     index = Index()
-    together = Together(index.run, lanes=2, most=1)
+    together = Together(index.run, MOST_BYTES, lanes=2, most=1)
     work = [ask(together, id) for id in "abcd"]
     await turns()
     assert len(index.calls) == 2
@@ -104,7 +106,7 @@ async def test_lanes_search_side_by_side():
 )
 async def test_those_that_ask_otherwise_go_alone(other):
     index = Index()
-    together = Together(index.run)
+    together = Together(index.run, MOST_BYTES)
     one = Wanted(Query(filter=Compare(("n",), "eq", 1)))
     work = [ask(together, "a", wanted=one), ask(together, "b", wanted=other)]
     await turns()
@@ -116,7 +118,7 @@ async def test_those_that_ask_otherwise_go_alone(other):
 
 async def test_an_error_is_told_to_all_who_went_together():
     index = Index(InvalidInput("no"))
-    together = Together(index.run)
+    together = Together(index.run, MOST_BYTES)
     work = [ask(together, "a")]
     await turns()
     work += [ask(together, "b"), ask(together, "c")]
@@ -131,7 +133,7 @@ async def test_an_error_is_told_to_all_who_went_together():
 
 async def test_who_has_gone_is_not_searched():
     index = Index()
-    together = Together(index.run)
+    together = Together(index.run, MOST_BYTES)
     first = ask(together, "a")
     await turns()
     gone, stays = ask(together, "b"), ask(together, "c")

@@ -46,7 +46,7 @@ async def test_a_map_that_nobody_waits_for_keeps_its_turn(monkeypatch: pytest.Mo
         return np.zeros((2, 2), np.float32)
 
     monkeypatch.setattr(collection_map, "project", project)
-    settings = SimpleNamespace(request_timeout_s=0.05)
+    settings = SimpleNamespace(request_timeout_s=0.05, max_answer_bytes=1 << 20)
     collections = SimpleNamespace(run=run, open=opened, looked_at=looked_at, settings=settings)
     handler = MapHandler(collections, Flights())
     further = 3
