@@ -21,7 +21,7 @@ async def test_the_result_and_the_failure_come_back():
 
 async def test_the_loop_goes_on_meanwhile():
     gate = threading.Event()
-    waiting = asyncio.create_task(in_background(lambda: gate.wait(10)))
+    waiting = asyncio.create_task(in_background(lambda: gate.wait(60)))
     await asyncio.sleep(0)
     gate.set()
     assert await waiting
@@ -31,7 +31,7 @@ async def test_what_nobody_waits_for_any_more_is_abandoned():
     gate = threading.Event()
     abandoned: list[bool] = []
     waiting = asyncio.create_task(
-        in_background(lambda: gate.wait(10), abandon=lambda result: abandoned.append(result))
+        in_background(lambda: gate.wait(60), abandon=lambda result: abandoned.append(result))
     )
     await asyncio.sleep(0.01)
     waiting.cancel()
@@ -64,7 +64,7 @@ async def test_a_failure_to_abandon_is_logged(caplog: pytest.LogCaptureFixture):
     def fail(result: bool) -> None:
         raise ValueError("stuck")
 
-    waiting = asyncio.create_task(in_background(lambda: gate.wait(10), abandon=fail))
+    waiting = asyncio.create_task(in_background(lambda: gate.wait(60), abandon=fail))
     await asyncio.sleep(0.01)
     waiting.cancel()
     gate.set()
@@ -78,14 +78,14 @@ def test_a_result_after_the_end_of_the_loop_is_abandoned():
 
     async def begin() -> None:
         task = asyncio.create_task(
-            in_background(lambda: gate.wait(10), abandon=lambda result: done.set())
+            in_background(lambda: gate.wait(60), abandon=lambda result: done.set())
         )
         await asyncio.sleep(0.01)
         task.cancel()
 
     asyncio.run(begin())
     gate.set()
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 def test_returning_memory_is_harmless():

@@ -21,7 +21,7 @@ from server.repository import Repository, State, registry
 from server.settings import Settings
 from tests.server.repository.children import open_folder, run_unprivileged
 from tests.server.repository.models import affine, write_sample, write_version
-from tests.server.repository.serving import answer, reason, serving, states, until
+from tests.server.repository.serving import PATIENCE_S, answer, reason, serving, states, until
 from tests.server.repository.test_archive import tar_of
 from tests.server.repository.test_publish import stream
 
@@ -182,11 +182,13 @@ async def test_without_a_manifest_a_version_waits_until_it_settles(three: Path):
     async with serving(three, settle_s=0.4, reconcile_s=0.05) as repository:
         assert answer(repository) == ("10", 10.0)
         content = affine(11.0)
+        repository._checker._settle_s = 3600.0  # however long it takes to get there
         folder = write_version(three, "m", "11", content[:-10])
         await until(lambda: "11" in states(repository))
         assert states(repository)["11"] is State.UNLOADED
         assert "until its files stop changing" in reason(repository, "11")
         (folder / "model.onnx").write_bytes(content)
+        repository._checker._settle_s = 0.4
         await repository.load("m", "11")  # waits as well
         assert answer(repository) == ("11", 11.0)
 
@@ -546,9 +548,15 @@ def test_a_read_only_repository_serves_and_refuses_changes():
 
 async def test_file_events_bring_a_new_version_without_being_asked(three: Path):
     async with serving(three, watch=True) as repository:
-        await asyncio.sleep(0.3)  # the watch is set up by a thread that tells nobody
         write_version(three, "m", "11", affine(11.0))
-        await until(lambda: answer(repository) == ("11", 11.0))
+
+        async def noticed() -> None:
+            # The watch is set up by a thread that tells nobody: what came before it is not told of.
+            while answer(repository) != ("11", 11.0):
+                (three / "m" / "notes.txt").write_text("something happens here")
+                await asyncio.sleep(0.5)
+
+        await asyncio.wait_for(noticed(), PATIENCE_S)
 
 
 async def test_without_events_the_clock_does(three: Path):

@@ -108,6 +108,9 @@ async def test_no_request_fails_or_goes_back_while_versions_are_swapped(tmp_path
             switched.append(version)
             seen = len(served)
             await until(lambda seen=seen: len(served) > seen + 10)
+        await until(lambda: states(repository)["4"] is State.UNLOADED)  # nobody is on it any more
+        seen = len(served)
+        await until(lambda: len(served) > seen + 4)
         done = True
         await asyncio.gather(*clients)
     assert set(served) == {"1", "2", "3", "4", "5"}
