@@ -13,6 +13,7 @@ import orjson
 
 from server.errors import RequestCancelled, ServerError, status_of
 from server.handlers.call import Call
+from server.pages import page
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 JSON: Header = (b"content-type", b"application/json")
+VARY: Header = (b"vary", b"Accept")  # people and programs get different answers
 CLOSE: Header = (b"connection", b"close")
 
 _ORJSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -75,6 +77,18 @@ def _plain(value: Any) -> Any:
 def json_answer(value: Any, status: int = 200) -> Answer:
     """Return an answer with a JSON body."""
     return Answer(status, to_json(value))
+
+
+def page_answer(name: str) -> Answer:
+    """Return a page for people."""
+    html, policy = page(name)
+    headers = [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-security-policy", policy.encode()),
+        (b"cache-control", b"no-cache"),
+        VARY,
+    ]
+    return Answer(200, html, headers)
 
 
 def failure_of_all(outcomes: Sequence[object]) -> ServerError | None:

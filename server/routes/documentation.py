@@ -6,12 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic.json_schema import models_json_schema
 
 from server import __version__
 from server.handlers.call import Call
-from server.routes.answers import JSON, Answer, Receive, Scope, to_json
+from server.routes.answers import JSON, Answer, Receive, Scope, page_answer, to_json
 from server.routes.endpoint import Headers
 from server.routes.table import Doc, Route
 from server.schemas import SCHEMAS
@@ -34,11 +33,9 @@ _FAILURES = {
 def routes(table: Sequence[Route]) -> list[Route]:
     """Return the routes that describe all others."""
     document: list[bytes] = []  # made when it is first asked for
-    page = get_swagger_ui_html(openapi_url="/openapi.json", title="Millrace")
-    html = Answer(200, bytes(page.body), [(b"content-type", b"text/html; charset=utf-8")])
 
     async def docs(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
-        return Answer(html.status, html.body, list(html.headers))
+        return page_answer("api")
 
     async def openapi(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
         if not document:

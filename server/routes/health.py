@@ -6,7 +6,7 @@ import asyncio
 
 from server import __version__
 from server.handlers.call import Call
-from server.routes.answers import Answer, Receive, Scope, json_answer
+from server.routes.answers import VARY, Answer, Receive, Scope, json_answer, page_answer
 from server.routes.endpoint import Headers, Runtime
 from server.routes.table import Doc, Route
 
@@ -28,8 +28,10 @@ def routes(runtime: Runtime) -> list[Route]:
         return Answer(200, body, [(b"content-type", metrics.content_type.encode())])
 
     async def index(scope: Scope, headers: Headers, receive: Receive, call: Call) -> Answer:
+        if wants_page(headers):
+            return page_answer("console")
         models = {status.name: status.default for status in runtime.handlers.models.status()}
-        return json_answer(
+        answer = json_answer(
             {
                 "name": "millrace",
                 "version": __version__,
@@ -42,10 +44,26 @@ def routes(runtime: Runtime) -> list[Route]:
                 ],
             }
         )
+        answer.headers.append(VARY)
+        return answer
 
     return [
-        Route("GET", "/", index, Doc("What this server is and which models it has", "service")),
+        Route(
+            "GET",
+            "/",
+            index,
+            Doc(
+                "What this server is and which models it has",
+                "service",
+                description="JSON; the console for browsers, which accept `text/html`.",
+            ),
+        ),
         Route("GET", "/v2/health/live", live, Doc("Is the process alive?", "health")),
         Route("GET", "/v2/health/ready", ready, Doc("Can it take requests? 200 or 503", "health")),
         Route("GET", "/metrics", metrics, Doc("Prometheus metrics", "service")),
     ]
+
+
+def wants_page(headers: Headers) -> bool:
+    """Say whether a person's browser asks; programs that take anything get JSON."""
+    return b"text/html" in headers.get(b"accept", b"").lower()

@@ -32,6 +32,18 @@ def test_index_names_the_models(client: httpx.Client) -> None:
     assert body["models"]["broken"] is None
 
 
+def test_browsers_get_the_console_and_programs_json(client: httpx.Client) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = client.get("/", headers=browser)
+    assert page.status_code == 200 and page.text.startswith("<!doctype html>")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for accept in ("*/*", "application/json", ""):
+        answer = client.get("/", headers={"Accept": accept})
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["vary"] == "Accept"
+
+
 def test_index_names_every_door(client: httpx.Client) -> None:
     named = set(client.get("/").json()["routes"])
     paths = client.get("/openapi.json").json()["paths"]
