@@ -23,7 +23,7 @@ class Sides:
     Attributes:
         x: Name of the left side.
         key: Names the weights.
-        weights: Without their zero points, int8 or int16: `parts` of them fit int8.
+        weights: Without their zero points, int8 or int16: each of `parts` fits int8.
         zero: The left side's zero point, a number, or None for a computed one.
         zero_name: Its name where it is computed.
         signed: Whether the left side is signed.
@@ -38,13 +38,19 @@ class Sides:
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """The weights as a sum of int8 arrays: mostly one, two where zero points widen them."""
+        """The weights as a sum of int8 arrays: mostly one, two where zero points widen them.
+
+        Three where one is 255: twice 127 is less.
+        """
         if self.weights.dtype == np.int8:
             return [self.weights]
-        first = self.weights.clip(-128, 127)
-        rest = self.weights - first
-        parts = [first, rest] if rest.any() else [first]
-        return [part.astype(np.int8) for part in parts]
+        rest = self.weights
+        parts: list[np.ndarray] = []
+        while rest.any() or not parts:
+            part = rest.clip(-128, 127)
+            parts.append(part.astype(np.int8))
+            rest = rest - part
+        return parts
 
 
 def sides_of(ctx: Lowering, node: Node, axis: int) -> Sides:

@@ -161,6 +161,30 @@ def test_plain_integer_products(m: int, k: int, n: int) -> None:
     check(data, {"x": rng.integers(0, 256, (m, k), np.uint8)})
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("group", [1, 8])
+def test_weights_at_both_ends_of_their_range(kind: type, group: int) -> None:
+    ends = np.iinfo(kind)
+    rng = np.random.default_rng(group)
+    for zero in (ends.min, 5):
+        w = rng.choice([ends.min, ends.min + 1, 0, ends.max - 1, ends.max], (8, 8 // group, 3, 3))
+        fixed = {"w": w.astype(kind), "z": np.array(zero, kind)}
+        fixed |= {"m": fixed["w"].reshape(-1, 8), "half": np.float32(0.5)}
+        nodes = [
+            node("ConvInteger", ["x", "w", "", "z"], ["s"], group=group, pads=[1, 1, 1, 1]),
+            node("Cast", ["s"], ["f"], to=1),
+            node("Mul", ["f", "half"], ["c"]),
+            node("MatMulInteger", ["p", "m", "", "z"], ["y"]),
+        ]
+        inputs = [("x", ["N", 8, 4, 5], UINT8), ("p", ["M", len(fixed["m"])], UINT8)]
+        data = model(nodes, inputs, [("c", None), ("y", None, INT32)], fixed)
+        feeds = {
+            "x": rng.integers(0, 256, (2, 8, 4, 5)),
+            "p": rng.integers(0, 256, (3, w.size // 8)),
+        }
+        check(data, {name: x.astype(np.uint8) for name, x in feeds.items()})
+
+
 def test_qlinear_operators() -> None:
     rng = np.random.default_rng(5)
     scale, zero = np.float32(0.02), np.array(99, np.uint8)
