@@ -19,6 +19,7 @@ import mmap
 import os
 import stat
 import struct
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,6 +124,30 @@ def is_private(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+class MappedFile(mmap.mmap):
+    """A mapped file that can be opened anew: also when it has lost its name meanwhile.
+
+    Attributes:
+        descriptor: Open as long as this lives.
+    """
+
+    descriptor: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Self:
+        """Map a file read-only."""
+        mapped = cls(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        mapped.descriptor = os.dup(descriptor)
+        weakref.finalize(mapped, os.close, mapped.descriptor)
+        return mapped
+
+
+def descriptor_of(blob: memoryview) -> int | None:
+    """Return a descriptor of the file that a blob is a view of; None where it is of none."""
+    mapped = blob.obj
+    return mapped.descriptor if isinstance(mapped, MappedFile) else None
+
+
 def write_container(path: Path, header: Mapping[str, Any], blobs: Sequence[Buffer]) -> None:
     """Write one container to `path`, which must not exist."""
     with ContainerWriter(path) as writer:
@@ -144,11 +169,16 @@ def map_container(path: Path) -> Container:
     """Map a container read-only and check all of it; anything wrong is an `InvalidModel`."""
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+            mapped = MappedFile.of(file.fileno())
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise InvalidModel(f"artifact {path.name} cannot be mapped: {error}") from error
     _advise(mapped)
     return parse_container(memoryview(mapped), path.name)
+
+
+def map_descriptor(descriptor: int, name: str) -> Container:
+    """Map an open file as `map_container` does one with a path; `name` is for messages."""
+    return parse_container(memoryview(MappedFile.of(descriptor)), name)
 
 
 def parse_container(data: memoryview, name: str) -> Container:

@@ -182,6 +182,14 @@ class Measured(Protocol):
         """Return what this much arithmetic and memory traffic takes at the measured peak."""
 
 
+@runtime_checkable
+class ClosablePlan(Protocol):
+    """A plan with work of its own beside its runs."""
+
+    def close(self) -> None:
+        """Give that work up, soon; runs that have begun go on."""
+
+
 class Device(Protocol):
     """One kind of machine that runs graphs."""
 

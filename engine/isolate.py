@@ -15,7 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env=_environment(),
+        env=child_environment(),
         close_fds=True,
         start_new_session=True,
     )
@@ -75,7 +75,7 @@ def run_child(
             f"load_s={budget.wall_s:g}",
         ) from None
     finally:
-        _end(child)
+        end_child(child)
     if child.returncode != 0:
         raise child_error(report, child.returncode, source.name, budget)
 
@@ -105,6 +105,24 @@ def enter_limits(memory_bytes: int, cpu_s: float) -> None:
     _bound(resource.RLIMIT_CORE, 0)
 
 
+def failure_of(work: Callable[[], None], what: str, memory_bytes: int) -> EngineError | None:
+    """Do the work of a child; return what its parent is told went wrong, None where nothing did.
+
+    `what` names the work.
+    """
+    try:
+        work()
+    except EngineError as error:
+        return error
+    except MemoryError:
+        return ResourceLimit(what, "more memory", f"{memory_bytes} bytes")
+    except OSError as error:  # a full disk, or a folder gone: not the model's fault
+        return ResourceLimit(what, error, "the disk there is")
+    except Exception as error:  # a fault of ours on this file: the file is not usable either way
+        return InvalidModel(f"compiling failed: {type(error).__name__}: {error}")
+    return None
+
+
 def error_to_json(error: EngineError) -> bytes:
     """Return an error as one line of JSON: its class and the arguments that rebuild it."""
     arguments = error.__reduce__()[1]
@@ -124,7 +142,8 @@ def error_from_json(text: bytes) -> EngineError | None:
     return None
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """Return what a compiling child is to know of ours."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -141,7 +160,7 @@ def _bound(which: int, value: int) -> None:
     resource.setrlimit(which, (ceiling, ceiling))
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end_child(child: subprocess.Popen[bytes]) -> None:
     """Leave nothing running and nothing to reap, whatever happened."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.artifact import Artifact
-from engine.device import Measured, Plan, RunControl
+from engine.device import ClosablePlan, Measured, Plan, RunControl
 from engine.errors import InvalidInput, ModelClosed
 from engine.feeds import FeedChecker
 from engine.ir.graph import Array, Graph, Value
@@ -239,8 +239,11 @@ class Model:
         May be called twice.
         """
         with self._changed:
-            self._plan = None
+            plan, self._plan = self._plan, None
             self._graph = None
+        if isinstance(plan, ClosablePlan):
+            plan.close()
+        with self._changed:
             self._changed.wait_for(lambda: self._running == 0)
 
     def __enter__(self) -> Self:

@@ -86,14 +86,24 @@ class CodeStore:
         return found
 
     def codes(
-        self, kernels: Sequence[Kernel], target: Target, progress: Progress | None = None
+        self,
+        kernels: Sequence[Kernel],
+        target: Target,
+        progress: Progress | None = None,
+        *,
+        processes: int | None = None,
     ) -> dict[Kernel, bytes]:
-        """Return the object files of kernels, from files or compiled; nothing is loaded."""
+        """Return the object files of kernels, from files or compiled; nothing is loaded.
+
+        `processes` is how many may compile at the same time, by default one per core.
+        """
         keys = {kernel: kernel_key(kernel, target) for kernel in kernels}
         with self._lock:
             codes = self._read(keys)
             absent = {kernel: key for kernel, key in keys.items() if kernel not in codes}
-            return {**codes, **(self._compile(absent, target, progress) if absent else {})}
+            if absent:
+                codes.update(self._compile(absent, target, progress, processes=processes))
+            return codes
 
     def adopt(self, codes: Mapping[str, bytes], target: Target) -> dict[str, Handle]:
         """Load object files that somebody kept under their keys, but for those loaded already."""
@@ -144,6 +154,7 @@ class CodeStore:
         target: Target,
         progress: Progress | None,
         aside: bool = False,
+        processes: int | None = None,
     ) -> dict[Kernel, bytes]:
         named = {symbol(key): kernel for kernel, key in keys.items()}
         codes: dict[Kernel, bytes] = {}
@@ -156,7 +167,8 @@ class CodeStore:
             if progress is not None:
                 progress(len(codes), len(keys))
 
-        compile_many(named, target, done, processes=allowed_cores(), aside=aside)
+        at_once = processes or allowed_cores()
+        compile_many(named, target, done, processes=at_once, aside=aside)
         if self._files is not None:
             self._files.make_room()
         return codes

@@ -29,14 +29,14 @@ sys.modules["engine"] = package
 runpy.run_module(sys.argv[2], run_name="__main__")
 """
 _PACKAGE_FOLDER: Final = Path(__file__).resolve().parent.parent
-COMMAND: Final = (
-    sys.executable,
-    "-P",
-    "-c",
-    _BOOT,
-    str(_PACKAGE_FOLDER),
-    "engine.cpu.compile_worker",
-)
+
+
+def command_of(module: str) -> tuple[str, ...]:
+    """Return the command that runs a module of the engine without the package's own __init__."""
+    return sys.executable, "-P", "-c", _BOOT, str(_PACKAGE_FOLDER), module
+
+
+COMMAND: Final = command_of("engine.cpu.compile_worker")
 
 
 def main() -> int:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from engine.container import ContainerWriter
+from engine.container import ContainerWriter, descriptor_of
 from engine.cpu.beside import Beside
 from engine.cpu.compiled import CompiledGraph, Coverage
 from engine.cpu.native_artifact import fingerprint, read_native, read_whole
 from engine.cpu.plan import CpuPlan
 from engine.cpu.runtime.cores import allowed_cores
+from engine.cpu.size_child import SizeChildren
 from engine.cpu.specializing import SpecializingPlan, open_symbols, specialized
 from engine.cpu.target import host_target
 from engine.device import CompileOptions, Plan
@@ -70,17 +71,38 @@ class CpuDevice:
             limits=options.limits,
             threads=_threads(options),
         )
-        plan = _plan(compiled, options)
-        whole = read_whole(data, blobs)
-        if whole is None:
+        plan, sizes = _plan(compiled, options), data["sizes"]
+        if sizes is None:
             return plan
-        return _specializing(whole, plan, open_symbols(whole, plan.coverage), options)
+        symbols, whole = sizes["symbols"], sizes["whole"]
+        descriptor = descriptor_of(blobs[whole])
+        if descriptor is None:  # a file that no child can be given
+            return _specializing(read_whole(blobs, whole), plan, symbols, options)
+        beside = Beside()
+        children = SizeChildren(
+            blobs=blobs,
+            descriptor=descriptor,
+            whole=whole,
+            beside=beside,
+            target=host_target(),
+            precision=_precision(options),
+            limits=options.limits,
+            threads=_threads(options),
+        )
+
+        def compile_sizes(sizes: Mapping[str, int]) -> CpuPlan:
+            beside.borrow(compiled)
+            return _plan(children.compile(sizes), options)
+
+        return SpecializingPlan(graph, plan, symbols, compile_sizes, beside, children.cancel)
 
 
 def _specializing(
     graph: Graph, plan: CpuPlan, symbols: Sequence[str], options: CompileOptions
 ) -> Plan:
-    """Return a plan that serves with `plan`, and compiles the graph for sizes that come."""
+    """Return a plan that serves with `plan`, and compiles the graph in this process for sizes that
+    come.
+    """
     registry, limits = registry_of(options.operators), options.limits
     options = replace(options, deadline=None)  # sizes come long after loading
     beside = Beside()

@@ -8,7 +8,8 @@ fingerprint that is part of the file's key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,11 +25,12 @@ from engine.cpu.lanes import Lanes
 from engine.cpu.program_json import StoredKernel, read_program
 from engine.cpu.region import CompiledRegion
 from engine.cpu.target import Target
+from engine.cpu.weight_store import Held, WeightPool
 from engine.graph_json import GraphLoader
 from engine.ir.graph import Graph
 from engine.limits import Limits
 
-FORMAT: Final = 1  # raise it when files hold something else
+FORMAT: Final = 2  # raise it when files hold something else
 # What decides what a model compiles to, beside the model.
 SOURCES: Final = (
     *("cpu", "frontend", "ir", "lowering", "ops", "passes"),
@@ -45,6 +47,41 @@ def fingerprint(target: Target, precision: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The bytes of fixed values, in the order in which the data numbers them.
+
+    Attributes:
+        arrays: One per value.
+        held: What keeps them in memory.
+    """
+
+    arrays: Sequence[np.ndarray]
+    held: Sequence[object] = ()
+
+    @classmethod
+    def mapped(cls, data: Json, blobs: Sequence[memoryview]) -> Contents:
+        """Return them where the file is mapped."""
+        return cls([np.frombuffer(blobs[blob], np.uint8) for blob, _ in data["contents"]])
+
+    @classmethod
+    def pooled(
+        cls, data: Json, blobs: Sequence[memoryview], known: Mapping[str, Held], pool: WeightPool
+    ) -> Contents:
+        """Return them from a pool, which takes in those that were not `known`."""
+        held = [
+            known[digest]
+            if blob is None
+            else pool.hold_as(digest, np.frombuffer(blobs[blob], np.uint8))
+            for blob, digest in data["contents"]
+        ]
+        return cls([each.array for each in held], held)
+
+    def loader(self, data: Json) -> GraphLoader:
+        """Return what reads the graphs of the data."""
+        return GraphLoader([memoryview(self.arrays[n]).toreadonly() for n in data["arrays"]])
+
+
 def read_native(
     data: Json,
     graph: Graph,
@@ -54,32 +91,34 @@ def read_native(
     limits: Limits,
     threads: int,
     store: CodeStore | None = None,
+    contents: Contents | None = None,
+    lanes: Lanes | None = None,
 ) -> CompiledGraph:
-    """Return what `write_native` wrote for this graph, on mapped blobs.
+    """Return what `write_native` wrote for this graph, on mapped blobs or on other `contents`.
 
     Raises LookupError, TypeError or ValueError where the data is none of `write_native`.
     """
-    first, count = data["arrays"]
-    loader = GraphLoader(blobs[first : first + count])
+    contents = contents or Contents.mapped(data, blobs)
+    lanes = lanes or Lanes()
+    loader = contents.loader(data)
     nodes = [*(node for _, node in graph.walk()), *map(loader.node, data["nodes"])]
     code = {key: bytes(blobs[blob]) for key, blob in data["code"].items()}
     handles = (store or CodeStore()).adopt(code, target)
     kernels = [StoredKernel(*described) for described in data["kernels"]]
     addresses: dict[Kernel, int] = {k: handles[k.key].address for k in kernels}
-    weights = {blob: np.frombuffer(blobs[blob], np.uint8) for blob in data["weights"]}
-    lanes = Lanes()
     regions = []
     for region in data["regions"]:
         program = read_program(region["program"], kernels, nodes)
         binder = Binder(
             program,
             [addresses[step.kernel] for step in program.steps],
-            [_place(weights[blob]) for blob in region["program"]["weights"]],
+            [_place(contents.arrays[number]) for number in region["program"]["weights"]],
             scratch_bytes=max((s.kernel.scratch_bytes(target) for s in program.steps), default=0),
             limit_bytes=limits.effective_run_bytes,
             label=region["label"],
         )
         regions.append(CompiledRegion(program, binder, threads, lanes))
+    weights = [contents.arrays[number] for number in data["weights"]]
     return CompiledGraph(
         graph=loader.graph(data["graph"]).replace(types=graph.types),
         types=graph.types,
@@ -87,23 +126,17 @@ def read_native(
         coverage=tuple(Coverage(nodes[n], reason, where) for n, reason, where in data["coverage"]),
         lanes=lanes,
         code=list(handles.values()),
-        weights=_Mapped(list(weights.values())),
-        weights_bytes=sum(array.nbytes for array in weights.values()),
+        weights=Contents(weights, contents.held),
+        weights_bytes=sum(array.nbytes for array in weights),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Mapped:
-    """Packed weights where the file is mapped."""
-
-    arrays: Sequence[np.ndarray]
-
-
-def read_whole(data: Json, blobs: Sequence[memoryview]) -> Graph | None:
-    """Return the graph with all its fixed values, where they were kept for later compilations."""
-    first, count = data["arrays"]
-    whole = data["whole"]
-    return None if whole is None else GraphLoader(blobs[first : first + count]).graph(whole)
+def read_whole(blobs: Sequence[memoryview], number: int) -> Graph:
+    """Return the graph with all its fixed values, which a blob describes where they were kept for
+    later compilations.
+    """
+    data = json.loads(bytes(blobs[number]))
+    return GraphLoader([blobs[array] for array in data["arrays"]]).graph(data["graph"])
 
 
 def _place(array: np.ndarray) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 Kernels on pictures have fixed heights and widths in them. A model that leaves these open runs its
 convolutions from their portable definitions at first; each combination of sizes that comes is
-compiled by a thread of low priority, and used from then on. A run never waits for that. The latest
-few combinations are kept. They share packed weights of equal bytes and the memory of their runs
-(`engine.cpu.beside`), and children compile their kernels, so that the process goes on serving.
+compiled in the background, and used from then on. A run never waits for that. The latest few
+combinations are kept. They share packed weights of equal bytes and the memory of their runs
+(`engine.cpu.beside`). A model that was read from its compiled file is compiled for sizes by a child
+process (`engine.cpu.size_child`); one that was compiled here, by a thread, whose kernels a child
+compiles.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from engine.cpu.beside import Beside
 from engine.cpu.code_store import Handle
 from engine.cpu.compiled import Coverage
 from engine.device import Measured, Plan, RunControl
-from engine.errors import EngineError
+from engine.errors import EngineError, RunCancelled
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Array, Graph, Value
 from engine.ir.types import TensorType, symbols_of
@@ -92,6 +94,7 @@ class SpecializingPlan:
         symbols: Sequence[str],
         compile_sizes: Callable[[Mapping[str, int]], CoveredPlan],
         beside: Beside,
+        cancel: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve with `general`.
 
@@ -101,8 +104,9 @@ class SpecializingPlan:
             symbols: The sizes that plans are made for.
             compile_sizes: Makes the plan for numbers of `symbols`.
             beside: Memory of these plans.
+            cancel: Has `compile_sizes` give up soon, when the plan is closed.
         """
-        self.coverage, self._beside = general.coverage, beside
+        self.coverage, self._beside, self._cancel = general.coverage, beside, cancel
         self._general, self._symbols, self._compile = general, tuple(symbols), compile_sizes
         told = _told(graph)
         self._axes = [told[symbol] for symbol in self._symbols]
@@ -112,6 +116,7 @@ class SpecializingPlan:
         self._waiting: deque[Sizes] = deque()
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
+        self._closed = False
 
     def run(
         self,
@@ -147,12 +152,19 @@ class SpecializingPlan:
             worker.join(timeout_s)
         return worker is None or not worker.is_alive()
 
+    def close(self) -> None:
+        """Compile nothing any more; what is being compiled is given up. Runs go on."""
+        with self._lock:
+            self._closed = True
+        self._cancel()
+
     def _plan_for(self, sizes: Sizes) -> CoveredPlan | None:
         with self._lock:
             if sizes in self._plans:
                 self._plans.move_to_end(sizes)
                 return self._plans[sizes]
-            if sizes not in self._waiting and len(self._waiting) < WAITING:
+            room = len(self._waiting) < WAITING and not self._closed
+            if room and sizes not in self._waiting:
                 self._waiting.append(sizes)
                 if self._worker is None:
                     self._worker = threading.Thread(
@@ -164,7 +176,7 @@ class SpecializingPlan:
     def _compile_waiting(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
+                if self._closed or not self._waiting:
                     self._worker = None
                     return
                 sizes = self._waiting[0]
@@ -178,8 +190,11 @@ class SpecializingPlan:
     def _compile_one(self, sizes: Sizes) -> CoveredPlan | None:
         try:
             return self._compile(dict(zip(self._symbols, sizes, strict=True)))
+        except RunCancelled:
+            return None
         except (EngineError, MemoryError, OSError, RuntimeError) as error:
-            _log.warning("no plan for %s = %s: %s", self._symbols, sizes, error)
+            reason = "no plan for %s = %s, which the general one goes on to serve: %s"
+            _log.warning(reason, self._symbols, sizes, error)
             return None
 
 

@@ -56,6 +56,11 @@ class Held:
         self.array, self.is_own = array, is_own
 
 
+def digest_of(content: np.ndarray) -> str:
+    """Return what tells packed bytes from others."""
+    return hashlib.blake2b(content.data, digest_size=DIGEST_BYTES).hexdigest()
+
+
 class WeightPool:
     """Packed values of several plans, equal bytes once. Thread-safe.
 
@@ -63,7 +68,7 @@ class WeightPool:
     """
 
     def __init__(self) -> None:
-        self._held: WeakValueDictionary[bytes, Held] = WeakValueDictionary()
+        self._held: WeakValueDictionary[str, Held] = WeakValueDictionary()
         self._room = Room()
         self._lock = Lock()
 
@@ -75,10 +80,21 @@ class WeightPool:
         """Let others find bytes that lie in memory already, as long as the result is held."""
         return [self._find(array, lambda placed: placed, is_own=False) for array in arrays]
 
+    def known(self) -> dict[str, Held]:
+        """Return what it has now by digest; that stays as long as the result is held."""
+        with self._lock:
+            return dict(self._held)
+
+    def hold_as(self, digest: str, packed: np.ndarray) -> Held:
+        """Return bytes whose digest somebody took already in memory."""
+        return self._keep(digest, packed.reshape(-1).view(np.uint8), self._room.put, is_own=True)
+
     def _find(self, packed: np.ndarray, place: Placing, *, is_own: bool) -> Held:
         content = packed.reshape(-1).view(np.uint8)
         # Before the lock is taken: this is what takes long.
-        key = hashlib.blake2b(content.data, digest_size=DIGEST_BYTES).digest()
+        return self._keep(digest_of(content), content, place, is_own=is_own)
+
+    def _keep(self, key: str, content: np.ndarray, place: Placing, *, is_own: bool) -> Held:
         with self._lock:
             found = self._held.get(key)
             if found is None:
