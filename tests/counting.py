@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,17 @@ class CallCounter:
 
 @contextmanager
 def counted_calls() -> Iterator[CallCounter]:
-    """Count what this thread calls inside; leaving the block counts as a call or two."""
+    """Count what this thread calls inside; leaving the block counts as a call or two.
+
+    Garbage of others waits until the end: what it calls when it is collected would count.
+    """
     counter = CallCounter()
+    was_enabled = gc.isenabled()
+    gc.disable()
     counter.start()
     try:
         yield counter
     finally:
         counter.stop()
+        if was_enabled:
+            gc.enable()
