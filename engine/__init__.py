@@ -26,7 +26,7 @@ from engine.heads import append_classifier
 from engine.limits import Limits
 from engine.loading import load
 from engine.lowering.batch_axes import BatchAxes
-from engine.model_files import external_files
+from engine.model_files import external_data_files
 from engine.ops.define import make_elementwise
 from engine.ops.registry import Operator, make_operator
 from engine.profiler import NodeProfile, ProfileReport
@@ -64,7 +64,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedOp",
     "append_classifier",
-    "external_files",
+    "external_data_files",
     "load",
     "load_seq2seq",
     "make_elementwise",

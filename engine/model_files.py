@@ -13,7 +13,9 @@ from engine.limits import Limits
 READER: Final = "engine.frontend.external_locations"
 
 
-def external_files(source: str | os.PathLike[str], limits: Limits | None = None) -> tuple[str, ...]:
+def external_data_files(
+    source: str | os.PathLike[str], limits: Limits | None = None
+) -> tuple[str, ...]:
     """Return the files that the tensors of a model lie in: paths within its folder, sorted.
 
     Nothing but the model file itself is read, so the files may be missing.

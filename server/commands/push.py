@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from server.commands.common import call, console, errors, fail, settings_from, told
-from server.repository.loader import external_files
+from server.repository.loader import external_data_files
 from server.repository.publish import publish_path
 
 CHUNK_BYTES = 1 << 20
@@ -77,7 +77,7 @@ def weights_beside(path: Path) -> tuple[str, ...]:
     """
     if not path.is_file() or path.suffix != ".onnx":
         return ()
-    found = external_files(path)
+    found = external_data_files(path)
     for name in found:
         if not (path.parent / name).is_file():
             fail(f"the weights of {path.name} lie in {name}, which is not in {path.parent}", 2)

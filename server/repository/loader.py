@@ -268,13 +268,13 @@ class _Stages:
         self.seconds[self._name] = time.perf_counter() - self._start
 
 
-def external_files(path: Path) -> tuple[str, ...]:
+def external_data_files(path: Path) -> tuple[str, ...]:
     """Return the files beside a model file that its weights lie in.
 
     None where it is not ONNX: what is wrong with it is told when it is loaded.
     """
     try:
-        return engine.external_files(path)
+        return engine.external_data_files(path)
     except (engine.InvalidModel, engine.ResourceLimit):
         return ()
 

@@ -61,13 +61,13 @@ def test_every_place_that_holds_tensors(tmp_path: Path, inside: int) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     wanted = ("a.bin", "deep.bin", "function.bin", "i.bin", "list.bin", "sub/node.bin", "v.bin")
-    assert engine.external_files(path) == wanted
+    assert engine.external_data_files(path) == wanted
 
 
 def test_a_model_of_one_file_has_none(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model_of([], inside=3).SerializeToString())
-    assert engine.external_files(str(path)) == ()
+    assert engine.external_data_files(str(path)) == ()
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/w.bin", "a/../../w", "", "a\\b"])
@@ -75,19 +75,19 @@ def test_locations_outside_of_the_folder(tmp_path: Path, location: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model_of([], outside("w", location)).SerializeToString())
     with pytest.raises(engine.InvalidModel, match="plain relative path"):
-        engine.external_files(path)
+        engine.external_data_files(path)
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(engine.InvalidModel, match="cannot open"):
-        engine.external_files(path)
+        engine.external_data_files(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(engine.InvalidModel, match="not an ONNX"):
-        engine.external_files(path)
+        engine.external_data_files(path)
     path.write_bytes(model_of([], inside=1000).SerializeToString())
     with pytest.raises(engine.ResourceLimit, match="model_bytes"):
-        engine.external_files(path, engine.Limits(model_bytes=100))
+        engine.external_data_files(path, engine.Limits(model_bytes=100))
     path.write_bytes(model_of([nested(4, "w.bin")]).SerializeToString())
     with pytest.raises(engine.InvalidModel, match="too deep"):
-        engine.external_files(path, engine.Limits(nesting=3))
+        engine.external_data_files(path, engine.Limits(nesting=3))
