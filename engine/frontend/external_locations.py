@@ -18,7 +18,7 @@ from engine.limits import Limits
 
 
 def external_locations(path: Path, limits: Limits) -> tuple[str, ...]:
-    """Return the files that the tensors of a model file lie in; see `engine.external_data_files`."""
+    """Return the files that the tensors of a model file lie in, as `external_data_files`."""
     with opened_model(path, limits.model_bytes) as (descriptor, size):
         cut = outline(FileSource(descriptor, size))
         data = cut.rest if cut else read_whole(descriptor, size, path.name)
