@@ -50,6 +50,14 @@ class ServerError(Exception):
         return {"error": self.message, "code": self.code, **self.extra}
 
 
+def how_to_install(package: str, extra: str) -> str:
+    """Return how an optional library gets there, from a clone or into an image."""
+    return (
+        f"in a clone, .venv/bin/python -m pip install -e '.[{extra}]'; for an image, build it with "
+        f"{package} in requirements/serve.txt (LOCK=serve.txt)"
+    )
+
+
 class RequestRejected(ServerError):
     """The request is at fault; the same request will fail again."""
 

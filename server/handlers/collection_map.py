@@ -7,11 +7,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from server.errors import InvalidInput
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import DeadlineExceeded, InvalidInput
 from server.handlers.call import Call
 from server.handlers.flights import Flights
 from server.handlers.similar import MAX_LONG_HITS
 from server.repository.background import in_background
+from server.similarity.compiled_code import is_loaded, keep_code
 from server.similarity.projection import MAX_POINTS, METHODS, Points, project
 from server.similarity.projection_picture import draw_map
 from server.similarity.service import Collections
@@ -62,6 +66,7 @@ class MapHandler:
         self._collections = collections
         self._flights = flights
         self._turn = asyncio.Semaphore(AT_ONCE)
+        self._under_way = ""  # what the thread that draws is at
 
     async def points(self, request: MapRequest, call: Call) -> CollectionMap:
         """Return the map as points."""
@@ -73,24 +78,47 @@ class MapHandler:
 
     async def _within(self, work: Coroutine[Any, Any, T], call: Call) -> T:
         due = call.due(None, self._collections.settings.request_timeout_s)
-        return await self._flights.wait(asyncio.ensure_future(work), call, due)
+        try:
+            return await self._flights.wait(asyncio.ensure_future(work), call, due)
+        except DeadlineExceeded as error:
+            if not self._under_way:
+                raise
+            raise DeadlineExceeded(
+                f"no map within the request's deadline ({call.elapsed():.0f} s passed): "
+                f"{self._under_way}; ask again in a while, for fewer items (`limit`), or for "
+                "method=pca",
+                **error.extra,
+            ) from error
 
-    async def _drawn(self, work: Callable[[], T]) -> T:
+    async def _drawn(self, work: Callable[[], T], what: str) -> T:
         """Do what takes long when it is its turn; the turn lasts until the thread is through.
 
         That cannot be stopped: who asks and goes away, again and again, must not start many.
         """
         await self._turn.acquire()
+        self._under_way = what
         drawing = asyncio.ensure_future(in_background(work, name="map"))
-        drawing.add_done_callback(lambda _: self._turn.release())
+        drawing.add_done_callback(self._done)
         return await asyncio.shield(drawing)
+
+    def _done(self, drawing: asyncio.Future[T]) -> None:
+        self._under_way = ""
+        self._turn.release()
+
+    def _project(self, vectors: NDArray[np.float32], request: MapRequest) -> Points:
+        if request.method == "umap":
+            keep_code(self._collections.settings.cache_dir)
+        return project(vectors, request.method, request.seed)
 
     async def _picture(self, request: MapRequest) -> bytes:
         found = await self._points(request)
         collection = await self._collections.open(request.collection)
         thumbnails = await self._collections.run(thumbnails_of, collection, found.ids)
         title = f"{request.collection}, {request.method}"
-        return await self._drawn(lambda: draw_map(found.points, thumbnails, request.size, title))
+        return await self._drawn(
+            lambda: draw_map(found.points, thumbnails, request.size, title),
+            f"a picture of {len(thumbnails)} items is being drawn",
+        )
 
     async def _points(self, request: MapRequest) -> CollectionMap:
         _check(request)
@@ -100,13 +128,21 @@ class MapHandler:
         if space is None:
             return CollectionMap(None, size.items, [], project([[0.0]])[:0], Extras())
         ids, vectors = await self._collections.run(space.sample, request.limit, request.seed)
-        points = await self._drawn(lambda: project(vectors, request.method, request.seed))
+        points = await self._drawn(lambda: self._project(vectors, request), _stage(request))
         most = self._collections.settings.max_answer_bytes
         told = dict.fromkeys(ids, 1)
         extras = await self._collections.run(
             extras_of, collection, space, told, request.wants, most
         )
         return CollectionMap(space.key, size.items, ids, points, extras)
+
+
+def _stage(request: MapRequest) -> str:
+    """Say what takes so long."""
+    drawn = f"a map by {request.method} is being drawn"
+    if request.method != "umap" or is_loaded():
+        return drawn
+    return f"{drawn}, and its code compiled before, most of it once per machine"
 
 
 def _check(request: MapRequest) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import InvalidInput
+from server.errors import InvalidInput, how_to_install
 
 Method = Literal["logistic", "svm"]
 METHODS: Final = ("logistic", "svm")
@@ -297,6 +297,6 @@ def _sklearn(part: str) -> Any:
 def _not_installed() -> InvalidInput:
     return InvalidInput(
         "learning needs scikit-learn, which is not installed here: "
-        "pip install 'millrace[learning]'",
+        + how_to_install("scikit-learn", "learning"),
         field="model",
     )

@@ -7,13 +7,14 @@ from libraries that are imported when they are first asked for; without them the
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from server.errors import InvalidInput
+from server.errors import InvalidInput, how_to_install
 
 Points = NDArray[np.float32]  # (n, 2)
 Floats = NDArray[np.float64]
@@ -27,6 +28,7 @@ SWEEPS = 12
 FEWEST = 5  # points below which neighbourhoods say nothing: principal components instead
 PERPLEXITY = 30.0  # neighbours that t-SNE weighs, where there are three times as many points
 NEIGHBOURS = 15
+ROWS_AT_ONCE = 512  # that are compared with all
 TSNE_DIMENSIONS = 50  # t-SNE sees so many principal components, as is usual
 TSNE_SPREAD = 1e-4
 
@@ -154,9 +156,15 @@ def _tsne(rows: Floats, seed: int) -> Floats:
 
 def _umap(rows: Floats, seed: int) -> Floats:
     umap = _library("umap", "umap", "umap-learn", "map")
+    warnings.filterwarnings("ignore", message="precomputed_knn")  # that no points can be added
+    count = min(NEIGHBOURS, len(rows) - 1)
     reducer = umap.UMAP(
         n_components=2,
-        n_neighbors=min(NEIGHBOURS, len(rows) - 1),
+        n_neighbors=count,
+        # Comparing so few is quick, where what would look for them takes a minute to compile, anew
+        # in every process. The third part is for adding points later, which nobody does.
+        precomputed_knn=(*nearest(rows, count), None),
+        force_approximation_algorithm=True,  # or of few points it would look by itself
         init="random" if len(rows) < 2 * NEIGHBOURS else "spectral",
         random_state=seed,
         n_jobs=1,  # what a fixed seed asks for anyway
@@ -164,13 +172,31 @@ def _umap(rows: Floats, seed: int) -> Floats:
     return np.asarray(reducer.fit_transform(rows.astype(np.float32)), np.float64)
 
 
+def nearest(rows: Floats, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the rows (n, d) nearest to each, itself first, and their distances: (n, count)."""
+    squares = np.einsum("nd,nd->n", rows, rows)
+    indices = np.empty((len(rows), count), np.int32)
+    distances = np.empty((len(rows), count), np.float32)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        end = start + len(some)
+        apart = squares[start:end, None] + squares - 2 * (some @ rows.T)  # (rows, n), squared
+        apart[np.arange(len(some)), np.arange(start, end)] = -np.inf  # itself
+        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(apart, near, 1), axis=1, kind="stable")
+        indices[start:end] = np.take_along_axis(near, order, 1)
+        found = np.take_along_axis(apart, indices[start:end].astype(np.int64), 1)
+        distances[start:end] = np.sqrt(np.maximum(found, 0))
+    return indices, distances
+
+
 def _library(name: str, method: str, package: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         raise InvalidInput(
-            f"the method {method} needs {package}, which this server lacks: "
-            f"pip install 'millrace[{extra}]' there, or ask for method=pca",
+            f"the method {method} needs {package}, which this server lacks; ask for method=pca, or "
+            f"install it: {how_to_install(package, extra)}",
             field="method",
             expected="pca",
             got=method,

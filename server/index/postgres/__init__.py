@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-from server.errors import LoadFailed
+from server.errors import LoadFailed, how_to_install
 from server.index.contract import Store
 
 
@@ -29,7 +29,7 @@ def open_store(url: str) -> Store:
         if error.name is None or not error.name.startswith("psycopg"):
             raise
         raise LoadFailed(
-            "collections in PostgreSQL need psycopg: install millrace[similarity]"
+            f"collections in PostgreSQL need psycopg: {how_to_install('psycopg', 'similarity')}"
         ) from error
     store: Store = module.PostgresStore(url)
     return store

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from server.errors import how_to_install
 from server.index.contract import IndexState, Metric, Vectors
 from server.index.search import library
 from server.index.search.automatic import search_lists
@@ -191,9 +192,8 @@ class SlotIndex:
         if not is_large(self._count, self.dim):
             return f"{self._count:,} rows are few: comparing every one is fastest"
         if not library.is_installed():
-            return (
-                f"every row is compared: approximate search needs `faiss-cpu`, which the extra "
-                f"`{library.EXTRA}` installs"
+            return "every row is compared: approximate search needs faiss-cpu: " + how_to_install(
+                "faiss-cpu", library.EXTRA
             )
         if self._worker.refused is not None:
             return self._worker.refused.reason

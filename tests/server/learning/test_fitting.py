@@ -118,7 +118,7 @@ def test_unknown_methods_and_a_missing_library(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InvalidInput, match="method 'tree' is not known"):
         fit(features, targets, "tree")  # type: ignore[arg-type]
     monkeypatch.setattr(fitting, "LIBRARY", "no_such_library")
-    with pytest.raises(InvalidInput, match=r"pip install 'millrace\[learning\]'"):
+    with pytest.raises(InvalidInput, match=r"pip install -e '\.\[learning\]'"):
         fitting.load_library()
     with pytest.raises(InvalidInput, match="scikit-learn, which is not installed"):
         fitting.require_library()

@@ -118,7 +118,7 @@ def test_a_missing_library_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, method: str, module: str, package: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InvalidInput, match=rf"{package}.*millrace\[{extra}\].*method=pca"):
+    with pytest.raises(InvalidInput, match=rf"{package}.*method=pca.*'\.\[{extra}\]'"):
         project(vectors(10, 3), method)
     project_file = Path(__file__).parents[3] / "pyproject.toml"
     extras = tomllib.loads(project_file.read_text())["project"]["optional-dependencies"]
@@ -167,6 +167,20 @@ def test_umap_gets_as_many_neighbours_as_there_are(
     asked = Layout.latest.settings
     assert (asked["n_neighbors"], asked["init"], asked["random_state"]) == (neighbours, start, 3)
     assert points.shape == (n, 2)
+    indices, distances, _ = asked["precomputed_knn"]
+    assert indices.shape == distances.shape == (n, neighbours)
+
+
+@pytest.mark.parametrize(("n", "count"), [(5, 4), (40, 15), (1100, 3)])
+def test_the_nearest_rows_are_those_of_a_comparison_of_all(n: int, count: int) -> None:
+    rows = vectors(n, 6).astype(np.float64)
+    rows[1] = rows[0]
+    apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    indices, distances = projection.nearest(rows, count)
+    assert np.array_equal(indices[:, 0], np.arange(n)) and not distances[:, 0].any()
+    assert np.allclose(distances, np.sort(apart, axis=1)[:, :count], atol=1e-5)
+    assert np.allclose(np.take_along_axis(apart, indices.astype(int), 1), distances, atol=1e-5)
+    assert all(len(set(row)) == count for row in indices.tolist())
 
 
 @pytest.mark.filterwarnings("ignore")  # the library's own

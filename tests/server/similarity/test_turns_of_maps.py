@@ -54,6 +54,8 @@ async def test_a_map_that_nobody_waits_for_keeps_its_turn(monkeypatch: pytest.Mo
         with pytest.raises(DeadlineExceeded):
             await handler.points(MapRequest("c"), Call("id"))
     assert begun == ["pca"]  # the others never got a thread
+    with pytest.raises(DeadlineExceeded, match="a map by pca is being drawn; ask again"):
+        await handler.points(MapRequest("c", "tsne"), Call("id"))
     settings.request_timeout_s = WAIT_S
     last = asyncio.ensure_future(handler.points(MapRequest("c", "tsne"), Call("id")))
     may_end.set()
