@@ -8,10 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import engine
@@ -37,12 +37,18 @@ from engine.isolate import (
 )
 from engine.request_json import read_request, write_request
 from tests.engine.onnx_models import convnet, mlp, model, node, normal
+from tests.waiting import wait_until
 
-BUDGET = ChildBudget(wall_s=30.0, memory_bytes=4 << 30)
+# Children stand behind everybody else who wants a core.
+BUDGET = ChildBudget(wall_s=300.0, memory_bytes=4 << 30)
 
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 def test_a_child_gives_the_same_model(tmp_path: Path) -> None:
@@ -54,7 +60,7 @@ def test_a_child_gives_the_same_model(tmp_path: Path) -> None:
         assert here.metadata == there.metadata and here.parameters == there.parameters
         np.testing.assert_array_equal(here.run({"x": x})["y"], there.run({"x": x})["y"])
     del here, there
-    assert open_descriptors() <= before + 1
+    wait_until(lambda: open_descriptors() <= before + 1)  # threads of other tests have some, too
 
 
 def test_bytes_and_kept_outputs_go_through_too(tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_errors_travel_back_whole() -> None:
 
 def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(mlp())
-    start = time.monotonic()
+    before = children()
     with pytest.raises(ResourceLimit, match=r"load_s=0\.05"):
         run_child(
             tmp_path / "m.onnx",
@@ -91,7 +97,7 @@ def test_a_child_that_takes_too_long_is_killed(tmp_path: Path) -> None:
             write_request(CompileRequest()),
             ChildBudget(wall_s=0.05, memory_bytes=4 << 30),
         )
-    assert time.monotonic() - start < 20
+    assert children() <= before and not (tmp_path / "a").exists()
 
 
 def test_the_child_binds_its_memory_and_priority() -> None:
@@ -227,26 +233,27 @@ def test_requests_survive_json() -> None:
         )
 
 
-def test_the_child_starts_quickly(tmp_path: Path) -> None:
-    """CPU time, not wall time: other work on the machine must not decide this."""
+def test_the_child_imports_little(tmp_path: Path) -> None:
+    """Most of its time goes into importing: a server waits for it at every load."""
     (tmp_path / "m.onnx").write_bytes(mlp())
     code = (
-        "import resource, sys; from pathlib import Path; from engine import child;"
-        "sys.exit(child.main(Path(sys.argv[1]), Path(sys.argv[2])))"
+        "import sys; from pathlib import Path; from engine import child;"
+        "status = child.main(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(*sys.modules, file=sys.stderr); sys.exit(status)"
     )
-    before = os.times()
-    subprocess.run(
+    order = {**write_request(CompileRequest()), "memory_bytes": 4 << 30, "cpu_s": 300}
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "m.onnx"), str(tmp_path / "a")],
-        input=json.dumps({**write_request(CompileRequest()), "memory_bytes": 4 << 30, "cpu_s": 30}),
+        input=json.dumps(order),
+        capture_output=True,
         text=True,
         check=True,
         cwd=PACKAGE_ROOT,
     )
-    after = os.times()
-    used = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
-    assert used < 2.5
+    modules = done.stderr.split()
+    heavy = {"onnxruntime", "scipy", "faiss", "pydantic", "server", "uvicorn", "torch"}
+    assert "onnx" in modules and not heavy & set(modules)
+    assert len(modules) < 900  # 620 when this was written
 
 
 def test_a_process_that_loads_isolated_never_imports_the_onnx_parser(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def slow_operator(entered: threading.Event, release: threading.Event) -> engine.
         @staticmethod
         def compute(ctx: ComputeContext, x: np.ndarray) -> list[np.ndarray]:
             entered.set()
-            assert release.wait(30)
+            assert release.wait(100)
             return [x + 1]
 
     return make_operator(Slow, "Slow", 1, domain="my")
@@ -202,7 +202,7 @@ def test_close_waits_for_what_is_running() -> None:
     net = load(SLOW, ops=[slow_operator(entered, release)])
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(net.run, {"x": normal(2)})
-        assert entered.wait(30)
+        assert entered.wait(100)
         closing = pool.submit(net.close)
         while net._plan is not None:
             pass
@@ -210,8 +210,8 @@ def test_close_waits_for_what_is_running() -> None:
             net.run({"x": normal(2)})
         assert not closing.done()
         release.set()
-        np.testing.assert_array_equal(running.result(30)["y"], -(normal(2) + 1))
-        closing.result(30)
+        np.testing.assert_array_equal(running.result(100)["y"], -(normal(2) + 1))
+        closing.result(100)
 
 
 def test_a_run_can_be_cancelled() -> None:
@@ -219,11 +219,11 @@ def test_a_run_can_be_cancelled() -> None:
     control = RunControl()
     with load(SLOW, ops=[slow_operator(entered, release)]) as net, ThreadPoolExecutor(1) as pool:
         running = pool.submit(net.run, {"x": normal(2)}, control=control)
-        assert entered.wait(30)
+        assert entered.wait(100)
         control.cancel()
         release.set()
         with pytest.raises(engine.RunCancelled):
-            running.result(30)
+            running.result(100)
 
 
 def test_threads_do_not_disturb_each_other() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import httpx
 from server.app import Application
 from server.process import build_server
 from server.settings import Settings
+from tests.waiting import wait_until
 
 # Far beyond what anything takes, on the busiest machine.
 START_S = 100.0
@@ -60,14 +60,6 @@ class RunningServer:
 def get(url: str) -> httpx.Response:
     """Get with more patience than httpx has by itself: 5 s."""
     return httpx.get(url, timeout=PATIENCE_S)
-
-
-def wait_until(condition: Any, seconds: float = START_S) -> None:
-    """Wait for a fact."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def until_late(ask: Callable[[], httpx.Response]) -> httpx.Response:

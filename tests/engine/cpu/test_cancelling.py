@@ -25,16 +25,26 @@ def chain() -> bytes:
     return model(nodes, [("x0", ["N", WIDTH])], [(f"x{LAYERS}", ["N", WIDTH])], weights)
 
 
+def was_cancelled(net: engine.Model, x: np.ndarray) -> bool:
+    """Cancel a run that has just begun."""
+    control = RunControl()
+    timer = threading.Timer(0.02, control.cancel)
+    timer.start()
+    try:
+        net.run({"x0": x}, control=control)
+    except engine.RunCancelled:
+        return True
+    finally:
+        timer.join()
+    return False
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_native_code_stops_for_a_cancel(threads):
     with engine.load(chain(), device="cpu", threads=threads) as net:
         x = np.random.default_rng(1).standard_normal((ROWS, WIDTH)).astype(np.float32)
-        control = RunControl()
-        timer = threading.Timer(0.02, control.cancel)
-        timer.start()
-        with pytest.raises(engine.RunCancelled):  # it is one region: between nodes is too late
-            net.run({"x0": x}, control=control)
-        timer.join()
+        # It is one region: between nodes is too late. A timer that gets no core may be, too.
+        assert any(was_cancelled(net, x) for _ in range(20))
         small = net.run({"x0": x[:3]}, control=RunControl())[f"x{LAYERS}"]
         whole = net.run({"x0": x})[f"x{LAYERS}"]
     np.testing.assert_array_equal(small, whole[:3])

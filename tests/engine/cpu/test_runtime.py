@@ -204,7 +204,7 @@ def test_stamps_of_items_do_not_overlap(pool, threads):
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("items", [0, 50])
 def test_a_cancelled_run_ends_early(pool, threads, items):
-    count = 400
+    count = 4000  # far more than anybody waits for, should the timer be late
     x, y = np.arange(2000), np.zeros(2000, np.int64)
     steps = [step(Mix(200_000), [(2, 0, 0), (1, 0, 0)], 64) for _ in range(count)]
     program = NativeProgram(steps, [Group(0, count, items)] if items else None, pool=pool)
@@ -219,9 +219,9 @@ def test_a_cancelled_run_ends_early(pool, threads, items):
     stamps = np.zeros((count, 2), np.int64)
     assert program.run(bases, threads, stamps, flag) == 1
     timer.join()
-    begun = time.monotonic()
+    left = y.copy()
     assert program.run(bases, threads, None, flag) == 1  # the flag stays set
-    assert time.monotonic() - begun < 5
+    np.testing.assert_array_equal(y, left)
     # and the program is as good as before
     short = NativeProgram(steps[:1], pool=pool)
     y[:] = 0
