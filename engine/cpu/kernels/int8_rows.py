@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from engine.cpu.builder import F32, I8, I32, Value, i64, vector
+from engine.cpu.builder import F32, I8, I32, Value, vector
 from engine.cpu.kernel import Kernel, KernelBuilder
 from engine.cpu.kernels.folding import fold_row
 from engine.cpu.kernels.rows import Part, each_part
@@ -55,11 +55,7 @@ class QuantizeRows(Kernel):
             part.store(f, _byte(f, scaled, part.lanes), to, DType.UINT8)
             return []
 
-        # LLVM 22 writes four bytes where a mask leaves one lane of a truncated vector.
-        lone = self.width % f.lanes == 1
-        each_part(f, self.width - lone, (), write)
-        if lone:
-            write(Part(i64(self.width - 1), 1), [])
+        each_part(f, self.width, (), write)
 
 
 def _factor(f: KernelBuilder, largest: Value) -> Value:

@@ -15,16 +15,12 @@ import llvmlite.ir as ir
 
 from engine.cpu.builder import (
     F32,
-    I1,
     I32,
     I64,
-    MEMORY,
     PTR,
-    VOID,
     Builder,
     Number,
     Value,
-    suffix,
     vector,
 )
 from engine.cpu.expressions import emit_expr
@@ -35,7 +31,7 @@ from engine.cpu.kernels.int8_products import (
     load_weights,
     terms_per_step,
 )
-from engine.cpu.kernels.tile import Sum
+from engine.cpu.kernels.tile import Sum, load_lanes, store_lanes
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.expr_text import read_expr
@@ -249,37 +245,8 @@ def _finish_row(
                     operands.append(f.splat(f.b.load(at, typ=F32, align=4)))
                     continue
                 at = f.at(at, j * f.lanes, each.dtype)
-                operands.append(load_part(f, at, lanes, each.dtype))
+                operands.append(load_lanes(f, at, lanes, each.dtype))
         if tile.epilogue:
             value = emit_expr(f, read_expr(tile.epilogue), operands)
         at = f.at(f.parameter("y"), places[0], tile.y.dtype)
-        store_part(f, value, f.at(at, j * f.lanes, tile.y.dtype), lanes, tile.y.dtype)
-
-
-def load_part(f: Builder, pointer: Value, lanes: int, dtype: DType) -> Value:
-    """Return the first `lanes` numbers of a vector, zeros behind them; reads nothing more."""
-    if lanes == f.lanes:
-        return f.load(pointer, dtype)
-    kind = vector(MEMORY[dtype], f.lanes)
-    name = f"llvm.masked.load.{suffix(kind)}.p0"
-    load = f.intrinsic(name, kind, [PTR, I32, vector(I1, f.lanes), kind])
-    none = ir.Constant(kind, None)
-    return f.widen(f.call(load, pointer, I32(dtype.itemsize), _mask(f, lanes), none), dtype)
-
-
-def store_part(f: Builder, value: Value, pointer: Value, lanes: int, dtype: DType) -> None:
-    """Write the first `lanes` numbers of a vector, and nothing more."""
-    if lanes == f.lanes:
-        f.store(value, pointer, dtype)
-        return
-    narrow = f.narrow(value, dtype)
-    if lanes == 1:  # LLVM 22 writes four bytes where one lane of a truncated vector is stored
-        f.b.store(f.b.extract_element(narrow, I32(0)), pointer, align=dtype.itemsize)
-        return
-    name = f"llvm.masked.store.{suffix(narrow.type)}.p0"
-    store = f.intrinsic(name, VOID, [narrow.type, PTR, I32, vector(I1, f.lanes)])
-    f.call(store, narrow, pointer, I32(dtype.itemsize), _mask(f, lanes))
-
-
-def _mask(f: Builder, lanes: int) -> Value:
-    return ir.Constant(vector(I1, f.lanes), [int(i < lanes) for i in range(f.lanes)])
+        store_lanes(f, value, f.at(at, j * f.lanes, tile.y.dtype), lanes, tile.y.dtype)

@@ -56,6 +56,9 @@ class Part:
         if self.mask is None:
             f.store(value, at, dtype)
             return
+        if _is_lone(self.mask):
+            store_first(f, value, at, dtype)
+            return
         kind = vector(_bits(dtype), self.lanes)
         write = f.intrinsic(
             f"llvm.masked.store.{suffix(kind)}.p0", VOID, [kind, PTR, I32, self.mask.type]
@@ -66,6 +69,22 @@ class Part:
 
 def _bits(dtype: DType) -> ir.Type:
     return ir.IntType(8 * dtype.itemsize)
+
+
+def store_first(f: Builder, value: Value, pointer: Value, dtype: DType) -> None:
+    """Write the first number of a register.
+
+    As a masked store of a single fixed lane LLVM 22 would write four bytes of integers it narrowed.
+    """
+    narrow = f.narrow(value, dtype)
+    f.b.store(f.b.extract_element(narrow, I32(0)), pointer, align=dtype.itemsize)
+
+
+def _is_lone(mask: Value) -> bool:
+    """Whether a mask, a constant, names just the first lane."""
+    return isinstance(mask, ir.Constant) and [bool(lane.constant) for lane in mask.constant] == [
+        lane == 0 for lane in range(len(mask.constant))
+    ]
 
 
 Body = Callable[[Part, list[Value]], list[Value]]

@@ -24,6 +24,7 @@ from engine.cpu.builder import (
     I1,
     I32,
     I64,
+    MEMORY,
     PTR,
     VOID,
     Builder,
@@ -33,6 +34,7 @@ from engine.cpu.builder import (
     vector,
 )
 from engine.cpu.expressions import emit_expr
+from engine.cpu.kernels.rows import store_first
 from engine.cpu.target import Target
 from engine.dtypes import DType
 from engine.ir.expr import LEAVES
@@ -332,14 +334,15 @@ def _finish_row(
         store_lanes(f, value, f.at(place, j * f.lanes, tile.y_dtype), lanes, tile.y_dtype)
 
 
-def load_lanes(f: Builder, pointer: Value, lanes: int) -> Value:
+def load_lanes(f: Builder, pointer: Value, lanes: int, dtype: DType = DType.FLOAT32) -> Value:
     """Return the first `lanes` numbers of a vector, zeros behind them; reads nothing more."""
     if lanes == f.lanes:
-        return f.load(pointer)
-    kind = vector(F32, f.lanes)
+        return f.load(pointer, dtype)
+    kind = vector(MEMORY[dtype], f.lanes)
     name = f"llvm.masked.load.{suffix(kind)}.p0"
     load = f.intrinsic(name, kind, [PTR, I32, vector(I1, f.lanes), kind])
-    return f.call(load, pointer, I32(4), _mask(f, lanes), f.floats(0.0))
+    none = ir.Constant(kind, None)
+    return f.widen(f.call(load, pointer, I32(dtype.itemsize), _mask(f, lanes), none), dtype)
 
 
 def store_lanes(
@@ -348,6 +351,9 @@ def store_lanes(
     """Write the first `lanes` numbers of a vector, and nothing more."""
     if lanes == f.lanes:
         f.store(value, pointer, dtype)
+        return
+    if lanes == 1:
+        store_first(f, value, pointer, dtype)
         return
     narrow = f.narrow(value, dtype)
     store = f.intrinsic(
