@@ -183,6 +183,8 @@ class SpecializingPlan:
             plan = self._compile_one(sizes)
             with self._lock:
                 self._waiting.popleft()
+                if self._closed:
+                    continue
                 self._plans[sizes] = plan
                 while len(self._plans) > KEPT:
                     self._plans.popitem(last=False)
