@@ -115,7 +115,7 @@ class EmbeddedCollection:
         held = {space.held(): matrix for space, matrix in rows.items()}
         self._database.settle_doubts()
         with self._database.explained():
-            copied = waiting.write(held, slots, self._all_held())
+            copied = waiting.write(held, slots, numbers, self._all_held())
         old = [id for id in ids if id in table.slots]
         old_slots = np.array([table.slots[id] for id in old], np.int64)
         with table.turn.of(replacing=bool(old)):
@@ -336,12 +336,14 @@ class EmbeddedCollection:
             slots = empty[np.isin(empty, list(fresh))]
             if not len(slots):
                 return 0
+            numbers = self._table.numbers.of(slots)
+            made = {held: rows[[fresh[slot] for slot in slots.tolist()]]}
             self._database.settle_doubts()
             with self._database.explained():
-                held.write(slots, rows[[fresh[slot] for slot in slots.tolist()]])
+                copied = self._waiting.write(made, slots, numbers, self._all_held())
             with self._database.write() as writer:
-                numbers = self._table.numbers.of(slots)
-                statements.claim_vectors(writer, held.row.number, numbers.tolist())
+                self._waiting.claim(writer, made, numbers, copied)
+            self._waiting.claimed(made, copied)
             held.count(slots)
             return len(slots)
 

@@ -8,8 +8,11 @@ next transaction. Many rows are not copied: forcing their file costs little besi
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from server.index.contract import Vectors
 from server.index.embedded import statements
@@ -17,6 +20,7 @@ from server.index.embedded.held import HeldSpace
 from server.index.embedded.table import Slots
 
 MOST_COPIED = 256 << 10  # bytes of rows in one call
+MOST_RUNS = 8  # of rows that stand beside each other in the file: each is a copy of its own
 MOST_BYTES = 4 << 20  # of copies: read when the collection is opened, and kept in the log
 
 
@@ -29,14 +33,21 @@ class Waiting:
         self._forced = False  # the files have all of them: they may go
 
     def write(
-        self, rows: Mapping[HeldSpace, Vectors], slots: Slots, files: Iterable[HeldSpace]
+        self,
+        rows: Mapping[HeldSpace, Vectors],
+        slots: Slots,
+        numbers: Slots,
+        files: Iterable[HeldSpace],
     ) -> bool:
         """Write rows that do not count yet; returns whether `claim` must copy them.
+
+        Slots and their numbers (n,) ascend.
 
         Raises:
             OSError: the disk is full or failed.
         """
         copied = sum(matrix.nbytes for matrix in rows.values()) <= MOST_COPIED
+        copied = copied and len(_runs(numbers)) <= MOST_RUNS
         if self._bytes > MOST_BYTES:
             for held in files:
                 held.file.sync()
@@ -57,8 +68,9 @@ class Waiting:
             statements.forget_waiting(writer)
         for held, matrix in rows.items():
             statements.claim_vectors(writer, held.row.number, numbers.tolist())
-            if copied:
-                statements.add_waiting(writer, held.row.number, int(numbers[0]), matrix)
+            for start, stop in _runs(numbers) if copied else ():
+                first = int(numbers[start])
+                statements.add_waiting(writer, held.row.number, first, matrix[start:stop])
 
     def claimed(self, rows: Mapping[HeldSpace, Vectors], copied: bool) -> None:
         """Take note that the transaction is done."""
@@ -70,3 +82,9 @@ class Waiting:
     def forget(self) -> None:
         """Take note that all copies went, as compaction has written and forced every row."""
         self._bytes, self._forced = 0, False
+
+
+def _runs(numbers: Slots) -> list[tuple[int, int]]:
+    """Return where rows stand beside each other, as first and behind the last."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    return list(itertools.pairwise([0, *breaks.tolist(), len(numbers)]))

@@ -98,6 +98,14 @@ def test_a_power_cut_loses_nothing(
                 expected["second"].pop(id, None)
                 if turn % 3:
                     expected["second"][id] = second.tolist()
+        if turn % 3 == 2:
+            second = collection.space("second", 3)
+            missing = second.missing(20)
+            chosen = [each for each in missing if chance.random() < 0.7]
+            made = vectors(len(chosen), 3, seed=100 + turn)
+            assert second.fill(chosen, made) == len(chosen)
+            for each, row in zip(chosen, made, strict=True):
+                expected["second"][each.id] = row.tolist()
         assert collection.settle(60)
         copy = tmp_path / f"cut{turn}"
         power.cut(tmp_path / "collections", copy)
@@ -121,6 +129,21 @@ def test_a_small_put_waits_once(
     collection.put(items(11), {SPACE: vectors(11)})
     assert power.waits == before + 1
     assert space.state().vectors == 31
+
+
+def test_a_small_fill_waits_once(
+    collection: EmbeddedCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(collection, 40)
+    power = Power(monkeypatch)
+    space = collection.space("second", 3)
+    before = power.waits
+    missing = space.missing(40)
+    assert space.fill(missing[:5] + missing[7:10], vectors(8, 3)) == 8
+    assert power.waits == before
+    assert space.fill(missing[11::2], vectors(len(missing[11::2]), 3)) == 15  # none beside another
+    assert power.waits == before + 1
+    assert space.state().vectors == 23
 
 
 def test_copies_do_not_pile_up(
