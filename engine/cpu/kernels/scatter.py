@@ -41,14 +41,12 @@ class ScatterElements(Kernel):
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Along the axis, columns innermost."""
-        f = KernelBuilder(module, name, target)
-        result, fault, indices, updates = (f.operand(k) for k in range(4))
+        f, (result, fault, indices, updates) = _begin(module, name, target)
         count, size, inner, columns = (f.number(k) for k in range(4))
         blocks = f.div(f.add(inner, f.sub(columns, 1)), columns)
         with f.loop(f.low, f.high, unroll=False) as task:
             outer, block = f.divmod(task.i, blocks)
-            left = f.mul(block, columns)
-            right = f.least(f.add(left, columns), inner)
+            left, right = _columns(f, block, columns, inner)
             with f.loop(0, count, unroll=False) as k:
                 line = f.mul(f.add(f.mul(outer, count), k.i), inner)
                 with f.loop(left, right, unroll=False) as column:
@@ -84,21 +82,20 @@ class ScatterSlices(Kernel):
 
     def emit(self, module: ir.Module, name: str, target: Target) -> None:
         """Every task goes through all tuples, and writes its columns of their slices."""
-        f = KernelBuilder(module, name, target)
-        result, fault, indices, updates = (f.operand(k) for k in range(4))
+        f, (result, fault, indices, updates) = _begin(module, name, target)
         width, columns, tuples = (f.number(k) for k in range(3))
         sizes = [f.number(3 + k) for k in range(self.depth)]
         with f.loop(f.low, f.high, unroll=False) as task:
-            left = f.mul(task.i, columns)
-            span = f.sub(f.least(f.add(left, columns), width), left)
+            left, right = _columns(f, task.i, columns, width)
+            span = f.sub(right, left)
             with f.loop(0, tuples, unroll=False) as each:
                 good, place = self._place(f, indices, each.i, sizes)
-                with f.if_else(good) as (right, wrong):
-                    with right:
+                with f.if_else(good) as (inside, outside):
+                    with inside:
                         to = f.at(result, f.add(f.mul(place, width), left), self.dtype)
                         source = f.at(updates, f.add(f.mul(each.i, width), left), self.dtype)
                         self._slice(f, to, source, span)
-                    with wrong:
+                    with outside:
                         f.b.store(I64(1), fault, align=8)
         f.ret()
 
@@ -125,6 +122,20 @@ class ScatterSlices(Kernel):
             return []
 
         each_part(f, span, (), update)
+
+
+def _begin(
+    module: ir.Module, name: str, target: Target
+) -> tuple[KernelBuilder, tuple[Value, Value, Value, Value]]:
+    """Begin a kernel that writes by index; its operands are result, fault, indices, updates."""
+    f = KernelBuilder(module, name, target)
+    return f, (f.operand(0), f.operand(1), f.operand(2), f.operand(3))
+
+
+def _columns(f: KernelBuilder, block: Value, columns: Value, width: Value) -> tuple[Value, Value]:
+    """Return the first of a block's columns, and the one behind its last."""
+    left = f.mul(block, columns)
+    return left, f.least(f.add(left, columns), width)
 
 
 def _update(f: KernelBuilder, how: str, dtype: DType, part: Part, to: Value, source: Value) -> None:
