@@ -19,7 +19,7 @@ from tests.e2e.conftest import Served
 from tests.server.consoles import widen_consoles
 from tests.server.similarity.nets import add_eyes, png
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]  # three servers start one by one
+pytestmark = pytest.mark.e2e
 
 Serve = Callable[..., Served]
 
@@ -33,7 +33,7 @@ def run(*arguments: str) -> str:
 
 def nearest(url: str, data: bytes) -> tuple[str, float]:
     answer = httpx.post(
-        f"{url}/similar?k=1", content=data, headers={"content-type": "image/png"}, timeout=30.0
+        f"{url}/similar?k=1", content=data, headers={"content-type": "image/png"}, timeout=60.0
     )
     [hit] = answer.json()["results"][0]["hits"]
     return hit["id"], hit["score"]
@@ -57,7 +57,7 @@ def test_a_folder_is_indexed_searched_and_still_there_after_restarts(
     gone = httpx.delete(f"{first.url}/collections/zoo/items/animals/7.png", timeout=60.0)
     assert gone.json()["deleted"] == 1
     first.terminate()
-    assert first.wait(40.0) == 0
+    assert first.wait(60.0) == 0
 
     second = serve(tmp_path / "models", collections=collections)
     status = httpx.get(f"{second.url}/collections/zoo", timeout=60.0).json()

@@ -11,7 +11,6 @@ from benchmarks.common.server_process import ServerProcess
 
 
 @pytest.mark.data
-@pytest.mark.timeout(300)  # sixty full-size photographs on numpy kernels
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_hits_are_onnx_runtimes(net: Net, tmp_path: Path, data_folder: Path) -> None:
     write_repository(tmp_path / "repository", data_folder)

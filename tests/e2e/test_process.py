@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 
 ITEM = {"inputs": [{"tensors": {"x": [1.0, 2.0]}}]}
 Serve = Callable[..., Served]
+WAIT_S = 60.0  # of a busy machine
 
 
 def waiting(seconds: float) -> str:
@@ -44,10 +45,11 @@ class Background:
         wait_until(lambda: re.search(r"queue_depth\S* 1(\.0)?$", metrics_of(url), re.MULTILINE))
 
     def _send(self, url: str) -> None:
-        self.answer = httpx.post(f"{url}/predict", json=ITEM, timeout=60.0)
+        with contextlib.suppress(httpx.TransportError):  # of a server that ends at once
+            self.answer = httpx.post(f"{url}/predict", json=ITEM, timeout=100.0)
 
     def result(self) -> httpx.Response:
-        self._thread.join(30.0)
+        self._thread.join(100.0)
         assert self.answer is not None
         return self.answer
 
@@ -63,38 +65,42 @@ def test_the_printed_line_works_and_sigterm_ends_it(serve: Serve, tmp_path: Path
     out = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=60.0)
     assert json.loads(out.stdout)["results"][0]["predictions"]
     served.terminate()
-    assert served.wait(15) == 0, served.output
+    assert served.wait(WAIT_S) == 0, served.output
     assert "Traceback" not in served.output
 
 
 def test_readiness_turns_503_while_the_server_still_answers(serve: Serve, tmp_path: Path) -> None:
     add_echo(tmp_path, "echo")
-    served = serve(tmp_path, shutdown_delay_s="1.5")
+    served = serve(tmp_path, shutdown_delay_s="300")
     with httpx.Client(base_url=served.url, timeout=60.0) as client:
         served.terminate()
-        statuses = set()
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end and 503 not in statuses:
-            statuses.add(client.get("/v2/health/ready").status_code)
-        assert 503 in statuses
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
         assert client.post("/predict", json=ITEM).status_code == 200
-    assert served.wait(15) == 0
+    served.terminate()
+    served.wait(WAIT_S)
+
+
+def test_the_delay_of_the_shutdown_ends(serve: Serve, tmp_path: Path) -> None:
+    add_echo(tmp_path, "echo")
+    served = serve(tmp_path, shutdown_delay_s="0.5")
+    served.terminate()
+    assert served.wait(WAIT_S) == 0
 
 
 def test_requests_in_flight_are_finished(serve: Serve, tmp_path: Path) -> None:
-    add_echo(tmp_path, "late", waiting(4.0))
+    add_echo(tmp_path, "late", waiting(8.0))
     served = serve(tmp_path)
     request = Background(served.url)
     served.terminate()
     assert request.result().status_code == 200, request.result().text
-    assert served.wait(15) == 0
+    assert served.wait(WAIT_S) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(served.url)
 
 
 def test_the_drain_is_bounded(serve: Serve, tmp_path: Path) -> None:
     add_echo(tmp_path, "late", waiting(10.0))
-    served = serve(tmp_path, "--drain-timeout-s", "1")
+    served = serve(tmp_path, "--drain-timeout-s", "3")
     request = Background(served.url)
     host, _, port = served.url.removeprefix("http://").partition(":")
     with (
@@ -103,10 +109,8 @@ def test_the_drain_is_bounded(serve: Serve, tmp_path: Path) -> None:
     ):
         stuck.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
         silent.sendall(b"GET")
-        began = time.monotonic()
         served.terminate()
-        status = served.wait(15)
-        assert time.monotonic() - began < 6.0
+        status = served.wait(WAIT_S)
     assert status == 0, served.output
     answer: Any = request.result()
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
@@ -114,17 +118,17 @@ def test_the_drain_is_bounded(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_a_second_signal_does_not_wait(serve: Serve, tmp_path: Path) -> None:
-    add_echo(tmp_path, "late", waiting(10.0))
-    served = serve(tmp_path, "--drain-timeout-s", "25")
-    request = Background(served.url)
-    served.terminate()
-    served.read_until("draining")
-    began = time.monotonic()
-    served.terminate()
-    served.wait(15)
-    assert time.monotonic() - began < 8.0
-    with pytest.raises(AssertionError):
-        assert request.result().status_code == 200
+    add_echo(tmp_path, "echo")
+    served = serve(tmp_path, "--drain-timeout-s", "300", body_timeout_s="300")
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as stuck:
+        stuck.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n")
+        stuck.sendall(b"Content-Length: 99\r\n\r\n")
+        assert stuck.recv(1000).startswith(b"HTTP/1.1 100")  # it is in flight
+        served.terminate()
+        served.read_until("draining")
+        served.terminate()
+        served.wait(WAIT_S)  # far less than what it would have to wait for
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_wrong_settings_end_it_with_a_sentence(
 ) -> None:
     served = Served(tmp_path, *flags, **environment)
     try:
-        assert served.wait(30) == 2
+        assert served.wait(WAIT_S) == 2
         assert words in served.output
         assert "Traceback" not in served.output
     finally:
@@ -152,7 +156,7 @@ def test_a_port_that_is_taken(serve: Serve, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     other = Served(tmp_path, "--port", port)
     try:
-        assert other.wait(30) != 0
+        assert other.wait(WAIT_S) != 0
         assert "address already in use" in other.output
     finally:
         other.close()
@@ -161,9 +165,9 @@ def test_a_port_that_is_taken(serve: Serve, tmp_path: Path) -> None:
 def test_json_logs_and_the_access_log(serve: Serve, tmp_path: Path) -> None:
     add_echo(tmp_path, "echo")
     served = serve(tmp_path, "--log-format", "json", "--access-log")
-    httpx.post(f"{served.url}/predict", json=ITEM, headers={"X-Request-Id": "seen"})
+    httpx.post(f"{served.url}/predict", json=ITEM, headers={"X-Request-Id": "seen"}, timeout=60.0)
     served.terminate()
-    assert served.wait(15) == 0
+    assert served.wait(WAIT_S) == 0
     lines = [json.loads(line) for line in served.output.splitlines() if line.startswith("{")]
     [access] = [line for line in lines if line.get("request_id") == "seen"]
     assert (access["path"], access["status"], access["model"]) == ("/predict", 200, "echo")
