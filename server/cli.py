@@ -1,5 +1,4 @@
-"""The command line: `millrace serve | push | models | predict | check | profile | index |
-similar | learn`.
+"""The command line, `millrace`: what it can do is listed in `server.commands`.
 
 A thin client. Nothing heavy is imported before the thread caps below are set, because numpy's BLAS
 reads them when it loads: the engine runs its own threads, and BLAS pools beside them would fight.

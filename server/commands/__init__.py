@@ -5,7 +5,18 @@ from __future__ import annotations
 import typer
 
 from server import __version__
-from server.commands import check, index, learn, models, predict, profile, push, serve, similar
+from server.commands import (
+    check,
+    index,
+    learn,
+    manage,
+    models,
+    predict,
+    profile,
+    push,
+    serve,
+    similar,
+)
 
 app = typer.Typer(
     name="millrace",
@@ -33,3 +44,6 @@ def _options(
 
 for _command in (serve, push, models, predict, check, profile, index, similar, learn):
     app.command()(getattr(_command, _command.__name__.rpartition(".")[2]))
+for _change in (manage.load, manage.unload, manage.promote, manage.rollback, manage.label):
+    app.command()(_change)
+app.command()(manage.delete)

@@ -12,6 +12,11 @@ import typer
 
 from server.commands.common import DEFAULT_SERVER, call, console, fail
 
+# What ends so and is not there is a slip of the pen, not a text to be translated.
+FILE_ENDINGS = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".json", ".txt")
+)
+
 
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name.")],
@@ -44,6 +49,8 @@ def read_item(item: str) -> tuple[bytes, str]:
         is_file = path.is_file()
     except (OSError, ValueError):  # too long, or with characters that no file name has
         is_file = False
+    if not is_file and path.suffix.lower() in FILE_ENDINGS and " " not in item:
+        fail(f"there is no file {item}", 2)
     if not is_file:
         return item.encode(), "text/plain; charset=utf-8"
     guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

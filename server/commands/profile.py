@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from server.commands.common import console, settings_from, told, until_ready
-from server.errors import InvalidInput
+from server.errors import InvalidInput, ModelNotFound
 from server.metrics import Metrics
 from server.repository.deployment import Deployment
+from server.repository.layout import natural_sorted
 from server.repository.registry import Repository
+from server.repository.scan import scan_repository
 from server.repository.warmup import zeros
 from server.settings import Settings
 
@@ -31,7 +33,12 @@ def profile(
 
 
 async def _profile(settings: Settings, model: str, version: str | None, rows: int) -> str:
-    repository = Repository(settings, Metrics())
+    # The other models need not be compiled for it.
+    known = await asyncio.to_thread(scan_repository, settings.repository, settings.state_dir)
+    if model not in known:
+        names = ", ".join(natural_sorted(known)) or "none"
+        raise ModelNotFound(f"there is no model {model!r}; the repository has: {names}")
+    repository = Repository(settings, Metrics(), only=model)
     try:
         await repository.start()
         await until_ready(lambda: repository.ready)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from server.commands.common import call, console, errors, fail, settings_from, told
 from server.repository.loader import external_data_files
-from server.repository.publish import publish_path
+from server.repository.publish import is_archive, publish_path
 
 CHUNK_BYTES = 1 << 20
 CHUNKS_AHEAD = 4
@@ -75,9 +75,10 @@ def weights_beside(path: Path) -> tuple[str, ...]:
     """Return the files that the weights of a model file lie in, or end the command if one is
     missing. PyTorch's exporter writes every model as two files.
     """
-    if not path.is_file() or path.suffix != ".onnx":
+    if not path.is_file() or is_archive(path):
         return ()
-    found = external_data_files(path)
+    with told():
+        found = external_data_files(path)
     for name in found:
         if not (path.parent / name).is_file():
             fail(f"the weights of {path.name} lie in {name}, which is not in {path.parent}", 2)

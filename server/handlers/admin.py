@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from server.errors import LoadFailed
 from server.repository.registry import Repository
 from server.repository.status import ModelStatus
 
@@ -57,7 +58,11 @@ class AdminHandler:
         published = await self._repository.publish(model, version, source)
         if not wait:
             return Pushed(model, published.version, False)
-        loaded = await self._repository.wait_loaded(model, published.version)
+        try:
+            loaded = await self._repository.wait_loaded(model, published.version)
+        except LoadFailed as error:
+            stays = f"version {published.version!r} stays in the repository until it is deleted"
+            raise type(error)(f"{error.message}; {stays}", **error.extra) from error
         return Pushed(model, published.version, loaded is not None)
 
     async def delete(self, model: str, version: str) -> None:

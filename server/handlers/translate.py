@@ -263,9 +263,13 @@ def other_task(
     """Return the error of a door that a model is not for."""
     have = " and ".join(serving.tasks)
     doors = {"classification": "/classify", "embedding": "/embed", "translation": "/translate"}
+    hint = ""
+    if have == "tensors" and wanted in ("classification", "embedding"):
+        # Nothing in a bare graph says what its numbers mean: that is for its owner to say.
+        hint = f', or set task = "{wanted}" in its model.toml'
     return InvalidInput(
         f"model {deployment.model!r} is for {have}, not for {wanted}; send it to "
-        f"{doors.get(serving.task.name, '/predict')}",
+        f"{doors.get(serving.task.name, '/predict')}{hint}",
         field="model",
         expected=wanted,
         got=have,

@@ -46,9 +46,15 @@ class Catalog:
     """The models of one repository."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, attachments: Sequence[Attachment] = ()
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        attachments: Sequence[Attachment] = (),
+        *,
+        only: str | None = None,
     ) -> None:
-        """Prepare; nothing is read before `start`."""
+        """Prepare; nothing is read before `start`. `only` names the one model that is looked at."""
+        self._only = only
         self.root: Path = settings.repository
         self.settings = settings
         self._host = Host(
@@ -125,6 +131,8 @@ class Catalog:
 
     def _look(self) -> tuple[dict[str, ModelSnapshot], dict[str, Verdicts], float | None]:
         found = scan_repository(self.root, self.settings.state_dir)
+        if self._only is not None:
+            found = {name: model for name, model in found.items() if name == self._only}
         self._check_mounted(empty=not found)
         wall_s, monotonic_s = time.time(), time.monotonic()
         judge = self._checker.judge

@@ -17,7 +17,7 @@ import numpy as np
 
 import engine
 from engine import Model, Seq2Seq
-from server.errors import LoadCrashed, LoadFailed
+from server.errors import InvalidInput, LoadCrashed, LoadFailed
 from server.model_config import ModelConfig
 from server.repository import layout, warmup
 from server.repository.config import ConfigInvalid, VersionConfig, version_config
@@ -271,12 +271,13 @@ class _Stages:
 def external_data_files(path: Path) -> tuple[str, ...]:
     """Return the files beside a model file that its weights lie in.
 
-    None where it is not ONNX: what is wrong with it is told when it is loaded.
+    Raises:
+        InvalidInput: it is no ONNX file, or names files that it must not name.
     """
     try:
         return engine.external_data_files(path)
-    except (engine.InvalidModel, engine.ResourceLimit):
-        return ()
+    except (engine.InvalidModel, engine.ResourceLimit) as error:
+        raise InvalidInput(f"{path.name} cannot be published: {error}", field="path") from error
 
 
 def metadata_of(loaded: Model | TextModel, config: ModelConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from server.repository.manifest import version_files
 from server.repository.state_file import sync_folder
 
 CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 512  # tell what kind of file it is
 UPLOAD_FILE = ".upload"
 
 
@@ -64,6 +65,12 @@ def publish_path(
         else:
             raise InvalidInput(f"there is no file or folder {source}", field="path")
         return incoming.publish(version)
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a file is a tar or a zip; anything else is taken for a model."""
+    with path.open("rb") as file:
+        return archive.kind_of(file.read(HEAD_BYTES)) is not None
 
 
 def check_names(model: str, version: str | None) -> None:
@@ -113,7 +120,7 @@ def _take_in(folder: Path, limit_bytes: int) -> None:
     """Turn an uploaded file into the files of a version."""
     upload = folder / UPLOAD_FILE
     with upload.open("rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD_BYTES)
     kind = archive.kind_of(head)
     if kind is None:
         upload.rename(folder / layout.MODEL_FILE)

@@ -131,9 +131,42 @@ def test_push_takes_the_weights_beside_a_file_along(server: RunningServer, tmp_p
     arguments = ["push", str(path), "--name", "split", "--repository", str(repository)]
     refused = runner.invoke(app, arguments, env={"COLUMNS": "400", **small})
     assert refused.exit_code == 1 and "max_upload_bytes" in refused.output
+    assert "not an ONNX" in run(
+        "push", str(path.parent / "notes.txt"), "--name", "m", *goal, status=1
+    )
     (path.parent / "net.onnx.data").unlink()
     said = run("push", str(path), "--name", "split", *goal, status=2)
     assert "net.onnx.data, which is not in" in said
+
+
+def test_moving_versions_by_hand(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    for version in ("1", "2"):
+        add_digits(root, version)
+    settings = Settings(
+        repository=root, isolate=False, watch=False, settle_s=0.0, admin_token="t0ken"
+    )
+    with running_server(settings) as running:
+        goal = ("--server", running.url, "--token", "t0ken")
+        assert "(401)" in run("promote", "digits", "1", "--server", running.url, status=1)
+        assert run("load", "digits", "1", *goal) == "digits serves version 2; loaded are 1, 2\n"
+        assert "digits serves version 1" in run("promote", "digits", "1", *goal)
+        assert "digits serves version 2" in run("rollback", "digits", *goal)
+        assert "stable is 1" in run("label", "digits", "stable", "1", *goal)
+        assert "stable" not in run("label", "digits", "stable", *goal)
+        assert run("unload", "digits", "1", *goal) == "digits serves version 2\n"
+        assert run("unload", "digits", *goal) == "digits serves version none\n"
+        assert "digits serves version 2" in run("load", "digits", *goal)
+        assert "version 1 is deleted" in run("delete", "digits", "1", *goal)
+        assert not (root / "digits" / "1").exists()
+        assert "(409)" in run("rollback", "digits", *goal, status=1)
+        assert "(404)" in run("delete", "digits", "9", *goal, status=1)
+
+
+def test_predict_tells_a_missing_file_from_a_text(server: RunningServer) -> None:
+    goal = ("--server", server.url)
+    assert "no file seven.png" in run("predict", "digits", "seven.png", *goal, status=2)
+    assert "got text" in run("predict", "digits", "a picture, seven.png", *goal, status=1)
 
 
 def test_push_wants_one_goal_and_a_source(tmp_path: Path) -> None:
@@ -160,13 +193,16 @@ def test_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.native
-def test_profile(tmp_path: Path) -> None:
+def test_profile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add_digits(tmp_path, "1")
     add_pair(tmp_path)
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    (tmp_path / "bad" / "1" / "model.onnx").write_bytes(b"x")
     text = run("profile", "digits", "--repository", str(tmp_path), "--rows", "2")
-    assert "MatMul" in text
+    assert "MatMul" in text and "bad" not in text and not caplog.records  # others are left alone
     assert "zeros may not suit" in run("profile", "pair", "--repository", str(tmp_path), status=1)
-    assert "no model" in run("profile", "nope", "--repository", str(tmp_path), status=1)
+    said = run("profile", "nope", "--repository", str(tmp_path), status=1)
+    assert "no model 'nope'; the repository has: bad, digits, pair" in said
 
 
 def test_serve_hands_its_flags_to_the_settings(

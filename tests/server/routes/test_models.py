@@ -129,6 +129,7 @@ def test_uploads_are_bounded_and_checked(admin: httpx.Client) -> None:
     assert (streamed.status_code, streamed.json()["code"]) == (413, "payload_too_large")
     broken = admin.put(target, content=b"not a model")
     assert broken.status_code == 422, broken.text
+    assert "version '2' stays in the repository until it is deleted" in broken.json()["error"]
     assert serving(admin) == "1"
     assert admin.put(f"{target}?wait=maybe", content=b"x").status_code == 422
 

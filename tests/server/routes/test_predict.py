@@ -181,6 +181,9 @@ def test_typed_doors_refuse_other_tasks(client: httpx.Client) -> None:
     refused = client.post("/classify", json={"model": "features", "inputs": [row]})
     assert refused.status_code == 422
     assert "/embed" in refused.json()["error"]
+    row = {"tensors": {"x": [1.0, 2.0]}}
+    bare = client.post("/classify", json={"model": "echo", "inputs": [row]})
+    assert 'set task = "classification" in its model.toml' in bare.json()["error"]
     assert client.post("/classify", json={"model": "digits", "inputs": [tensors()]}).is_success
 
 
