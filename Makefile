@@ -108,7 +108,7 @@ test-fast: $(VENV)/.dev  ## under a minute: no whole servers, no data
 
 test-full: lint $(FULL)/.full  ## full counts, and what needs torch; set MILLRACE_TEST_DATA for the rest
 	MILLRACE_TORCH_PYTHON=$(abspath $(FULL)/bin/python) $(FULL)/bin/python -m pytest -q -m "$(NO_GPU)" \
-		--timeout=1800 --cov --cov-report=term:skip-covered
+		--timeout=1800 --hypothesis-profile=searching --cov --cov-report=term:skip-covered
 
 test-cuda: $(CUDA_READY)  ## what needs a GPU; with wheels/ (make cuda-wheels) it needs no network
 	$(CUDA_PYTHON) -m pytest -q -s -m cuda tests/engine/cuda
