@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -15,15 +15,9 @@ from server.index.postgres import building, judging, open_store, place, space
 from server.index.postgres.judging import Judgement, Trial, next_step, verdict_on
 from server.index.postgres.space import PostgresSpace
 from server.index.postgres.store import PostgresStore
+from tests.waiting import wait_until
 
 LIMIT_S = 60.0
-
-
-def wait_for(fact: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + LIMIT_S
-    while not fact():
-        assert time.monotonic() < give_up, "it did not come about"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def random_rows(count: int, dim: int) -> Vectors:
 def test_an_index_comes_by_itself_and_is_used(eager: PostgresStore, metric: Metric) -> None:
     rows = random_rows(400, 8)
     searched = filled(eager, rows, metric)
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     state = searched.state()
     assert "recall@10" in state.reason and state.parameters["ef_search"] in judging.LADDER
     queries = random_rows(20, 8) + 0.1
@@ -83,7 +77,7 @@ def test_filters_by_index_never_shorten_an_answer(
     monkeypatch.setattr(space, "FEW_MATCHES", 0)  # even a filter that little passes goes by index
     rows = random_rows(600, 4)
     searched = filled(eager, rows)
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     for filter in (
         Compare(("tenth",), "eq", 3),
         Compare(("n",), "lt", 5),
@@ -106,7 +100,7 @@ def test_filters_by_index_never_shorten_an_answer(
 def test_vectors_too_long_for_float32_are_indexed_as_halves(eager: PostgresStore) -> None:
     rows = random_rows(250, place.LARGEST_INDEXED_DIM + 1)
     searched = filled(eager, rows)
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     (hits,) = searched.search(rows[5:6], Query(k=10))
     (exact,) = searched.search(rows[5:6], Query(k=10, exact=True))
     assert hits[0] == exact[0] and hits[0].score == pytest.approx(1, abs=1e-5)
@@ -126,7 +120,7 @@ def test_vectors_too_long_for_any_index_say_so(eager: PostgresStore) -> None:
 
 def test_a_broken_index_is_built_anew(eager: PostgresStore) -> None:
     searched = filled(eager, random_rows(300, 4))
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     eager._database.execute(
         sql.SQL("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass"),
         (searched.place.index_name,),
@@ -134,7 +128,7 @@ def test_a_broken_index_is_built_anew(eager: PostgresStore) -> None:
     assert searched.state().kind == "exact"
     assert len(searched.search(random_rows(1, 4), Query(k=10))[0]) == 10
     searched.wrote(1000)
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     eager.close()
 
 
@@ -143,7 +137,7 @@ def test_an_index_that_is_not_worth_it_goes(
 ) -> None:
     monkeypatch.setattr(judging, "WORTH", 0.0)
     searched = filled(eager, random_rows(300, 4))
-    wait_for(lambda: "no faster" in searched.state().reason)
+    wait_until(lambda: "no faster" in searched.state().reason)
     assert searched.state().kind == "exact"
     indexes = eager._database.rows(
         sql.SQL("SELECT to_regclass(%s) IS NULL"), (searched.place.index_name,)
@@ -159,7 +153,7 @@ def test_an_index_that_is_not_worth_it_goes(
 def test_only_one_server_builds_an_index(eager: PostgresStore) -> None:
     collection = eager.create(CollectionSpec("c"))
     made = collection.space("s", 2)
-    wait_for(lambda: not eager._builder._watched[made.place].written)
+    wait_until(lambda: not eager._builder._watched[made.place].written)
     lock = f"index of {made.place.number}"
     with eager._builder.locks.held(lock, LIMIT_S) as held:
         assert held
@@ -167,39 +161,42 @@ def test_only_one_server_builds_an_index(eager: PostgresStore) -> None:
         collection.put([NewItem(str(i)) for i in range(300)], {"s": rows})
         assert not eager._builder.attend(made.place)
         assert made.state().kind == "exact" and made.state().building == 0.0
-    wait_for(lambda: made.state().kind == "approximate")
+    wait_until(lambda: made.state().kind == "approximate")
     eager.close()
 
 
-def being_built(store: PostgresStore) -> PostgresSpace:
-    """Fill a space that takes seconds to be indexed, and return it in the middle of that."""
-    made = store.create(CollectionSpec("large")).space("s", 300)
+@contextmanager
+def being_built(store: PostgresStore) -> Iterator[PostgresSpace]:
+    """Fill a space, and be in the middle of its indexing: that waits for who has read before it."""
+    made = store.create(CollectionSpec("large")).space("s", 3)
     assert isinstance(made, PostgresSpace)
-    rows = random_rows(4000, 300)
-    store.open("large").put([NewItem(str(i)) for i in range(4000)], {"s": rows})
-    wait_for(lambda: bool(progress(store)))
-    return made
+    with closing(store._database.connect(statement_timeout=False)) as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM spaces")
+        store.open("large").put([NewItem(str(i)) for i in range(300)], {"s": random_rows(300, 3)})
+        wait_until(lambda: any("old snapshots" in str(phase) for _, phase in progress(store)))
+        yield made
 
 
 def progress(store: PostgresStore) -> list[tuple[object, ...]]:
-    return store._database.rows(sql.SQL("SELECT pid FROM pg_stat_progress_create_index"))
+    return store._database.rows(sql.SQL("SELECT pid, phase FROM pg_stat_progress_create_index"))
 
 
 def test_a_space_can_go_while_its_index_is_built(eager: PostgresStore) -> None:
-    being_built(eager)
-    eager.drop("large")
-    assert eager.names() == []
-    wait_for(lambda: not progress(eager))
-    wait_for(lambda: not eager._builder._watched)
+    with being_built(eager):
+        eager.drop("large")
+        assert eager.names() == []
+        wait_until(lambda: not progress(eager))
+        wait_until(lambda: not eager._builder._watched)
     eager.close()
 
 
 def test_a_server_that_stops_leaves_its_index_to_the_next(eager: PostgresStore, url: str) -> None:
-    made = being_built(eager)
-    eager.close()
+    with being_built(eager) as made:
+        eager.close()
     other = open_store(url + "&index_from=200")
     seen = other.open("large").space("s", made.dim)
-    wait_for(lambda: seen.state().kind == "approximate")
+    wait_until(lambda: seen.state().kind == "approximate")
     other.close()
 
 
@@ -266,7 +263,7 @@ def test_what_an_index_cannot_hold_is_searched_without(eager: PostgresStore) -> 
     rows = random_rows(250, place.LARGEST_INDEXED_DIM + 1)
     rows[7] *= 1e6  # float16 ends at 65,504
     searched = filled(eager, rows)
-    wait_for(lambda: "cannot hold" in searched.state().reason)
+    wait_until(lambda: "cannot hold" in searched.state().reason)
     assert searched.state().kind == "exact"
     assert searched.search(rows[7:8], Query(k=1))[0][0].id == "0007"
     assert not eager._database.rows(
@@ -289,6 +286,6 @@ def test_a_mistake_over_one_space_does_not_end_the_work_for_all(
     monkeypatch.setattr(building.Builder, "attend", fail_first)
     monkeypatch.setattr(building, "AGAIN_S", 0.0)
     searched = filled(eager, random_rows(300, 4))
-    wait_for(lambda: searched.state().kind == "approximate")
+    wait_until(lambda: searched.state().kind == "approximate")
     assert failed and "a mistake" in caplog.text
     eager.close()

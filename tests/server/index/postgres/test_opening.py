@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -134,14 +135,16 @@ def test_servers_that_start_together_make_one_schema(url: str) -> None:
 
 
 def test_a_pool_that_is_used_up_says_so(url: str) -> None:
-    small = url.replace("pool_size=4", "pool_size=1") + "&statement_timeout_s=0.3"
-    store = open_store(small)
+    store = open_store(url.replace("pool_size=4", "pool_size=1"))
     assert isinstance(store, PostgresStore)
-    with store._database._lent(), pytest.raises(StoreUnavailable, match="pool_size"):
+    database = store._database  # opening it may take longer than this; what follows is to
+    database.options = replace(database.options, statement_timeout_s=0.3)
+    with database._lent(), pytest.raises(StoreUnavailable, match="pool_size"):
         store.names()
     assert store.names() == []
+    database._idle.pop().close()
     with pytest.raises(StoreUnavailable, match="statement_timeout_s"):
-        store._database.rows(sql.SQL("SELECT pg_sleep(60)"))
+        database.rows(sql.SQL("SELECT pg_sleep(60)"))
     store.close()
 
 
