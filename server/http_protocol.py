@@ -1,6 +1,8 @@
 """Uvicorn's HTTP protocol with bounds on what comes before a request exists, and our error shape.
 
-Below ASGI nobody else limits a request's head: its size, and how long it may take to arrive.
+Below ASGI nobody else limits a request's head: its size, and how long it may take to arrive; what
+stands between and behind the pieces of a body (trailers are headers, and would be kept); and how
+many requests may come at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from server.joined_writes import JoinedWrites
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 20.0
+# Of extensions of chunks, or of trailers, one after the other without a byte of the body.
+MAX_FRAMING_BYTES = 64 * 1024
+MAX_PIPELINED = 1000  # requests of one connection that wait for those before them
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -26,6 +31,7 @@ class HttpProtocol(HttpToolsProtocol):
     _began = False  # a request has
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _framing_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Close a connection on which nothing ever comes, like one that went idle."""
@@ -47,8 +53,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Take in bytes; a head that is not whole yet is bounded in size and time."""
         if self._writes is not None and self._writes.is_lingering:
             return  # it has its answer, and does not know it yet
+        self._framing_bytes += len(data)
         super().data_received(data)
         self._watch_leftovers()
+        self._watch_framing()
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -62,11 +70,29 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = self._began = True
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind a body are nothing to anybody."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """End the head."""
+        """End the head.
+
+        Raises:
+            ValueError: too many requests wait; the connection has been closed.
+        """
         self._in_head = False
+        self._framing_bytes = 0
         self._stop_head_timer()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.close()
+            raise ValueError(f"more than {MAX_PIPELINED} requests at a time")
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._framing_bytes = 0
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP in the one shape of an error, and hang up."""
@@ -79,6 +105,9 @@ class HttpProtocol(HttpToolsProtocol):
         )
         self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: a request that would like another protocol is served in this one."""
+
     def _is_sending(self) -> bool:
         """Say whether a request is not whole yet; if so, go on reading."""
         in_body = self.cycle is not None and self.cycle.more_body
@@ -86,6 +115,19 @@ class HttpProtocol(HttpToolsProtocol):
         if sending:
             self.flow.resume_reading()
         return sending
+
+    def _watch_framing(self) -> None:
+        """Hang up on a client that sends no body where it should, but what stands around it."""
+        cycle = self.cycle
+        in_body = not self._in_head and cycle is not None and cycle.more_body
+        if not in_body or self._framing_bytes <= MAX_FRAMING_BYTES:
+            return
+        if cycle.response_started:
+            self.transport.close()
+        else:
+            self.send_400_response(
+                f"more than {MAX_FRAMING_BYTES} bytes between pieces of the body, or behind it"
+            )
 
     def _watch_leftovers(self) -> None:
         """Treat a client that does not finish a body that was answered like one that is idle."""

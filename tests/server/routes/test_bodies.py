@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -83,6 +84,54 @@ def test_very_many_chunks(server: RunningServer) -> None:
         connection.sendall(b"".join(pieces) + b"0\r\n\r\n")
         status, answer = read_answer(connection)
     assert status == 200, answer
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [(b"0\r\n", b"x: y\r\n" * 100), (b"0\r\nx: ", b"y" * 1000), (b"5;", b"x" * 1000)],
+)
+def test_what_stands_around_a_body_is_bounded(
+    server: RunningServer, begin: bytes, piece: bytes
+) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+        )
+        connection.sendall(begin)
+        for _ in range(1000):
+            connection.sendall(piece)
+        status, answer = read_answer(connection)
+    assert (status, answer["code"]) == (400, "malformed_request")
+    assert "bytes between pieces of the body" in answer["error"]
+
+
+def test_trailers_are_passed_over(server: RunningServer) -> None:
+    with connect(server) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"%x;name=value\r\n%b\r\n0\r\nContent-Type: text/plain\r\n\r\n" % (len(BODY), BODY)
+        )
+        status, answer = read_answer(connection)
+        assert status == 200, answer
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+
+
+def test_so_many_requests_wait_for_those_before_them(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.http_protocol.MAX_PIPELINED", 3)
+    request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server) as connection:
+        connection.sendall(request * 4)  # the first one does not wait
+        received = b""
+        while received.count(b"200 OK") < 4:
+            received += connection.recv(65536)
+        connection.sendall(request * 100)
+        with contextlib.suppress(OSError):
+            while more := connection.recv(65536):
+                received += more
+    assert received.count(b"200 OK") < 104
 
 
 def test_a_body_that_stops_is_408(hurried: RunningServer) -> None:
