@@ -35,6 +35,7 @@ IDLE_S = 2.0
 TICK_S = 0.001  # between two awakenings
 SIZES = tuple((64 + 16 * k, 64 + 16 * (k % 3)) for k in range(8))
 LOAD_LIMIT_S = 300.0
+P99_LIMIT_MS = 10.0
 MAX_LIMIT_MS = 50.0
 
 
@@ -176,18 +177,24 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         rows = {"new": _in_process(folder), "known": _in_process(folder)}
-    target = at_most("event loop lag, largest, ms", rows["new"]["max_ms"], MAX_LIMIT_MS)
+    worst = {name: max(row[name] for row in rows.values()) for name in rows["new"]}
+    targets = [
+        at_most("event loop lag, p99, ms", worst["p99_ms"], P99_LIMIT_MS),
+        at_most("event loop lag, largest, ms", worst["max_ms"], MAX_LIMIT_MS),
+    ]
     table = markdown_table(
         ["kernels", *rows["new"]], [[name, *row.values()] for name, row in rows.items()]
     )
     text = "# New sizes of pictures beside an event loop\n\n"
-    text += f"{len(SIZES)} sizes of a U-Net come one after the other; all but the largest "
-    text += "and the idle figures are per size, of the process that serves.\n\n"
-    text += f"{targets_table([target])}\n{table}"
+    text += f"{len(SIZES)} sizes of a U-Net come one after the other, to a process whose event "
+    text += "loop wakes up every millisecond. `late_ms` is the sum of how late it was, `cpu_s` "
+    text += "what the process's other threads computed, `wall_s` how long the plan took, all "
+    text += "three per size; `resident_mb` is the process's memory with all plans.\n\n"
+    text += f"{targets_table(targets)}\n{table}"
     print(text)
     if not arguments.dry:
-        write_result("open-sizes", machine_facts("uvloop"), [target], rows, text)
-    return 0 if target.reached else 1
+        write_result("open-sizes", machine_facts("uvloop"), targets, rows, text)
+    return 0 if all(target.reached for target in targets) else 1
 
 
 if __name__ == "__main__":
