@@ -148,8 +148,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_push_says_what_the_server_says(server: RunningServer, large: Path) -> None:
-    common = ("push", str(large), "--server", server.url)
+def test_push_says_what_the_server_says(
+    server: RunningServer, large: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed.zip"  # only its first bytes are looked at before it is sent
+    with packed.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.truncate(large.stat().st_size)
+    common = ("push", str(packed), "--server", server.url)
     assert "needs the admin token" in run(*common, "--name", "x", status=1)
     known = (*common, "--token", "t0ken")
     assert "MAX_UPLOAD_BYTES" in run(*known, "--name", "x", status=1)
