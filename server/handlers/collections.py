@@ -139,8 +139,9 @@ class CollectionHandler:
         archive = await self._collections.run(PictureArchive, file, limits)
 
         async def pictures() -> AsyncGenerator[list[Entry | Refused]]:
-            while batch := await self._collections.run(archive.batch):
-                yield batch
+            while not archive.ended:
+                if batch := await self._collections.run(archive.batch):
+                    yield batch
 
         return archive.total, pictures()
 

@@ -29,6 +29,7 @@ from server.similarity.batches import Entry, Refused
 
 BATCH_ITEMS = 64
 BATCH_BYTES = 4 << 20
+PASSED_AT_ONCE = 1000  # entries that are no pictures: after so many, others have their turn
 ENTRIES_BESIDE = 10_000  # folders and what is left out, beside as many as there are pictures
 
 # What systems leave behind; nobody means to send it.
@@ -46,7 +47,12 @@ class ArchiveLimits:
 
 
 class PictureArchive:
-    """The pictures of an archive, a batch at a time; every method blocks."""
+    """The pictures of an archive, a batch at a time; every method blocks.
+
+    Attributes:
+        total: How many pictures there are, where the archive tells beforehand.
+        ended: Whether there is no further batch.
+    """
 
     def __init__(self, file: BinaryIO, limits: ArchiveLimits) -> None:
         """Look at the file.
@@ -69,26 +75,33 @@ class PictureArchive:
         self._left = limits.total_bytes
         self._kind = kind
         self._seen: set[str] = set()
-        self.total: int | None = None  # pictures, where the archive tells beforehand
+        self.total: int | None = None
+        self.ended = False
         # Entries of every kind: to read what is left out takes time as well.
         self._most = 2 * limits.entries + ENTRIES_BESIDE
         self._entries = self._zip(self._listed(file)) if kind == "zip" else self._tar(file)
 
     def batch(self) -> list[Entry | Refused]:
-        """Return what comes next; nothing at the end.
+        """Return what comes next: it may be nothing before the end, where much is passed over.
 
         Raises:
             InvalidInput: the archive is damaged from here on.
             PayloadTooLarge: it holds more than the limits allow.
         """
         found: list[Entry | Refused] = []
-        held = 0
+        held = passed = 0
         try:
             for each in self._entries:
-                found.append(each)
+                if each is None:
+                    passed += 1
+                else:
+                    found.append(each)
                 held += len(each.picture or b"") if isinstance(each, Entry) else 0
-                if len(found) >= BATCH_ITEMS or held >= BATCH_BYTES:
+                full = len(found) >= BATCH_ITEMS or held >= BATCH_BYTES
+                if full or passed >= PASSED_AT_ONCE:
                     break
+            else:
+                self.ended = True
         except ArchiveTooLarge as error:
             raise self._too_long(error) from error
         except _DAMAGED as error:
@@ -163,13 +176,10 @@ class PictureArchive:
         self.total = sum(not _is_left_out(PurePosixPath(name)) for name in names)
         return archive
 
-    def _zip(self, archive: zipfile.ZipFile) -> Iterator[Entry | Refused]:
+    def _zip(self, archive: zipfile.ZipFile) -> Iterator[Entry | Refused | None]:
         for entry in archive.infolist():
             found = None if _is_folder(entry) else self._enter(entry.filename)
-            if isinstance(found, str):
-                yield self._unpacked(archive, entry, found)
-            elif found is not None:
-                yield found
+            yield self._unpacked(archive, entry, found) if isinstance(found, str) else found
 
     def _unpacked(
         self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, id: str
@@ -186,17 +196,16 @@ class PictureArchive:
 
     # Tar files
 
-    def _tar(self, file: BinaryIO) -> Iterator[Entry | Refused]:
+    def _tar(self, file: BinaryIO) -> Iterator[Entry | Refused | None]:
         with open_tar(file, self._most, self._limits.total_bytes) as entries:
             for entry in entries:
                 self._spend(BLOCKSIZE)
                 found = None if entry.isdir() else self._enter(entry.name)
-                if not isinstance(found, str):
+                if isinstance(found, str):
+                    yield self._tar_entry(entries, entry, found)
+                else:
                     self._spend(entry.size if entry.isreg() else 0)
-                    if found is not None:
-                        yield found
-                    continue
-                yield self._tar_entry(entries, entry, found)
+                    yield found
 
     def _tar_entry(self, entries: TarEntries, entry: TarInfo, id: str) -> Entry | Refused:
         content = entries.content(entry)

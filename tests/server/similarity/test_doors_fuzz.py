@@ -145,8 +145,8 @@ LIMITS = ArchiveLimits(1000, 100_000, 50)
 def read_all(data, limits=LIMITS):
     archive = PictureArchive(io.BytesIO(data), limits)
     found = []
-    while batch := archive.batch():
-        found += batch
+    while not archive.ended:
+        found += archive.batch()
     return found
 
 
@@ -198,6 +198,17 @@ def test_a_list_of_entries_that_claims_to_be_long():
     with pytest.raises(ServerError) as failed:
         read_all(bytes(data))
     assert status_of(failed.value) in (413, 422)
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_nobody_waits_for_all_that_is_passed_over(pack, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(archives, "PASSED_AT_ONCE", 10)
+    files = [(f"__MACOSX/{n}", b"") for n in range(35)]
+    archive = PictureArchive(io.BytesIO(pack([*files, ("a.png", b"x")])), LIMITS)
+    batches = []
+    while not archive.ended:
+        batches.append(archive.batch())
+    assert [len(batch) for batch in batches] == [0, 0, 0, 1]
 
 
 def test_more_entries_of_any_kind_than_are_read(monkeypatch: pytest.MonkeyPatch):
