@@ -12,7 +12,9 @@ compiles.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -21,7 +23,7 @@ from engine.cpu.beside import Beside
 from engine.cpu.code_store import Handle
 from engine.cpu.compiled import Coverage
 from engine.device import Measured, Plan, RunControl
-from engine.errors import EngineError, RunCancelled
+from engine.errors import EngineError, ResourceLimit, RunCancelled
 from engine.evaluation import evaluate_graph
 from engine.ir.graph import Array, Graph, Value
 from engine.ir.types import TensorType, symbols_of
@@ -29,6 +31,7 @@ from engine.limits import Deadline, Limits
 from engine.ops.registry import Registry
 
 KEPT = 8  # combinations of sizes with a plan of their own
+RETRY_S = 300.0  # until sizes that time or memory did not suffice for are tried again
 WAITING = 4  # combinations that may wait to be compiled; further ones come again
 PICTURE_RANK = 3  # tensors of this rank and more may be pictures
 
@@ -113,6 +116,7 @@ class SpecializingPlan:
         self._plans: OrderedDict[Sizes, CoveredPlan | None] = (
             OrderedDict()
         )  # None: it cannot be made
+        self._again: dict[Sizes, float] = {}  # when to try again what has no plan
         self._waiting: deque[Sizes] = deque()
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
@@ -162,7 +166,8 @@ class SpecializingPlan:
         with self._lock:
             if sizes in self._plans:
                 self._plans.move_to_end(sizes)
-                return self._plans[sizes]
+                if time.monotonic() < self._again.get(sizes, math.inf):
+                    return self._plans[sizes]
             room = len(self._waiting) < WAITING and not self._closed
             if room and sizes not in self._waiting:
                 self._waiting.append(sizes)
@@ -180,24 +185,26 @@ class SpecializingPlan:
                     self._worker = None
                     return
                 sizes = self._waiting[0]
-            plan = self._compile_one(sizes)
+            plan, again = self._compile_one(sizes)
             with self._lock:
                 self._waiting.popleft()
                 if self._closed:
                     continue
-                self._plans[sizes] = plan
+                self._plans[sizes], self._again[sizes] = plan, again
                 while len(self._plans) > KEPT:
-                    self._plans.popitem(last=False)
+                    del self._again[self._plans.popitem(last=False)[0]]
 
-    def _compile_one(self, sizes: Sizes) -> CoveredPlan | None:
+    def _compile_one(self, sizes: Sizes) -> tuple[CoveredPlan | None, float]:
+        """Return the plan, or None and the time from which on it may be tried again."""
         try:
-            return self._compile(dict(zip(self._symbols, sizes, strict=True)))
+            return self._compile(dict(zip(self._symbols, sizes, strict=True))), math.inf
         except RunCancelled:
-            return None
+            return None, math.inf
         except (EngineError, MemoryError, OSError, RuntimeError) as error:
             reason = "no plan for %s = %s, which the general one goes on to serve: %s"
             _log.warning(reason, self._symbols, sizes, error)
-            return None
+            passes = isinstance(error, (ResourceLimit, MemoryError, OSError))
+            return None, time.monotonic() + RETRY_S if passes else math.inf
 
 
 __all__ = ["SpecializingPlan", "open_symbols", "specialized"]

@@ -236,7 +236,7 @@ def test_open_sizes_of_pictures_are_compiled_after_mapping(tmp_path: Path) -> No
     with engine.load(source, device="cpu", cache_dir=tmp_path) as loaded:
         np.testing.assert_allclose(loaded.run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
         plan = loaded._plan
-        assert isinstance(plan, SpecializingPlan) and plan.wait(60)
+        assert isinstance(plan, SpecializingPlan) and plan.wait(300)
         np.testing.assert_allclose(loaded.run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
         special = plan._plan_for((9, 6))
         assert isinstance(special, CpuPlan)

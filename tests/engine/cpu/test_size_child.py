@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from onnx import helper as h
 
 import engine
 from engine.container import descriptor_of, map_container, map_descriptor, write_container
-from engine.cpu import size_child, size_worker
+from engine.cpu import size_child, size_worker, specializing
 from engine.cpu.compile_worker import command_of
 from engine.cpu.compiled import CompiledGraph
 from engine.cpu.device import CpuDevice
@@ -35,8 +35,10 @@ from engine.device import CompileOptions
 from engine.errors import DeviceUnavailable, InvalidModel, ResourceLimit, RunCancelled
 from engine.isolate import error_from_json
 from tests.engine.onnx_models import model, normal
+from tests.waiting import wait_until
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
+LIMITS = engine.Limits(load_s=300.0)  # children stand back behind everything else
 
 
 def source() -> bytes:
@@ -64,13 +66,13 @@ def source() -> bytes:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has the model compiled."""
     folder = tmp_path_factory.mktemp("sizes")
-    engine.load(source(), device="cpu", cache_dir=folder).close()
+    engine.load(source(), device="cpu", cache_dir=folder, limits=LIMITS).close()
     return folder
 
 
 @pytest.fixture
 def native(cache: Path) -> Iterator[engine.Model]:
-    with engine.load(source(), device="cpu", cache_dir=cache, threads=1) as loaded:
+    with engine.load(source(), device="cpu", cache_dir=cache, limits=LIMITS, threads=1) as loaded:
         yield loaded
 
 
@@ -84,14 +86,6 @@ def children_of(plan: SpecializingPlan) -> SizeChildren:
     children = getattr(plan._cancel, "__self__", None)
     assert isinstance(children, SizeChildren)
     return children
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; fail when it does not come."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def order_for(plan: SpecializingPlan, **changes: Any) -> SizeOrder:
@@ -148,7 +142,9 @@ def test_bf16_is_compiled_as_bf16(tmp_path: Path) -> None:
     data = model([conv], [("x", ["N", 16, "H", "W"])], [("y", None)], fixed)
     x, results = normal(1, 16, 12, 12), []
     for cache_dir in (None, tmp_path):
-        with engine.load(data, device="cpu", precision="bf16", cache_dir=cache_dir) as loaded:
+        with engine.load(
+            data, device="cpu", precision="bf16", cache_dir=cache_dir, limits=LIMITS
+        ) as loaded:
             plan = plan_of(loaded)
             loaded.run({"x": x})
             assert plan.wait(PATIENCE_S) and plan._plan_for((12, 12)) is not None
@@ -160,9 +156,10 @@ def test_the_process_that_serves_never_imports_the_compiler(cache: Path, tmp_pat
     (tmp_path / "m.onnx").write_bytes(source())
     code = (
         "import sys, numpy, engine\n"
-        "net = engine.load(sys.argv[1], device='cpu', cache_dir=sys.argv[2])\n"
+        "limits = engine.Limits(load_s=300.0)\n"
+        "net = engine.load(sys.argv[1], device='cpu', cache_dir=sys.argv[2], limits=limits)\n"
         "net._plan._plan_for((6, 4))\n"
-        "assert net._plan.wait(60) and net._plan._plan_for((6, 4)) is not None\n"
+        "assert net._plan.wait(300) and net._plan._plan_for((6, 4)) is not None\n"
         "net.run({'x': numpy.zeros((1, 3, 6, 4), numpy.float32)})\n"
         "names = ('onnx', 'engine.cpu.compiling', 'engine.cpu.lower.context')\n"
         "print([name for name in names if name in sys.modules])"
@@ -173,7 +170,7 @@ def test_the_process_that_serves_never_imports_the_compiler(cache: Path, tmp_pat
 
 
 def test_a_file_that_has_lost_its_name_will_do(tmp_path: Path) -> None:
-    with engine.load(source(), device="cpu", cache_dir=tmp_path) as loaded:
+    with engine.load(source(), device="cpu", cache_dir=tmp_path, limits=LIMITS) as loaded:
         for path in (tmp_path / "models").iterdir():
             path.unlink()
         plan = plan_of(loaded)
@@ -281,6 +278,33 @@ def test_a_child_that_fails_leaves_the_general_plan_serving(
     assert not size_child._at_work
 
 
+def test_what_failed_for_want_of_time_or_memory_is_tried_again_later(
+    native: engine.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(native)
+    started: list[int] = []
+
+    def start(folder: Path, descriptor: int) -> subprocess.Popen[bytes]:
+        started.append(descriptor)
+        return refused(folder, descriptor)
+
+    def ask(times: int) -> int:
+        for _ in range(times):
+            assert plan._plan_for((9, 9)) is None
+            assert plan.wait(PATIENCE_S)
+        return len(started)
+
+    monkeypatch.setattr(size_child, "_start", start)
+    assert ask(3) == 1
+    monkeypatch.setattr(specializing, "RETRY_S", 0.0)
+    plan._again[9, 9] = 0.0
+    assert ask(2) == 3
+    monkeypatch.setattr(size_child, "_start", child_that(DAMAGED))
+    assert ask(1) == 3 and plan._again == {(9, 9): math.inf}
+    monkeypatch.setattr(size_child, "_start", start)
+    assert ask(2) == 3
+
+
 def test_an_answer_that_is_none_is_refused(native: engine.Model, tmp_path: Path) -> None:
     write_container(tmp_path / "a", {"contents": [[0, "digest"]]}, [b"bytes"])
     with pytest.raises(InvalidModel, match="the child's answer"):
@@ -314,11 +338,11 @@ def test_closing_ends_the_child_and_what_waits(
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
     monkeypatch.setattr(size_child, "_start", lambda *given: noted(started, SLEEPS(*given)))
-    with engine.load(source(), device="cpu", cache_dir=cache) as loaded:
+    with engine.load(source(), device="cpu", cache_dir=cache, limits=LIMITS) as loaded:
         plan = plan_of(loaded)
         for height in (3, 4, 5):
             plan._plan_for((height, 3))
-        until(lambda: started)
+        wait_until(lambda: started)
         with caplog.at_level(logging.WARNING):
             loaded.close()
             assert plan.wait(PATIENCE_S)
@@ -342,7 +366,7 @@ def test_one_child_at_a_time_whatever_the_number_of_models(
         return start(folder, descriptor)
 
     monkeypatch.setattr(size_child, "_start", counted)
-    models = [engine.load(source(), device="cpu", cache_dir=cache) for _ in range(2)]
+    models = [engine.load(source(), device="cpu", cache_dir=cache, limits=LIMITS) for _ in range(2)]
     plans = [plan_of(each) for each in models]
     for plan in plans:
         plan._plan_for((4, 4))
