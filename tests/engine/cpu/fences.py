@@ -99,14 +99,8 @@ def fenced_array(shape: Sequence[int], dtype: Any, at_end: bool = True) -> np.nd
 def fenced(at_end: bool = True) -> Iterator[None]:
     """Fence what models use that are loaded inside: arenas, inputs, outputs, workers' memory."""
 
-    class Numpy:
-        """numpy, whose `empty` is fenced."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(np, name)
-
-        def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-            return fenced_array(shape, dtype, at_end)
+    def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+        return fenced_array(shape, dtype, at_end)
 
     original = region.CompiledRegion.run
 
@@ -128,7 +122,7 @@ def fenced(at_end: bool = True) -> Iterator[None]:
 
     _forget_memory()
     with (
-        patch("engine.cpu.region.np", Numpy()),
+        patch("engine.cpu.region._empty", empty),
         patch("engine.cpu.region.CompiledRegion.run", run),
         patch("engine.cpu.binding.place", place_apart),
         patch("engine.cpu.compiling.Lanes", FencedLanes),

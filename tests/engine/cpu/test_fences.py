@@ -49,6 +49,24 @@ for place in map(int, sys.argv[2:]):
         assert (done.returncode < 0) is fatal, (arguments, done.stderr)
 
 
+def test_what_a_model_gives_ends_at_a_fence() -> None:
+    """Patches find what they replace: an output of 5 floats would begin its page otherwise."""
+    script = """
+import numpy as np, engine
+from tests.engine.cpu.fences import PAGE, fenced
+from tests.engine.onnx_models import model, node
+data = model([node("Relu", ["x"], ["y"])], [("x", [5])], [("y", [5])])
+with fenced(), engine.load(data) as loaded:
+    y = loaded.run({"x": np.ones(5, np.float32)})["y"]
+    print(y.tolist(), (y.ctypes.data + y.nbytes) % PAGE)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == "[1.0, 1.0, 1.0, 1.0, 1.0] 0\n", done.stderr
+
+
 def test_networks() -> None:
     run_fenced(SAMPLE, 590)
 
