@@ -64,6 +64,12 @@ class HttpProtocol(HttpToolsProtocol):
             elif self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
 
+    def pause_writing(self) -> None:
+        """Wait for a client that takes its time, and not for one that takes nothing."""
+        super().pause_writing()
+        if self._writes is not None:
+            self._writes.watch()
+
     def on_message_begin(self) -> None:
         """Begin to read a head."""
         super().on_message_begin()

@@ -13,6 +13,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from server.write_watch import WriteWatch
+
 HEAD_START, HEAD_END = b"HTTP/1.1 ", b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 "
 LINGER_S = 2.0  # how long a client may go on sending after the last answer
@@ -22,7 +24,7 @@ class JoinedWrites:
     """A transport that holds a head back until something follows, or until the loop's next turn."""
 
     __slots__ = (
-        *("_held", "_is_sending", "_lingering", "_loop", "_transport"),
+        *("_held", "_is_sending", "_lingering", "_loop", "_transport", "_watch"),
         *("get_extra_info", "is_closing"),
     )
 
@@ -38,6 +40,7 @@ class JoinedWrites:
         """
         self._transport, self._loop, self._is_sending = transport, loop, is_sending
         self._held: bytes | None = None
+        self._watch = WriteWatch(transport, loop)
         self._lingering: asyncio.TimerHandle | None = None
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
@@ -71,11 +74,20 @@ class JoinedWrites:
             self._lingering = self._loop.call_later(LINGER_S, self._transport.close)
             self.is_closing = lambda: True
         else:
-            self.lost()
+            self._stop_lingering()
             self._transport.close()
+        self._watch.begin()
+
+    def watch(self) -> None:
+        """Hang up unless the client goes on taking what is written; `close` does so, too."""
+        self._watch.begin()
 
     def lost(self) -> None:
         """Stop to wait for the client."""
+        self._stop_lingering()
+        self._watch.stop()
+
+    def _stop_lingering(self) -> None:
         if self._lingering is not None:
             self._lingering.cancel()
 

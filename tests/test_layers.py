@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "server": (
         ("", "errors"),  # server/__init__.py holds the version and imports nothing
+        ("write_watch",),
         ("joined_writes",),
         ("settings", "model_config", "metrics", "tensors", "schemas", "http_protocol", "pages"),
         ("logging", "execution", "preprocessing", "text", "index"),

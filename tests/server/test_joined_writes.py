@@ -43,6 +43,9 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 def after(work: Callable[[JoinedWrites], None], turns: int = 0) -> list[bytes]:
     """Return what was written after `work` and some turns of the loop."""
