@@ -67,7 +67,7 @@ def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     for name in [each for each in sys.modules if each.startswith("server.index.postgres.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(LoadFailed, match=r"millrace\[similarity\]"):
+    with pytest.raises(LoadFailed, match=r"\.\[similarity\]"):
         open_store("postgresql://h/b")
 
 
