@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def is_loaded() -> bool:
     """Return whether a map by UMAP needs no more than to be drawn."""
-    return LIBRARY in sys.modules
+    return hasattr(sys.modules.get(LIBRARY), "UMAP")
 
 
 def keep_code(cache_dir: Path | None) -> None:

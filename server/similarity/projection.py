@@ -139,7 +139,7 @@ def _principal_pair(rows: Floats, seed: int) -> Floats:
 
 
 def _tsne(rows: Floats, seed: int) -> Floats:
-    manifold = _library("sklearn.manifold", "tsne", "scikit-learn", "learning")
+    manifold = _library("sklearn.manifold", "TSNE", "tsne", "scikit-learn", "learning")
     reduced = principal(rows, min(TSNE_DIMENSIONS, rows.shape[1]), seed)
     start = principal(rows, 2, seed)
     spread = start.std()
@@ -155,7 +155,7 @@ def _tsne(rows: Floats, seed: int) -> Floats:
 
 
 def _umap(rows: Floats, seed: int) -> Floats:
-    umap = _library("umap", "umap", "umap-learn", "map")
+    umap = _library("umap", "UMAP", "umap", "umap-learn", "map")
     warnings.filterwarnings("ignore", message="precomputed_knn")  # that no points can be added
     count = min(NEIGHBOURS, len(rows) - 1)
     reducer = umap.UMAP(
@@ -190,10 +190,12 @@ def nearest(rows: Floats, count: int) -> tuple[NDArray[np.int32], NDArray[np.flo
     return indices, distances
 
 
-def _library(name: str, method: str, package: str, extra: str) -> Any:
+def _library(name: str, has: str, method: str, package: str, extra: str) -> Any:
     try:
-        return importlib.import_module(name)
-    except ImportError:
+        library = importlib.import_module(name)
+        # A folder that stays when a library goes (of compiled code) is a package, if an empty one.
+        getattr(library, has)
+    except (ImportError, AttributeError):
         raise InvalidInput(
             f"the method {method} needs {package}, which this server lacks; ask for method=pca, or "
             f"install it: {how_to_install(package, extra)}",
@@ -201,6 +203,7 @@ def _library(name: str, method: str, package: str, extra: str) -> Any:
             expected="pca",
             got=method,
         ) from None
+    return library
 
 
 _LAYOUTS: Final[dict[str, Callable[[Floats, int], Floats]]] = {

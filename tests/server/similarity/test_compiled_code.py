@@ -69,6 +69,8 @@ def test_what_somebody_has_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_loaded_has_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "compiled" in _stage(MapRequest("c", "umap"))
     monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))
+    assert "compiled" in _stage(MapRequest("c", "umap"))  # an empty folder of that name
+    monkeypatch.setattr(sys.modules["umap"], "UMAP", object, raising=False)
     keep_code(tmp_path / "cache")
     assert not os.environ[VARIABLE]
     assert _stage(MapRequest("c", "umap")) == "a map by umap is being drawn"

@@ -120,6 +120,9 @@ def test_a_missing_library_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InvalidInput, match=rf"{package}.*method=pca.*'\.\[{extra}\]'"):
         project(vectors(10, 3), method)
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))  # what is left of one
+    with pytest.raises(InvalidInput, match=rf"{package}.*method=pca"):
+        project(vectors(10, 3), method)
     project_file = Path(__file__).parents[3] / "pyproject.toml"
     extras = tomllib.loads(project_file.read_text())["project"]["optional-dependencies"]
     assert any(each.startswith(package) for each in extras[extra])
