@@ -86,7 +86,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
 
 
@@ -109,7 +109,7 @@ def test_the_command_is_there():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     for command in ("serve", "push", "models", "predict", "check", "profile"):

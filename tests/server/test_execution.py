@@ -270,7 +270,7 @@ def test_no_known_blas_is_no_error(monkeypatch):
 def test_the_allocator_can_keep_what_is_freed():
     # In a process of its own: it would change how this one uses memory.
     code = "from server.execution import keep_freed_memory as k; raise SystemExit(0 if k() else 1)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=50).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
 
 
 def test_an_allocator_without_options_is_no_error(monkeypatch):
