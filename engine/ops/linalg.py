@@ -217,6 +217,8 @@ class Einsum:
                 dims[name] = broadcast_dims(known, dim)
         result: list[Dim] = []
         for name in output:
+            if output.count(name) > 1:
+                ctx.fail(f"subscript {name!r} of the output is there twice")
             if name != "." and name not in dims:
                 ctx.fail(f"subscript {name!r} of the output is in no operand")
             result.extend(ellipsis if name == "." else (dims[name],))

@@ -84,6 +84,14 @@ def test_what_stays(equation: str) -> None:
     assert "Einsum" in ops(compiled(net(equation), 2))
 
 
+@pytest.mark.parametrize("equation", ["ij,jk->ikk", "...j,jk->......k", "ij,jk->iz"])
+def test_results_that_no_subscripts_give_are_refused(equation: str) -> None:
+    made = node("Einsum", ["x0", "x1"], ["y"], equation=equation)
+    data = model([made], [("x0", [2, 3]), ("x1", [3, 4])], [("y", None)])
+    with pytest.raises(engine.InvalidModel, match="of the output is"):
+        engine.load(data, device="reference")
+
+
 def test_sizes_that_may_differ_stay() -> None:
     nodes = [
         node("Einsum", ["x", "y"], ["z"], equation="aib,aib->ab"),
