@@ -6,6 +6,7 @@ where it may write to neither, as in a container with a root file system that is
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import stat
@@ -27,13 +28,19 @@ def is_loaded() -> bool:
     return hasattr(sys.modules.get(LIBRARY), "UMAP")
 
 
+def is_installed() -> bool:
+    """Return whether there is more of the library than a folder that it left."""
+    spec = importlib.util.find_spec(LIBRARY)
+    return spec is not None and spec.origin is not None
+
+
 def keep_code(cache_dir: Path | None) -> None:
     """Have code kept below the server's cache folder, unless the environment says where.
 
     A folder that others may write to is not used: what is in it is run. Without one that can be
     used the code is kept as long as the process lives.
     """
-    if is_loaded() or os.environ.get(VARIABLE):
+    if is_loaded() or os.environ.get(VARIABLE) or not is_installed():
         return
     folder = _usable(cache_dir or _usual_folder())
     kept = folder is not None

@@ -1,5 +1,6 @@
 """Where the code of maps is kept between processes."""
 
+import importlib
 import os
 import stat
 import sys
@@ -9,13 +10,15 @@ from types import ModuleType
 import pytest
 
 from server.handlers.collection_map import MapRequest, _stage
-from server.similarity.compiled_code import VARIABLE, keep_code
+from server.similarity import compiled_code
+from server.similarity.compiled_code import VARIABLE, is_installed, keep_code
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(VARIABLE, "")  # so that what a test sets goes with it
     monkeypatch.delitem(sys.modules, "umap", raising=False)
+    monkeypatch.setattr(compiled_code, "is_installed", lambda: True)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
 
@@ -74,3 +77,16 @@ def test_what_is_loaded_has_its_place(tmp_path: Path, monkeypatch: pytest.Monkey
     keep_code(tmp_path / "cache")
     assert not os.environ[VARIABLE]
     assert _stage(MapRequest("c", "umap")) == "a map by umap is being drawn"
+
+
+def test_what_is_not_installed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled_code, "is_installed", is_installed)
+    monkeypatch.setattr(compiled_code, "LIBRARY", "left_behind")
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_installed()
+    keep_code(tmp_path / "cache")
+    assert not os.environ[VARIABLE]
+    (tmp_path / "left_behind" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert is_installed()
