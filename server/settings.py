@@ -185,4 +185,9 @@ def _explain(error: ValidationError) -> str:
         else:
             got = "(hidden)" if name == "admin_token" else repr(fault["input"])
             lines.append(f"{name} (MILLRACE_{name.upper()}): {fault['msg']}, got {got}")
+            if name == "port" and str(fault["input"]).startswith("tcp://"):
+                lines[-1] += (
+                    ", which Kubernetes sets for a service named millrace: set enableServiceLinks: "
+                    "false in the pod's spec, or set MILLRACE_PORT there"
+                )
     return "; ".join(lines)

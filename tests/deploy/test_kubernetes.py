@@ -95,6 +95,11 @@ def test_the_pod_meets_the_restricted_standard():
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+def test_the_services_own_variables_do_not_become_settings():
+    # A service named millrace would set MILLRACE_PORT=tcp://10.0.0.1:80 in the pods.
+    assert POD["spec"]["enableServiceLinks"] is False
+
+
 def test_environment_variables_are_settings():
     for name in environment(secrets=True):
         assert name.removeprefix("MILLRACE_").lower() in Settings.model_fields

@@ -61,6 +61,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
         load_settings(config=file)
 
 
+def test_what_kubernetes_sets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PORT", "tcp://10.96.0.12:80")
+    with pytest.raises(SettingsInvalid, match="enableServiceLinks: false"):
+        load_settings()
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="does not exist"):
         load_settings(config=tmp_path / "none.toml")
