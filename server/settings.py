@@ -7,6 +7,8 @@ The environment name of a setting is `MILLRACE_` + its name in capitals. `MILLRA
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -174,6 +176,16 @@ def load_settings(**flags: Any) -> Settings:
         raise SettingsInvalid(_explain(error)) from error
     except ValueError as error:  # not TOML
         raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
+
+
+def likely_slips(environment: Iterable[str]) -> list[tuple[str, str]]:
+    """Return variables that are no settings but look much like one, each with the one they look
+    like. Others that begin alike belong to Compose, Kubernetes or tools.
+    """
+    known = {f"MILLRACE_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted({name for name in environment if name.startswith("MILLRACE_")} - known)
+    meant = ((name, get_close_matches(name, known, n=1, cutoff=0.88)) for name in unknown)
+    return [(name, found[0]) for name, found in meant if found]
 
 
 def _explain(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,17 +11,25 @@ from typing import Annotated, Any
 import typer
 
 from server.app import Application
-from server.commands.common import console, fail, settings_from, until_ready
+from server.commands.common import console, errors, fail, settings_from, until_ready
 from server.process import run_server
 from server.repository.text_golden import read_text_samples
-from server.settings import Settings
+from server.settings import Settings, likely_slips
 
 
 def serve(
-    repository: Annotated[Path | None, typer.Argument(help="Folder of models.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    repository: Annotated[
+        Path | None, typer.Argument(help="Folder of models; default: model_repo.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port, by default 8000; 0: a free one.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(help="Keeps compiled models: the next start takes no compilation."),
+    ] = None,
     control: Annotated[str | None, typer.Option(help="`auto` or `explicit`.")] = None,
     watch: Annotated[bool | None, typer.Option(help="React to file events.")] = None,
     isolate: Annotated[bool | None, typer.Option(help="Compile in a child process.")] = None,
@@ -41,6 +50,7 @@ def serve(
         "host": host,
         "port": port,
         "config": config,
+        "cache_dir": cache_dir,
         "control": control,
         "watch": watch,
         "isolate": isolate,
@@ -54,7 +64,13 @@ def serve(
     }
     settings = settings_from(**flags)
     if not settings.repository.is_dir():
-        fail(f"the repository {settings.repository} is not a folder", 2)
+        fail(
+            f"the repository {settings.repository} is not a folder; make it, or name another: "
+            "millrace serve FOLDER",
+            2,
+        )
+    for name, meant in likely_slips(os.environ):
+        errors.print(f"{name} is not a setting; did you mean {meant}?", highlight=False)
     run_server(settings, lambda url, app: _announce(url, app, settings))
 
 

@@ -211,8 +211,12 @@ def test_serve_hands_its_flags_to_the_settings(
     seen: list[Settings] = []
     monkeypatch.setattr(serve_command, "run_server", lambda settings, _: seen.append(settings))
     monkeypatch.setenv("MILLRACE_LOG_LEVEL", "error")
-    run("serve", str(tmp_path), "--port", "99", "--no-watch", "--access-log")
+    monkeypatch.setenv("MILLRACE_CACHEDIR", "elsewhere")
+    flags = ("--port", "99", "--no-watch", "--access-log", "--cache-dir", str(tmp_path / "kept"))
+    text = run("serve", str(tmp_path), *flags)
+    assert "MILLRACE_CACHEDIR is not a setting; did you mean MILLRACE_CACHE_DIR?" in text
     [settings] = seen
+    assert settings.cache_dir == tmp_path / "kept"
     assert (settings.repository, settings.port, settings.watch) == (tmp_path, 99, False)
     assert (settings.access_log, settings.log_level) == (True, "error")
     assert "not a folder" in run("serve", str(tmp_path / "none"), status=2)

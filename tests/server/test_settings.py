@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings, SettingsInvalid, available_cpus, load_settings
+from server.settings import Settings, SettingsInvalid, available_cpus, likely_slips, load_settings
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
@@ -59,6 +59,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     file.write_text(text)
     with pytest.raises(SettingsInvalid, match=re.escape(words)):
         load_settings(config=file)
+
+
+def test_slips_of_the_pen_are_found() -> None:
+    found = likely_slips(["MILLRACE_PROT", "MILLRACE_CACHE_DIRS", "MILLRACE_PORT", "HOME"])
+    assert found == [
+        ("MILLRACE_CACHE_DIRS", "MILLRACE_CACHE_DIR"),
+        ("MILLRACE_PROT", "MILLRACE_PORT"),
+    ]
+    others = ("AMX", "MODELS", "TEST_DATA", "TORCH_PYTHON", "DB_PASSWORD", "SERVICE_HOST")
+    links = ("SERVICE_PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR", "PORT_80_TCP_PROTO")
+    assert likely_slips([f"MILLRACE_{name}" for name in (*others, *links)]) == []
 
 
 def test_what_kubernetes_sets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
