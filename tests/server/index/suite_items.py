@@ -223,6 +223,8 @@ class ItemSuite(BaseSuite):
         large = bytes(range(256)) * 8192  # 2 MiB
         collection.put([NewItem("large", picture=large), NewItem("empty", picture=b"")])
         assert collection.pictures(["empty", "large"]) == [b"", large]
+        assert collection.pictures(["empty", "large"], len(large)) == [b"", large]
+        assert collection.pictures(["large", "empty", "no"], len(large) - 1) == [None, b"", None]
         assert collection.size().pictures == 2
 
     def test_a_put_with_one_wrong_vector_does_nothing(self, collection: Collection) -> None:
