@@ -47,9 +47,11 @@ def nested(depth: int, location: str) -> onnx.NodeProto:
 def test_every_place_that_holds_tensors(tmp_path: Path, inside: int) -> None:
     listed = helper.make_node("Listed", [], ["l"], domain="d", tensors=[outside("t", "list.bin")])
     sparse = onnx.SparseTensorProto(values=outside("v", "v.bin"), indices=outside("i", "i.bin"))
+    inner = helper.make_graph([constant("i", "inner.bin")], "inner", [], [])
+    many = helper.make_node("Many", [], ["m"], domain="d", graphs=[inner])
     held = helper.make_node("Constant", [], ["s"], sparse_value=sparse)
     model = model_of(
-        [constant("n", "./sub/node.bin"), nested(3, "deep.bin"), listed, held],
+        [constant("n", "./sub/node.bin"), nested(3, "deep.bin"), listed, many, held],
         outside("a", "a.bin"),
         outside("b", "a.bin"),
         inside=inside,
@@ -60,7 +62,16 @@ def test_every_place_that_holds_tensors(tmp_path: Path, inside: int) -> None:
     model.functions.append(helper.make_function("d", "F", [], ["f"], body, opsets))
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
-    wanted = ("a.bin", "deep.bin", "function.bin", "i.bin", "list.bin", "sub/node.bin", "v.bin")
+    wanted = (
+        "a.bin",
+        "deep.bin",
+        "function.bin",
+        "i.bin",
+        "inner.bin",
+        "list.bin",
+        "sub/node.bin",
+        "v.bin",
+    )
     assert engine.external_data_files(path) == wanted
 
 
