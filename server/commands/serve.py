@@ -84,7 +84,7 @@ def _announce(url: str, app: Application, settings: Settings) -> None:
 async def _show_example(url: str, app: Application) -> None:
     """Once the models are loaded, print a line that works when it is pasted into a shell."""
     await until_ready(lambda: app.runtime.ready)
-    said = f"Ready. Open {url} in a browser, or try:\n\n    {example_line(url, app)}\n"
+    said = f"Ready. Try:\n\n    {example_line(url, app)}\n\nor open {url} in a browser.\n"
     console.print(said, highlight=False, soft_wrap=True)
 
 
