@@ -148,9 +148,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_push_says_what_the_server_says(
-    server: RunningServer, large: Path, tmp_path: Path
-) -> None:
+def test_push_says_what_the_server_says(server: RunningServer, large: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.zip"  # only its first bytes are looked at before it is sent
     with packed.open("wb") as file:
         file.write(b"PK\x03\x04")
