@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 100.0
+START_S = 300.0
 
 
 class Served:
@@ -37,7 +37,7 @@ class Served:
         found = self.read_until(r"on (http://[^\s]+)")
         self.url = found.group(1)
         self.read_until(r"Ready\. Try:\s+(curl .*)\n")
-        assert httpx.get(f"{self.url}/v2/health/ready", timeout=60.0).status_code == 200
+        assert httpx.get(f"{self.url}/v2/health/ready", timeout=200.0).status_code == 200
         return self
 
     def read_until(self, pattern: str, seconds: float = START_S) -> re.Match[str]:

@@ -26,7 +26,7 @@ from engine import Hypothesis, Search, SlotSizes, StepResult
 END = 0
 STAND_IN = b"stands for a graph"
 SCORE = -0.25
-PATIENCE_S = 100.0  # of a decoder that is held, with the test that holds it
+PATIENCE_S = 300.0  # of a decoder that is held, with the test that holds it
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüéABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜÉ0123456789.,;:!?'\"()-/"
 
 

@@ -16,8 +16,8 @@ _SMALL: dict[str, Any] = {
     "max_image_pixels": 1_000_000,
     "max_inline_json_bytes": 16_384,
     "max_items": 8,
-    "request_timeout_s": 60.0,
-    "body_timeout_s": 60.0,
+    "request_timeout_s": 200.0,
+    "body_timeout_s": 200.0,
 }
 
 

@@ -40,7 +40,7 @@ class RowModel:
         x = inputs["x"]
         self.calls.append(len(x))
         self.entered.set()
-        if not self.gate.wait(timeout=100):
+        if not self.gate.wait(timeout=300):
             raise TimeoutError("the test never opened the gate")
         if (x == POISON).any():
             raise engine.RunFailed("node_7", "Gather", "index out of range")

@@ -229,7 +229,7 @@ def test_wrong_lessons_are_told(client: httpx.Client):
 
 
 def test_only_admins_learn(server: RunningServer):
-    with httpx.Client(base_url=server.url, timeout=60.0) as stranger:
+    with httpx.Client(base_url=server.url, timeout=200.0) as stranger:
         assert post(stranger, json={"name": "x"}).status_code == 401
 
 

@@ -12,7 +12,7 @@ from server.repository import Attachment, Repository, State
 from server.settings import Settings
 from tests.server.repository.models import WIDTH
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @asynccontextmanager

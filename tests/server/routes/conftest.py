@@ -26,7 +26,7 @@ def server(zoo: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60.0) as session:
+    with httpx.Client(base_url=server.url, timeout=200.0) as session:
         yield session
 
 

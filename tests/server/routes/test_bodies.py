@@ -30,7 +30,7 @@ BODY = json.dumps({"model": "echo", "inputs": [{"tensors": {"x": [1.0, 2.0]}}]})
 
 def connect(server: RunningServer) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=60.0)
+    connection = socket.create_connection((host, int(port)), timeout=200.0)
     connection.settimeout(60.0)
     return connection
 
@@ -365,7 +365,7 @@ def test_many_at_once(server: RunningServer) -> None:
     statuses: list[int] = []
 
     def hammer() -> None:
-        with httpx.Client(base_url=server.url, timeout=60.0) as session:
+        with httpx.Client(base_url=server.url, timeout=200.0) as session:
             for value in range(20):
                 item = {"tensors": {"x": [float(value), 2.0]}}
                 answer = session.post("/predict", json={"model": "echo", "inputs": [item]})

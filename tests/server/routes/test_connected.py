@@ -113,7 +113,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
 def begin(server: RunningServer, target: str, body: object, lines: bool) -> socket.socket:
     """Send a request, and wait for its first line if it is answered in lines."""
     host, _, port = server.url.removeprefix("http://").partition(":")
-    wire = socket.create_connection((host, int(port)), timeout=60)
+    wire = socket.create_connection((host, int(port)), timeout=200.0)
     data = json.dumps(body).encode()
     accept = b"application/x-ndjson" if lines else b"*/*"
     wire.sendall(
@@ -204,7 +204,7 @@ def test_a_snapshot(server: RunningServer, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(server.app.runtime.handlers.collections, "snapshot", snapshot)
     host, _, port = server.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=60) as wire:
+    with socket.create_connection((host, int(port)), timeout=200.0) as wire:
         wire.sendall(b"GET /collections/c/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert wire.recv(65_536).startswith(b"HTTP/1.1 200")
     wait_until(ended.is_set)

@@ -157,7 +157,7 @@ def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def garbage(server: RunningServer, bound: settings) -> None:
-    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with httpx.Client(base_url=server.url, timeout=200.0) as client:
 
         @bound
         @given(st.sampled_from(DOORS), st.sampled_from(CONTENT_TYPES), st.binary(max_size=400))
@@ -169,7 +169,7 @@ def garbage(server: RunningServer, bound: settings) -> None:
 
 
 def mutated(server: RunningServer, bound: settings) -> None:
-    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with httpx.Client(base_url=server.url, timeout=200.0) as client:
 
         @bound
         @given(mutations(), st.sampled_from([None, None, "0", "5", "40", "-3", "1e9"]))
@@ -194,7 +194,7 @@ paths = st.lists(
 
 
 def wandering(server: RunningServer, bound: settings) -> None:
-    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with httpx.Client(base_url=server.url, timeout=200.0) as client:
 
         @bound
         @given(paths, st.sampled_from(["GET", "POST", "HEAD", "PATCH", "OPTIONS"]))
@@ -234,7 +234,7 @@ def strange_headers(server: RunningServer, bound: settings) -> None:
     )
     def send(path: str, headers: list[tuple[str, str]], body: bytes) -> None:
         lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
-        with socket.create_connection((host, int(port)), timeout=60.0) as connection:
+        with socket.create_connection((host, int(port)), timeout=200.0) as connection:
             connection.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
             connection.shutdown(socket.SHUT_WR)
             received = b""

@@ -14,7 +14,7 @@ GERMAN = "Ich habe gestern meinen Schlüssel verloren."
 
 @pytest.fixture
 def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shouting_server.url, timeout=60.0) as session:
+    with httpx.Client(base_url=shouting_server.url, timeout=200.0) as session:
         yield session
 
 

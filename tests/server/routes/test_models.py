@@ -27,7 +27,7 @@ def own(tmp_path: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def admin(own: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=own.url, timeout=60.0) as session:
+    with httpx.Client(base_url=own.url, timeout=200.0) as session:
         yield session
 
 
@@ -169,7 +169,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def test_every_changing_route_needs_the_token(
     locked: RunningServer, method: str, path: str
 ) -> None:
-    with httpx.Client(base_url=locked.url, timeout=60.0) as session:
+    with httpx.Client(base_url=locked.url, timeout=200.0) as session:
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
             answer = session.request(method, path, headers=header)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), header
@@ -179,19 +179,19 @@ def test_every_changing_route_needs_the_token(
 
 def test_the_token_opens(locked: RunningServer) -> None:
     headers = {"Authorization": "bearer s3cret"}
-    with httpx.Client(base_url=locked.url, headers=headers, timeout=60.0) as session:
+    with httpx.Client(base_url=locked.url, headers=headers, timeout=200.0) as session:
         assert session.post("/models/digits/load").status_code == 200
 
 
 def test_reading_needs_no_token(locked: RunningServer) -> None:
-    with httpx.Client(base_url=locked.url, timeout=60.0) as session:
+    with httpx.Client(base_url=locked.url, timeout=200.0) as session:
         for path in ("/", "/models", "/v2/health/live", "/v2/health/ready", "/metrics", "/docs"):
             assert session.get(path).status_code == 200, path
 
 
 def test_cors(locked: RunningServer) -> None:
     body = {"inputs": [{"tensors": {"x": [1.0, 2.0]}}]}
-    with httpx.Client(base_url=locked.url, timeout=60.0) as session:
+    with httpx.Client(base_url=locked.url, timeout=200.0) as session:
         mine = session.post("/predict", json=body, headers={"Origin": "https://app.example"})
         assert mine.headers["access-control-allow-origin"] == "https://app.example"
         other = session.post("/predict", json=body, headers={"Origin": "https://other.example"})

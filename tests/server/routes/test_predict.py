@@ -294,7 +294,7 @@ def test_a_full_queue_is_429_with_retry_after(server: RunningServer, client: htt
     metrics = server.app.runtime.handlers.metrics.model("hang", "1")
     before = metrics.requests.get("cancelled", 0)
     host, _, port = server.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=60.0) as waiting:
+    with socket.create_connection((host, int(port)), timeout=200.0) as waiting:
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(row)
         waiting.sendall(head + row)
         wait_until(lambda: metrics.queue_depth == 1)

@@ -50,7 +50,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     settings = Settings(repository=root, isolate=False, watch=False, settle_s=0.0)
     with (
         running_server(settings) as running,
-        httpx.Client(base_url=running.url, timeout=60.0) as session,
+        httpx.Client(base_url=running.url, timeout=200.0) as session,
     ):
         yield session
 

@@ -17,7 +17,7 @@ from tests.server.shouting import MODELS, SCORE, shouted
 
 @pytest.fixture
 def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shouting_server.url, timeout=60.0) as session:
+    with httpx.Client(base_url=shouting_server.url, timeout=200.0) as session:
         yield session
 
 

@@ -50,7 +50,7 @@ def count(server: RunningServer, code: str) -> float:
 
 
 def ask(server: RunningServer, body: object, **options: object) -> httpx.Response:
-    return httpx.post(f"{server.url}/translate", json=body, timeout=60.0, **options)
+    return httpx.post(f"{server.url}/translate", json=body, timeout=200.0, **options)
 
 
 def test_a_client_that_goes_away_is_counted_and_frees_all(
@@ -59,7 +59,7 @@ def test_a_client_that_goes_away_is_counted_and_frees_all(
     server, model = served
     before = count(server, "cancelled")
     model.gate.clear()
-    impatient = httpx.Timeout(60.0, read=0.4)
+    impatient = httpx.Timeout(200.0, read=0.4)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/translate", json={"text": "ja. nein. doch."}, timeout=impatient)
     wait_until(lambda: count(server, "cancelled") == before + 1)
@@ -85,7 +85,7 @@ async def test_a_full_queue_says_when_to_come_back(
 ) -> None:
     server, model = served
     model.gate.clear()
-    async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=200.0) as client:
 
         async def ask_for(number: int) -> httpx.Response:
             return await client.post("/translate", json={"text": f"satz {'a' * number}"})
@@ -110,7 +110,7 @@ def test_a_stream_is_told_that_the_server_stops(tmp_path: Path) -> None:
             f"{server.url}/translate",
             json={"text": "\n\nEins."},
             headers=EVENTS,
-            timeout=60.0,
+            timeout=200.0,
         )
         model.gate.clear()
         with stream as answer:

@@ -68,7 +68,7 @@ texts = st.text(max_size=60) | st.text(st.sampled_from("ab .\n<>&;%{}[]()\0\u200
 
 @pytest.fixture(scope="module")
 def client(shouting_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=shouting_server.url, timeout=60.0) as session:
+    with httpx.Client(base_url=shouting_server.url, timeout=200.0) as session:
         yield session
 
 

@@ -50,7 +50,7 @@ def client(root: Path) -> Iterator[httpx.Client]:
     )
     with (
         running_server(settings) as server,
-        httpx.Client(base_url=server.url, timeout=60.0) as client,
+        httpx.Client(base_url=server.url, timeout=200.0) as client,
     ):
         yield client
 

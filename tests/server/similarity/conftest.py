@@ -22,7 +22,7 @@ def settings_of(root: Path, collections: Path | str, **keys: object) -> Settings
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let searches wait for what was just added as long as a busy machine needs to embed it."""
-    monkeypatch.setattr(bindings, "CATCH_UP_S", 60.0)
+    monkeypatch.setattr(bindings, "CATCH_UP_S", 200.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,5 +47,5 @@ def server(models: Path, place: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60.0) as session:
+    with httpx.Client(base_url=server.url, timeout=200.0) as session:
         yield session

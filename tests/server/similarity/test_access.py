@@ -41,7 +41,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
 
 @pytest.fixture
 def admin(guarded: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=guarded.url, headers=TOKEN, timeout=60.0) as session:
+    with httpx.Client(base_url=guarded.url, headers=TOKEN, timeout=200.0) as session:
         yield session
 
 
@@ -56,7 +56,7 @@ def test_what_changes_needs_the_token(guarded, admin):
         "added"
     ]
     one = "/collections/one"
-    with httpx.Client(base_url=guarded.url, timeout=60.0) as anybody:
+    with httpx.Client(base_url=guarded.url, timeout=200.0) as anybody:
         refused = [
             anybody.post("/collections", json={"name": "two"}),
             anybody.delete(one),

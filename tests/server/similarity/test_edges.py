@@ -82,7 +82,7 @@ def test_a_busy_server_is_asked_again(answering, monkeypatch):
 
 @pytest.fixture(scope="module")
 def many(server):
-    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with httpx.Client(base_url=server.url, timeout=200.0) as client:
         client.post("/collections", json={"name": "many", "dim": 2, "metric": "l2"})
         for start in (0, 400):
             body = [{"id": f"{n}", "vector": [float(n), 0.0]} for n in range(start, start + 400)]

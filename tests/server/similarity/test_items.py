@@ -358,7 +358,7 @@ def test_lines_in_and_lines_out(client, name):
 def connected(server, name, kind, length):
     """A socket on which the head of a request for progress has been sent."""
     url = urlsplit(server.url)
-    with socket.create_connection((url.hostname, url.port), timeout=60.0) as wire:
+    with socket.create_connection((url.hostname, url.port), timeout=200.0) as wire:
         wire.sendall(
             f"POST /collections/{name}/items HTTP/1.1\r\nHost: {url.netloc}\r\n"
             f"Content-Type: {kind}\r\nAccept: {LINES}\r\n{length}\r\n\r\n".encode()

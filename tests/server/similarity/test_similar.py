@@ -22,7 +22,7 @@ def pets(server):
     """A collection of thirty pictures, ids p0 to p29, whose metadata says even or odd."""
     import httpx
 
-    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with httpx.Client(base_url=server.url, timeout=200.0) as client:
         assert client.post("/collections", json={"name": "pets"}).status_code == 201
         items = [
             {

@@ -82,12 +82,12 @@ class Truth:
 
     def searcher(self, number: int) -> None:
         draw = random.Random(number)
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with httpx.Client(base_url=self.url, timeout=200.0) as client:
             while not self.stop.is_set():
                 self.search(client, draw.choice(sorted(self.acked)))
 
     def adder(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with httpx.Client(base_url=self.url, timeout=200.0) as client:
             for seed in range(1000, 5000):
                 if self.stop.is_set():
                     return
@@ -130,7 +130,7 @@ def test_swaps_under_load(tmp_path: Path) -> None:
     )
     with (
         running_server(settings) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
+        httpx.Client(base_url=server.url, timeout=200.0) as client,
     ):
         assert client.post("/collections", json={"name": "c", "model": "eyes"}).status_code == 201
         truth = Truth(server.url)

@@ -139,7 +139,7 @@ def test_answers_say_what_they_had_no_room_for(tmp_path: Path):
     settings = settings_of(tmp_path / "models", tmp_path / "kept", max_answer_bytes=room)
     with (
         running_server(settings) as server,
-        httpx.Client(base_url=server.url, timeout=60.0) as client,
+        httpx.Client(base_url=server.url, timeout=200.0) as client,
     ):
         client.post("/collections", json={"name": "c", "model": None})
         assert client.post("/collections/c/items", json={"items": items}).status_code == 200

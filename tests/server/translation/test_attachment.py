@@ -67,7 +67,7 @@ async def live(attachment, new, old=None):
 
 
 async def retire(attachment, old):
-    assert await old.drained(60)
+    assert await old.drained(300)
     await attachment.discard(old.attachments.pop(attachment.name))
     old.loaded.close()
 

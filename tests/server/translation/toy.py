@@ -91,7 +91,7 @@ class ToyDecoder:
     def step(self) -> StepResult:
         self._one_thread()
         self.stepping.set()
-        if not self.gate.wait(timeout=100):
+        if not self.gate.wait(timeout=300):
             raise TimeoutError("the test never opened the gate")
         moving = {name: row for name, row in self.rows.items() if not row.done}
         if any(POISON in self.sources[row.source] for row in moving.values()):
