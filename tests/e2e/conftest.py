@@ -26,7 +26,10 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve", str(repository), "--port", "0", *flags],
             cwd=ROOT,
-            env=inherited | {"MILLRACE_SETTLE_S": "0", "COLUMNS": "400"} | settings,
+            # Children that load stand back behind everything else.
+            env=inherited
+            | {"MILLRACE_SETTLE_S": "0", "MILLRACE_LOAD_TIMEOUT_S": "500", "COLUMNS": "400"}
+            | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -21,6 +21,7 @@ async def serving(
 ) -> AsyncIterator[Repository]:
     """Start a repository, wait until it is ready, and stop it at the end."""
     defaults = {"isolate": False, "settle_s": 0.0, "watch": False, "reconcile_s": 600.0}
+    defaults["load_timeout_s"] = 500.0  # children stand back behind everything else
     repository = Repository(
         Settings(repository=root, **{**defaults, **settings}), Metrics(), attachments
     )
