@@ -208,7 +208,10 @@ async def test_base_files_that_are_gone(root: Path):
 
 @pytest.mark.native
 async def test_in_child_processes_on_the_processor(root: Path):
-    async with teaching(root, device="cpu", isolate=True) as (teacher, repository):
+    async with teaching(root, device="cpu", isolate=True, load_timeout_s=500.0) as (
+        teacher,
+        repository,
+    ):
         _, end = await taught(teacher, Order("eyes", examples(3, 4), name="kinds"))
         assert end.loaded
         assert classify(repository, "kinds", picture(1, 77)) == "kind 1"
