@@ -223,6 +223,9 @@ def test_the_wrong_content(client, pets):
 
 
 def test_searches_are_counted(client, pets):
+    for query, status in (("p3", 200), ("nobody", 404)):
+        answer = client.post("/collections/pets/similar", json={"id": query})
+        assert answer.status_code == status, answer.text
     text = client.get("/metrics").text
     assert 'millrace_collection_searches_total{code="ok",collection="pets"}' in text
     assert 'millrace_collection_searches_total{code="not_found",collection="pets"}' in text
