@@ -11,7 +11,7 @@ from PIL import Image
 from server.settings import Settings
 from tests.e2e.chromium import NoBrowser, Page, browser, opened
 from tests.server.running import RunningServer, running_server
-from tests.server.zoo import add_digits, add_echo
+from tests.server.zoo import add_broken, add_digits, add_echo
 
 CHROMIUM = browser()
 pytestmark = pytest.mark.skipif(
@@ -27,9 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         folder = add_digits(root, version)
         (folder / "labels.txt").write_text("\n".join(f"{HOSTILE} {n}" for n in range(10)))
     add_echo(root, "echo")
-    broken = root / "broken" / "1"
-    broken.mkdir(parents=True)
-    (broken / "model.onnx").write_bytes(b"nonsense")
+    add_broken(root)
     settings = Settings(
         repository=root, isolate=False, watch=False, settle_s=0.0, admin_token="t0ken"
     )

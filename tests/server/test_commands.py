@@ -20,7 +20,7 @@ from server.process import ServerProcess, build_server
 from server.settings import Settings
 from tests.server.consoles import widen_consoles
 from tests.server.running import RunningServer, running_server
-from tests.server.zoo import add_digits, add_echo, add_pair
+from tests.server.zoo import add_broken, add_digits, add_echo, add_pair
 
 runner = CliRunner()
 
@@ -37,9 +37,7 @@ def run(*arguments: str, status: int = 0) -> str:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("cli") / "models"
     add_digits(root, "1")
-    broken = root / "broken" / "1"
-    broken.mkdir(parents=True)
-    (broken / "model.onnx").write_bytes(b"nonsense")
+    add_broken(root)
     settings = Settings(
         repository=root, isolate=False, watch=False, settle_s=0.0, admin_token="t0ken"
     )

@@ -38,6 +38,13 @@ def save(
     onnx.save(model, path)
 
 
+def add_broken(root: Path) -> None:
+    """Add a model, `broken`, whose only version cannot be loaded."""
+    folder = root / "broken" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"nonsense")
+
+
 def add_digits(root: Path, version: str, name: str = "digits", rows: int | str = "N") -> Path:
     """A classifier of 28 x 28 pictures whose weights depend on its version."""
     folder = root / name / version
